@@ -1,0 +1,1 @@
+"""What both sides of the queue agree on: messages, Redis, text, telemetry. No HTTP, no torch."""

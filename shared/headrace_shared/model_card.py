@@ -1,0 +1,64 @@
+"""ModelCard: everything an API node must know of a model, and nothing that differs between two of its workers."""
+
+import hashlib
+import re
+
+import msgspec
+
+
+class GenerationDefaults(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Values for parameters that a request leaves out, from the model's generation_config; None: no opinion."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_tokens: int | None = None
+    """Default and cap, as the peers read ``max_new_tokens``."""
+
+
+class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Announced by every worker of a model under its lease. Equal cards have equal digests and share one queue."""
+
+    name: str
+    """First served name; the name in responses' metadata and metrics."""
+    aliases: tuple[str, ...] = ()
+    task: str = "generate"
+    root: str = ""
+    """What was asked to be served: a Hugging Face id, or the last part of a local path."""
+    architecture: str = ""
+    dtype: str = ""
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...] = ()
+    tokenizer: str
+    """Blob digest of the model's ``tokenizer.json``."""
+    bos_token: str | None = None
+    eos_token: str | None = None
+    special_tokens: dict[str, str] = {}
+    """Further special-token strings that the chat template may name: ``pad_token``, ``unk_token`` ..."""
+    add_bos_token: bool | None = None
+    """What tokenizer_config says; None: leave it to tokenizer.json's post-processor."""
+    chat_template: str | None = None
+    """Blob digest of the Jinja source; None: the model has no chat template."""
+    content_format: str = "auto"
+    """``auto``, ``string`` or ``openai``."""
+    response_role: str = "assistant"
+    defaults: GenerationDefaults = GenerationDefaults()
+    max_logprobs: int = 20
+    trust_request_chat_template: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal digest of the whole card (16 digits)."""
+        return hashlib.blake2b(msgspec.msgpack.encode(self, order="sorted"), digest_size=8).hexdigest()
+
+    @property
+    def queue(self) -> str:
+        """The queue that workers with just this card read; safe inside a Redis hash tag."""
+        return f"{re.sub(r'[^A-Za-z0-9._-]', '-', self.name)[:64]}.{self.digest}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)

@@ -1,0 +1,1 @@
+"""What is said across the queue: jobs one way, events the other."""

@@ -1,0 +1,37 @@
+"""Jobs: what an API node asks of a worker."""
+
+import msgspec
+
+from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+
+
+class JobHeader(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the queue needs to know of any job, whatever its kind."""
+
+    request_id: str
+    queue: str
+    """Which queue it travels on: ``ModelCard.queue`` of the model that serves it."""
+    priority: int = 0
+    """Lower goes first."""
+    tenant: str = "-"
+    cost_tokens: int = 0
+    """Context tokens that the job may need: prompt + max_tokens, times n."""
+    deadline_ms: int | None = None
+    """Wall clock, milliseconds; None: no deadline."""
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+class GenerateJob(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
+    """Generate ``n`` continuations of one prompt."""
+
+    header: JobHeader
+    prompt: bytes
+    """Prompt token ids, unsigned 32 bit little endian (``codec.pack_ids``)."""
+    n: int = 1
+    sampling: SamplingSpec = SamplingSpec()
+    stopping: StoppingSpec = StoppingSpec()
+
+
+Job = GenerateJob
+"""Every kind of job; a union once there are more."""

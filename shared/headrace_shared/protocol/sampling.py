@@ -1,0 +1,43 @@
+"""Already-validated decoding parameters, as they cross the queue."""
+
+import msgspec
+
+
+class SamplingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the next token is drawn. Every value is legal and every default resolved before it gets here.
+
+    ``seed`` is always set (drawn at enqueue when the client gave none), so that any worker
+    draws the same token for the same (seed, choice, position).
+    """
+
+    seed: int = 0
+    temperature: float = 1.0
+    """0 means greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 means off."""
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Token sequences that must not be completed; a sequence of one token is never drawn."""
+    logprobs: int | None = None
+    """None: no logprobs. 0: of the sampled token only. k: also of the k most likely tokens."""
+    prompt_logprobs: int | None = None
+
+
+class StoppingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """When generation ends, and how its text is shown."""
+
+    max_tokens: int = 16
+    """Already clamped to the room left in the context; 0 means score the prompt only."""
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
