@@ -1,0 +1,78 @@
+"""What one step computes, what came out of it, and what that means for each sequence."""
+
+from dataclasses import dataclass, field
+
+from headrace_shared.protocol.event import FinishReason, TokenLogprob
+from headrace_worker.schedule.request import Sequence
+
+
+@dataclass(slots=True)
+class Slice:
+    """Tokens ``[start, start + count)`` of one sequence, computed in this step.
+
+    ``sequence.block_table`` has a place for each of them, and for every token before them.
+    """
+
+    sequence: Sequence
+    start: int
+    count: int
+    samples: bool
+    """The slice reaches the sequence's last token, and that token's logits draw the next one."""
+
+    @property
+    def prompt_scores(self) -> int:
+        """How many of the slice's first tokens have logits that score a prompt token; 0 when nobody asked.
+
+        The logits of token ``i`` score token ``i + 1``, so those of the prompt's last token score none.
+        """
+        if self.sequence.prompt_scores is None:
+            return 0
+        return max(0, min(self.count, self.sequence.prompt_len - 1 - self.start))
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step: first the sequences that decode (one token each), then the chunks of prompts.
+
+    Valid until it is committed; no second plan may be made before that.
+    """
+
+    slices: list[Slice] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(part.count for part in self.slices)
+
+    def __bool__(self) -> bool:
+        return bool(self.slices)
+
+
+@dataclass(slots=True)
+class Sampled:
+    """What the model said to a plan."""
+
+    token_ids: list[int] = field(default_factory=list)
+    """One per slice with ``samples``, in the plan's order."""
+    logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    """Aligned with ``token_ids``; None where the request asks for none."""
+    prompt_logprobs: list[tuple[Slice, list[TokenLogprob]]] = field(default_factory=list)
+    """For each slice with ``prompt_scores > 0``: that many entries, for tokens ``[start + 1, ...)``."""
+
+
+@dataclass(slots=True)
+class SequenceOutput:
+    """What one step brought for one sequence. The one with ``finish_reason`` is its last."""
+
+    request_id: str
+    choice: int
+    token_ids: list[int]
+    """New tokens; empty only for a request that generates none (``max_tokens`` 0)."""
+    logprobs: list[TokenLogprob] | None = None
+    """Aligned with ``token_ids``; None when the request asks for none."""
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+    """The id out of ``stop_token_ids`` that ended the sequence; None for end-of-text and length."""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    """One entry per prompt token, the first None. Set once per request, on its very first output."""
+    first: bool = False
+    """The sequence's first output in this attempt: its prefill is done."""

@@ -1,0 +1,131 @@
+"""Requests and their sequences: what is to be generated, and how far it is."""
+
+import enum
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from headrace_shared.protocol.codec import unpack_ids
+from headrace_shared.protocol.event import FinishReason, TokenLogprob
+from headrace_shared.protocol.job import GenerateJob
+from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+
+
+class SequenceState(enum.Enum):
+    """Where a sequence is. Only the scheduler moves it; FINISHED is final."""
+
+    WAITING = enum.auto()
+    """Holds no blocks. Also the state after a preemption."""
+    RUNNING = enum.auto()
+    FINISHED = enum.auto()
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One choice of a request: its tokens, and how many of them are in the K/V cache.
+
+    ``[0, num_computed)`` of ``token_ids`` are in the cache, in the blocks of ``block_table``;
+    ``[num_computed, len(token_ids))`` are to be computed. A sequence that is decoding has
+    exactly one such token, the one drawn last.
+    """
+
+    request_id: str
+    choice: int
+    order: tuple[int, int, int]
+    """(priority, arrival, choice): the smaller goes first and is preempted last. Unique among live sequences."""
+    token_ids: list[int]
+    """Prompt, then output. Only ever appended to, and only by the scheduler."""
+    prompt_len: int
+    sampling: SamplingSpec
+    stopping: StoppingSpec
+    stop_token_ids: frozenset[int]
+    cache_salt: bytes = b""
+    """Sequences share cached blocks only when their salts are equal."""
+    prompt_scores: list[TokenLogprob | None] | None = None
+    """Log-probabilities of ``token_ids[:len(prompt_scores)]`` so far; None: not wanted, or already reported."""
+    num_computed: int = 0
+    block_table: list[int] = field(default_factory=list)
+    block_keys: list[bytes] = field(default_factory=list)
+    """Prefix-cache keys of the leading full blocks, as far as they have been needed."""
+    state: SequenceState = SequenceState.WAITING
+    reported: bool = False
+    """An output of it has been returned by ``Scheduler.commit`` in this attempt."""
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def output_len(self) -> int:
+        """Tokens generated so far, those of earlier attempts included: the position of the next draw."""
+        return len(self.token_ids) - self.prompt_len
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that are known but not yet in the cache."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def priority(self) -> int:
+        return self.order[0]
+
+    @property
+    def finished(self) -> bool:
+        return self.state is SequenceState.FINISHED
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One job inside the engine."""
+
+    request_id: str
+    priority: int
+    arrival: int
+    prompt_len: int
+    sequences: list[Sequence]
+    """The choices that still have to run, in the order of their index. The first one is the
+    leader: the others wait until it has computed the prompt, and share its full blocks."""
+    cached_tokens: int = 0
+    """Prompt tokens that the leader's first admission found in the prefix cache."""
+
+    @classmethod
+    def from_job(
+        cls,
+        job: GenerateJob,
+        *,
+        arrival: int,
+        resumed: Mapping[int, list[int]] | None = None,
+        finished: Collection[int] = (),
+        prompt_scored: bool = False,
+    ) -> Self:
+        """The request as an engine runs it, from the start or from where an earlier attempt ended.
+
+        ``arrival`` orders requests of one priority and must be unique. ``resumed`` maps a choice
+        to the tokens that an earlier attempt generated for it; ``finished`` are the choices that
+        need not run at all; ``prompt_scored`` says that the prompt's log-probabilities have
+        already been reported. Raises ValueError for an empty prompt.
+        """
+        header = job.header
+        prompt = unpack_ids(job.prompt)
+        if not prompt:
+            raise ValueError("the prompt has no tokens")
+        stop_token_ids = frozenset(job.stopping.stop_token_ids)
+        sequences = [
+            Sequence(
+                request_id=header.request_id,
+                choice=choice,
+                order=(header.priority, arrival, choice),
+                token_ids=prompt + list((resumed or {}).get(choice, ())),
+                prompt_len=len(prompt),
+                sampling=job.sampling,
+                stopping=job.stopping,
+                stop_token_ids=stop_token_ids,
+            )
+            for choice in range(job.n)
+            if choice not in finished
+        ]
+        if sequences and job.sampling.prompt_logprobs is not None and not prompt_scored:
+            sequences[0].prompt_scores = [None]
+        return cls(header.request_id, header.priority, arrival, len(prompt), sequences)
