@@ -14,13 +14,15 @@ from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
 class SequenceState(enum.Enum):
     """Where a sequence is. Only the scheduler moves it; FINISHED is final."""
 
+    HELD = enum.auto()
+    """Waits, outside the queue, until the first choice of its request has computed their prompt."""
     WAITING = enum.auto()
-    """Holds no blocks. Also the state after a preemption."""
+    """In the queue; holds no blocks. Also the state after a preemption."""
     RUNNING = enum.auto()
     FINISHED = enum.auto()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Sequence:
     """One choice of a request: its tokens, and how many of them are in the K/V cache.
 
@@ -48,6 +50,8 @@ class Sequence:
     block_keys: list[bytes] = field(default_factory=list)
     """Prefix-cache keys of the leading full blocks, as far as they have been needed."""
     state: SequenceState = SequenceState.WAITING
+    admitted: bool = False
+    """It has run before, so what it finds in the prefix cache may be its own."""
     reported: bool = False
     """An output of it has been returned by ``Scheduler.commit`` in this attempt."""
     finish_reason: FinishReason | None = None

@@ -1,0 +1,86 @@
+"""Blocks for sequences: what they find, get, still need and give back."""
+
+from collections.abc import Iterable
+
+from headrace_worker.schedule.blocks import BlockPool
+from headrace_worker.schedule.prefix import PrefixCache
+from headrace_worker.schedule.request import Sequence
+
+
+class BlockAllocator:
+    """The only writer of ``Sequence.block_table``."""
+
+    def __init__(self, num_blocks: int, block_size: int, *, share_prefixes: bool) -> None:
+        self._block_size = block_size
+        self._pool = BlockPool(num_blocks)
+        self._prefixes = PrefixCache(self._pool, block_size) if share_prefixes else None
+        self.prefix_queried_tokens = 0
+        self.prefix_hit_tokens = 0
+
+    @property
+    def pool(self) -> BlockPool:
+        return self._pool
+
+    def admit(self, sequence: Sequence, running: Iterable[Sequence]) -> bool:
+        """Give a sequence the cached blocks that hold its beginning, and set ``num_computed`` to match.
+
+        False, and nothing happens, when its tokens would not fit beside what the running sequences need.
+        """
+        cached = self._cached_prefix(sequence)
+        idle = sum(self._pool.users(block) == 0 for block in cached)
+        needed = self._blocks_for(sequence.num_tokens) - len(cached) + idle
+        if needed + self._promised_blocks(running) > self._pool.free:
+            return False
+        for block in cached:
+            self._pool.share(block)
+        sequence.block_table = cached
+        sequence.num_computed = len(cached) * self._block_size
+        if not sequence.admitted:
+            sequence.admitted = True
+            self.prefix_queried_tokens += sequence.num_tokens
+            self.prefix_hit_tokens += sequence.num_computed
+        return True
+
+    def grow(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Give a sequence places for its first ``num_tokens``; False, and nothing happens, when blocks are short."""
+        needed = self._blocks_for(num_tokens) - len(sequence.block_table)
+        if needed > self._pool.free:
+            return False
+        for _ in range(needed):
+            sequence.block_table.append(self._pool.take())
+        return True
+
+    def register(self, sequence: Sequence, before: int) -> None:
+        """Let others find the blocks that became full since ``before`` tokens had been computed."""
+        if self._prefixes is not None:
+            self._prefixes.register(sequence, before)
+
+    def release(self, sequence: Sequence) -> None:
+        """Take all blocks back."""
+        # The last block first: the end of a prefix is evicted before its beginning.
+        for block in reversed(sequence.block_table):
+            self._pool.release(block)
+        sequence.block_table = []
+        sequence.num_computed = 0
+
+    def spare_tokens(self, running: Iterable[Sequence], waiting: Iterable[Sequence]) -> int:
+        """Places that nobody needs for the tokens there are."""
+        blocks = self._pool.free - self._promised_blocks(running)
+        blocks -= sum(self._blocks_for(sequence.num_tokens) for sequence in waiting)
+        return max(0, blocks) * self._block_size
+
+    def _blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._block_size)
+
+    def _promised_blocks(self, running: Iterable[Sequence]) -> int:
+        """Blocks that running sequences still need for their tokens, and one more each to grow into.
+
+        Without that one, a newcomer would be preempted within a few steps of its prefill.
+        """
+        return sum(self._blocks_for(other.num_tokens) + 1 - len(other.block_table) for other in running)
+
+    def _cached_prefix(self, sequence: Sequence) -> list[int]:
+        # A prompt that is to be scored needs the logits of all its tokens.
+        if self._prefixes is None or sequence.prompt_scores is not None:
+            return []
+        return self._prefixes.match(sequence)

@@ -1,0 +1,303 @@
+"""Scheduler: who computes which tokens in the next step, and what a step's result means."""
+
+from collections import deque
+from dataclasses import dataclass
+
+from headrace_shared.protocol.event import FinishReason, TokenLogprob
+from headrace_worker.schedule.allocator import BlockAllocator
+from headrace_worker.schedule.draft import Draft
+from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput, Slice
+from headrace_worker.schedule.request import Request, Sequence, SequenceState
+from headrace_worker.schedule.waiting import SequenceQueue
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """What one engine can hold and compute. Raises ValueError for limits that contradict each other."""
+
+    max_num_seqs: int
+    """Sequences that run at once; a request with ``n`` choices counts ``n`` times."""
+    max_num_batched_tokens: int
+    """Tokens computed in one step."""
+    max_model_len: int
+    """Prompt and output together, in tokens."""
+    block_size: int
+    """Tokens per block."""
+    num_blocks: int
+    enable_prefix_caching: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.max_num_seqs, self.max_model_len, self.block_size, self.num_blocks) < 1:
+            raise ValueError("max_num_seqs, max_model_len, block_size and num_blocks must be at least 1")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least max_num_seqs "
+                f"({self.max_num_seqs}): a step has one token for each running sequence"
+            )
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest sequence this engine can hold: the model's limit, or all blocks."""
+        return min(self.max_model_len, self.num_blocks * self.block_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What could be added now without anything having to wait for long."""
+
+    slots: int
+    """Sequences."""
+    tokens: int
+    """K/V places that neither running nor waiting sequences need for the tokens they have."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStats:
+    """A snapshot; the last three only ever grow."""
+
+    running: int
+    waiting: int
+    free_blocks: int
+    total_blocks: int
+    preemptions: int
+    prefix_queried_tokens: int
+    prefix_hit_tokens: int
+
+
+class Scheduler:
+    """Continuous batching over a fixed number of K/V blocks.
+
+    Everything goes by ``Sequence.order``: the smallest is served first, and when blocks run out the
+    largest that runs is preempted: its blocks are freed, its tokens kept, and it computes them again
+    later. The first that waits is never passed by a later one; a strictly more urgent one takes the
+    place of running ones.
+
+    One thread owns it and alternates ``plan`` and ``commit``. ``add``, ``abort`` and ``finish`` may
+    come at any moment, between the two as well: results of a sequence that has ended are ignored,
+    and its blocks are given to nobody before the next plan.
+    """
+
+    def __init__(self, limits: SchedulerLimits, *, eos_token_ids: frozenset[int]) -> None:
+        self._limits = limits
+        self._eos_token_ids = eos_token_ids
+        self._blocks = BlockAllocator(limits.num_blocks, limits.block_size, share_prefixes=limits.enable_prefix_caching)
+        self._requests: dict[str, Request] = {}
+        self._running = SequenceQueue()
+        self._waiting = SequenceQueue()
+        self._unfinished = 0
+        self._preemptions = 0
+
+    def add(self, request: Request) -> None:
+        """Queue a request's sequences.
+
+        Raises ValueError, and takes nothing in, when the id is already here, no choice is left to
+        run, or a sequence does not fit into the context with one token to spare for its output.
+        A longer output than the context can hold ends with ``length`` at that point.
+        """
+        if request.request_id in self._requests:
+            raise ValueError(f"request {request.request_id} is already running")
+        if not request.sequences:
+            raise ValueError("the request has no choice left to run")
+        for sequence in request.sequences:
+            needed = sequence.num_tokens + min(1, sequence.stopping.max_tokens)
+            if needed > self._limits.context_tokens:
+                raise ValueError(
+                    f"the prompt has {sequence.num_tokens} tokens, and this engine holds "
+                    f"{self._limits.context_tokens} per sequence, output included"
+                )
+        self._requests[request.request_id] = request
+        self._unfinished += len(request.sequences)
+        for sequence in request.sequences[1:]:
+            sequence.state = SequenceState.HELD
+        self._waiting.push(request.sequences[0])
+
+    def abort(self, request_id: str) -> bool:
+        """End all choices of a request; False when it is not here (any more)."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return False
+        for sequence in request.sequences:
+            if not sequence.finished:
+                self._end(sequence, FinishReason.ABORT)
+        return True
+
+    def finish(self, request_id: str, choice: int, reason: FinishReason = FinishReason.STOP) -> bool:
+        """End one choice for a reason found outside, such as a stop string; False when it has already ended."""
+        request = self._requests.get(request_id)
+        for sequence in request.sequences if request else ():
+            if sequence.choice == choice and not sequence.finished:
+                self._end(sequence, reason)
+                return True
+        return False
+
+    def has_work(self) -> bool:
+        return self._unfinished > 0
+
+    def room(self) -> Room:
+        slots = self._limits.max_num_seqs - self._unfinished
+        return Room(max(0, slots), self._blocks.spare_tokens(self._running, self._waiting))
+
+    def stats(self) -> SchedulerStats:
+        return SchedulerStats(
+            running=len(self._running),
+            waiting=self._unfinished - len(self._running),
+            free_blocks=self._blocks.pool.free,
+            total_blocks=self._blocks.pool.total,
+            preemptions=self._preemptions,
+            prefix_queried_tokens=self._blocks.prefix_queried_tokens,
+            prefix_hit_tokens=self._blocks.prefix_hit_tokens,
+        )
+
+    def plan(self) -> Plan:
+        """The next step; empty exactly when no sequence is unfinished."""
+        draft = Draft(self._limits.max_num_batched_tokens)
+        prefills: deque[Sequence] = deque()
+        for sequence in list(self._running):
+            if sequence.remaining > 1:
+                prefills.append(sequence)
+            elif sequence.state is SequenceState.RUNNING:
+                self._schedule(sequence, draft)
+        self._plan_prefills(prefills, draft)
+        return draft.plan()
+
+    def commit(self, plan: Plan, sampled: Sampled) -> list[SequenceOutput]:
+        """Take in a step's result; one output for each sequence that got a token or ended."""
+        for part, scores in sampled.prompt_logprobs:
+            known = part.sequence.prompt_scores
+            if known is not None:
+                # A preempted prompt is scored again from its beginning.
+                del known[part.start + 1 :]
+                known.extend(scores)
+        outputs: list[SequenceOutput] = []
+        drawn = zip(sampled.token_ids, sampled.logprobs, strict=True)
+        for part in plan.slices:
+            token = next(drawn) if part.samples else None
+            sequence = part.sequence
+            if sequence.finished:
+                continue
+            sequence.num_computed = part.start + part.count
+            self._blocks.register(sequence, part.start)
+            output = self._result(sequence, token)
+            if output is not None:
+                outputs.append(output)
+        return outputs
+
+    def _plan_prefills(self, prefills: deque[Sequence], draft: Draft) -> None:
+        """Spend the rest of the budget on prompts, running and waiting ones in one order."""
+        blocked = False
+        while True:
+            # Preempted meanwhile, and perhaps admitted again.
+            while prefills and (prefills[0].state is not SequenceState.RUNNING or prefills[0] in draft):
+                prefills.popleft()
+            head = None if blocked else self._waiting.first()
+            if head is not None and (not prefills or head.order < prefills[0].order):
+                blocked = not self._admit(head, draft)
+            elif prefills and draft.budget:
+                self._schedule(prefills.popleft(), draft)
+            else:
+                return
+
+    def _admit(self, head: Sequence, draft: Draft) -> bool:
+        """Start the first waiting sequence, if need be in the place of less urgent ones."""
+        while len(self._running) >= self._limits.max_num_seqs:
+            if not self._displace_for(head, draft):
+                return False
+        if not draft.budget:
+            return False
+        recomputed = head.admitted
+        while not self._blocks.admit(head, self._running):
+            if not self._displace_for(head, draft):
+                return False
+        request = self._requests[head.request_id]
+        if head is request.sequences[0] and not recomputed:
+            request.cached_tokens = min(head.num_computed, head.prompt_len)
+        self._waiting.remove(head)
+        self._running.push(head)
+        head.state = SequenceState.RUNNING
+        self._schedule(head, draft)
+        return True
+
+    def _schedule(self, sequence: Sequence, draft: Draft) -> None:
+        """Plan as much of a running sequence as the budget allows, unless it loses its own blocks over it."""
+        count = min(sequence.remaining, draft.budget)
+        end = sequence.num_computed + count
+        while not self._blocks.grow(sequence, end):
+            victim = self._running.last() or sequence
+            self._preempt(victim, draft)
+            if victim is sequence:
+                return
+        samples = end == sequence.num_tokens and sequence.stopping.max_tokens > 0
+        draft.add(Slice(sequence, sequence.num_computed, count, samples))
+
+    def _displace_for(self, head: Sequence, draft: Draft) -> bool:
+        """Preempt the least urgent running sequence, if ``head`` has the better priority."""
+        victim = self._running.last()
+        if victim is None or victim.priority <= head.priority:
+            return False
+        self._preempt(victim, draft)
+        return True
+
+    def _preempt(self, sequence: Sequence, draft: Draft) -> None:
+        draft.drop(sequence)
+        self._running.remove(sequence)
+        self._blocks.release(sequence)
+        sequence.state = SequenceState.WAITING
+        self._waiting.push(sequence)
+        self._preemptions += 1
+
+    def _result(self, sequence: Sequence, drawn: tuple[int, TokenLogprob | None] | None) -> SequenceOutput | None:
+        output = SequenceOutput(sequence.request_id, sequence.choice, [], first=not sequence.reported)
+        if drawn is not None:
+            token_id, logprob = drawn
+            sequence.token_ids.append(token_id)
+            output.token_ids.append(token_id)
+            output.logprobs = None if logprob is None else [logprob]
+            reason = self._ending(sequence, token_id)
+        elif sequence.remaining == 0:
+            reason = FinishReason.LENGTH
+        else:
+            return None
+        if output.first:
+            sequence.reported = True
+            self._release_held(sequence)
+        output.prompt_logprobs, sequence.prompt_scores = sequence.prompt_scores, None
+        if reason is not None:
+            self._end(sequence, reason)
+            output.finish_reason, output.stop_reason = reason, sequence.stop_reason
+        return output
+
+    def _ending(self, sequence: Sequence, token_id: int) -> FinishReason | None:
+        """Why the sequence ends with the token it just got: end-of-text before stop tokens before length."""
+        stopping = sequence.stopping
+        if sequence.output_len >= stopping.min_tokens:
+            if token_id in self._eos_token_ids and not stopping.ignore_eos:
+                return FinishReason.STOP
+            if token_id in sequence.stop_token_ids:
+                sequence.stop_reason = token_id
+                return FinishReason.STOP
+        if sequence.output_len >= stopping.max_tokens or sequence.num_tokens >= self._limits.context_tokens:
+            return FinishReason.LENGTH
+        return None
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        if sequence.state is SequenceState.RUNNING:
+            self._running.remove(sequence)
+            self._blocks.release(sequence)
+        elif sequence.state is SequenceState.WAITING:
+            self._waiting.remove(sequence)
+        sequence.state = SequenceState.FINISHED
+        sequence.finish_reason = reason
+        self._unfinished -= 1
+        self._release_held(sequence)
+        if all(other.finished for other in self._requests[sequence.request_id].sequences):
+            del self._requests[sequence.request_id]
+
+    def _release_held(self, leader: Sequence) -> None:
+        """Queue the choices that waited for this one to compute their prompt, or to end."""
+        sequences = self._requests[leader.request_id].sequences
+        if leader is not sequences[0]:
+            return
+        for follower in sequences[1:]:
+            if follower.state is SequenceState.HELD:
+                follower.state = SequenceState.WAITING
+                self._waiting.push(follower)
