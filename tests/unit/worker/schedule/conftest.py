@@ -1,0 +1,187 @@
+"""A model made of arithmetic, and a driver that checks every step it takes."""
+
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from headrace_shared.protocol.codec import pack_ids
+from headrace_shared.protocol.event import FinishReason, TokenLogprob
+from headrace_shared.protocol.job import GenerateJob, JobHeader
+from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput, Slice
+from headrace_worker.schedule.request import Request, Sequence, SequenceState
+from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
+
+VOCAB = 23
+EOS = 1
+
+
+def make_limits(**changes) -> SchedulerLimits:
+    defaults = {"max_num_seqs": 4, "max_num_batched_tokens": 16, "max_model_len": 64, "block_size": 4, "num_blocks": 64}
+    return SchedulerLimits(**(defaults | changes))
+
+
+def make_request(
+    name: str = "r", prompt=(5, 6, 7), *, arrival: int = 0, priority: int = 0, n: int = 1, **rest
+) -> Request:
+    sampling = SamplingSpec(**{key: rest.pop(key) for key in list(rest) if key in SamplingSpec.__struct_fields__})
+    attempt = {key: rest.pop(key) for key in list(rest) if key in ("resumed", "finished", "prompt_scored")}
+    job = GenerateJob(
+        JobHeader(name, "queue", priority), pack_ids(prompt), n=n, sampling=sampling, stopping=StoppingSpec(**rest)
+    )
+    return Request.from_job(job, arrival=arrival, **attempt)
+
+
+def next_token(seed: int, choice: int, tokens: list[int]) -> int:
+    """A token that depends on all tokens before it, and on nothing else."""
+    value = seed * 31 + choice * 17
+    for token in tokens:
+        value = (value * 1_000_003 + token + 1) % 2_147_483_647
+    return value % VOCAB
+
+
+def undisturbed(request: Request, choice: int, context: int) -> tuple[list[int], FinishReason, int | None]:
+    """Output, finish reason and stop reason of one choice that runs all alone."""
+    sequence = next(sequence for sequence in request.sequences if sequence.choice == choice)
+    prompt_len, stopping = sequence.prompt_len, sequence.stopping
+    tokens = list(sequence.token_ids)
+    already = len(tokens)
+    if stopping.max_tokens == 0:
+        return [], FinishReason.LENGTH, None
+    while True:
+        token = next_token(sequence.sampling.seed, choice, tokens)
+        tokens.append(token)
+        output_len = len(tokens) - prompt_len
+        if output_len >= stopping.min_tokens:
+            if token == EOS and not stopping.ignore_eos:
+                return tokens[already:], FinishReason.STOP, None
+            if token in stopping.stop_token_ids:
+                return tokens[already:], FinishReason.STOP, token
+        if output_len >= stopping.max_tokens or len(tokens) >= context:
+            return tokens[already:], FinishReason.LENGTH, None
+
+
+class Driver:
+    """Runs a scheduler with the arithmetic model, and checks what must hold after every step."""
+
+    def __init__(self, limits: SchedulerLimits) -> None:
+        self.limits = limits
+        self.scheduler = Scheduler(limits, eos_token_ids=frozenset({EOS}))
+        self.requests: dict[str, Request] = {}
+        self.outputs: dict[tuple[str, int], list[SequenceOutput]] = {}
+        self.plans: list[Plan] = []
+        # Block -> slot -> everything that the K/V at that place depends on.
+        self.memory: dict[int, dict[int, tuple[int, ...]]] = {}
+
+    def add(self, request: Request) -> Request:
+        self.scheduler.add(request)
+        self.requests[request.request_id] = request
+        return request
+
+    def step(self, between: Callable[[], object] | None = None) -> list[SequenceOutput]:
+        before = {id(sequence) for sequence in self.live(SequenceState.RUNNING)}
+        plan = self.scheduler.plan()
+        self.plans.append(plan)
+        self._check_plan(plan, before)
+        sampled = self._execute(plan)
+        if between is not None:
+            between()
+        outputs = self.scheduler.commit(plan, sampled)
+        for output in outputs:
+            self.outputs.setdefault((output.request_id, output.choice), []).append(output)
+        self.check_blocks()
+        return outputs
+
+    def run(self, most_steps: int = 5000) -> None:
+        for _ in range(most_steps):
+            if not self.scheduler.has_work():
+                return
+            self.step()
+        pytest.fail("the requests never end")
+
+    def live(self, *states: SequenceState) -> list[Sequence]:
+        every = [sequence for request in self.requests.values() for sequence in request.sequences]
+        return [sequence for sequence in every if sequence.state in states]
+
+    def tokens(self, request_id: str, choice: int = 0) -> list[int]:
+        return [token for output in self.outputs.get((request_id, choice), []) for token in output.token_ids]
+
+    def last(self, request_id: str, choice: int = 0) -> SequenceOutput:
+        return self.outputs[request_id, choice][-1]
+
+    def check_blocks(self) -> None:
+        """Free + used + cached = all, and the counts of users are those of the block tables."""
+        pool = self.scheduler._blocks.pool
+        running = self.live(SequenceState.RUNNING)
+        users = Counter(block for sequence in running for block in sequence.block_table)
+        assert [pool.users(block) for block in range(pool.total)] == [users[block] for block in range(pool.total)]
+        blank, cached, used = set(pool._blank), set(pool._cached), set(users)
+        assert len(blank) + len(cached) + len(used) == pool.total
+        assert blank | cached | used == set(range(pool.total))
+        assert all(not sequence.block_table for sequence in self.live(SequenceState.WAITING, SequenceState.FINISHED))
+        stats = self.scheduler.stats()
+        assert stats.running == len(running) <= self.limits.max_num_seqs
+        assert stats.waiting == len(self.live(SequenceState.WAITING, SequenceState.HELD))
+
+    def _check_plan(self, plan: Plan, running_before: set[int]) -> None:
+        assert bool(plan) == self.scheduler.has_work()
+        assert plan.num_tokens <= self.limits.max_num_batched_tokens
+        assert len({id(part.sequence) for part in plan.slices}) == len(plan.slices)
+        waiting = self.live(SequenceState.WAITING)
+        for part in plan.slices:
+            sequence = part.sequence
+            assert sequence.state is SequenceState.RUNNING
+            assert part.count >= 1
+            assert part.start == sequence.num_computed
+            assert len(sequence.block_table) * self.limits.block_size >= part.start + part.count
+            if id(sequence) not in running_before:
+                assert all(sequence.order < other.order for other in waiting), "somebody was passed"
+        if waiting and plan.num_tokens < self.limits.max_num_batched_tokens:
+            urgent = min(other.priority for other in waiting)
+            assert all(other.priority <= urgent for other in self.live(SequenceState.RUNNING)), "an urgent one waits"
+
+    def _execute(self, plan: Plan) -> Sampled:
+        sampled = Sampled()
+        for part in plan.slices:
+            sequence, tokens = part.sequence, part.sequence.token_ids
+            for position in range(part.start):
+                assert self._slot(sequence, position) == tuple(tokens[: position + 1]), "another sequence's K/V"
+            for position in range(part.start, part.start + part.count):
+                self._slot(sequence, position, write=tuple(tokens[: position + 1]))
+            if part.prompt_scores:
+                sampled.prompt_logprobs.append((part, self._scores(part)))
+            if part.samples:
+                assert part.start + part.count == len(tokens)
+                sampled.token_ids.append(next_token(sequence.sampling.seed, sequence.choice, tokens))
+                wants = sequence.sampling.logprobs is not None
+                sampled.logprobs.append(TokenLogprob(sampled.token_ids[-1], -1.0, 1) if wants else None)
+        return sampled
+
+    def _slot(self, sequence: Sequence, position: int, write: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        size = self.limits.block_size
+        places = self.memory.setdefault(sequence.block_table[position // size], {})
+        if write is not None:
+            places[position % size] = write
+        return places[position % size]
+
+    @staticmethod
+    def _scores(part: Slice) -> list[TokenLogprob]:
+        tokens = part.sequence.token_ids
+        return [
+            TokenLogprob(tokens[part.start + 1 + i], -float(part.start + 1 + i), 1) for i in range(part.prompt_scores)
+        ]
+
+
+@pytest.fixture(scope="session")
+def lab() -> SimpleNamespace:
+    """What the tests of the scheduler are made with."""
+    return SimpleNamespace(
+        Driver=Driver,
+        limits=make_limits,
+        request=make_request,
+        undisturbed=undisturbed,
+        drive=lambda **changes: Driver(make_limits(**changes)),
+        sampled=lambda *token_ids: Sampled(list(token_ids), [None] * len(token_ids)),
+    )
