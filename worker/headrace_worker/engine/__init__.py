@@ -1,0 +1,1 @@
+"""Engines: one step of work at a time, usable without Redis."""

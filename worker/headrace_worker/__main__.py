@@ -1,0 +1,45 @@
+"""``python -m headrace_worker``: one worker process, configured by the environment.
+
+Exit status: 0 after a clean stop, 2 when the settings or the model are at fault (starting again
+will not help), 1 for anything else.
+"""
+
+import sys
+
+import uvloop
+from pydantic import ValidationError
+
+from headrace_shared.settings import RedisSettings
+from headrace_shared.telemetry.logs import setup_logging
+from headrace_worker.engine.build import EngineSetupError
+from headrace_worker.service.worker import EngineCrashedError, Worker
+from headrace_worker.settings import WorkerSettings
+
+
+def main() -> int:
+    try:
+        settings = WorkerSettings()  # type: ignore[call-arg]  # the environment fills in the rest
+        redis_settings = RedisSettings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"])
+            sys.stderr.write(f"headrace worker: error: {name}: {problem['msg']}\n")
+        return 2
+    setup_logging(settings.log_level, settings.log_format)
+    try:
+        uvloop.run(_serve(settings, redis_settings))
+    except EngineSetupError as error:
+        sys.stderr.write(f"headrace worker: error: {error.message}\n")
+        return 2
+    except EngineCrashedError as error:
+        sys.stderr.write(f"headrace worker: error: {error}\n")
+        return 1
+    return 0
+
+
+async def _serve(settings: WorkerSettings, redis_settings: RedisSettings) -> None:
+    await Worker(settings, redis_settings).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

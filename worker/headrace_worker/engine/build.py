@@ -1,0 +1,95 @@
+"""build_engine: the engine that the settings ask for; only the one asked for is imported."""
+
+from dataclasses import dataclass
+
+from headrace_shared.errors import HeadraceError
+from headrace_worker.engine.generate import GenerateEngine, Runner
+from headrace_worker.models.files import ModelFiles
+from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
+from headrace_worker.settings import WorkerSettings
+
+
+class EngineSetupError(HeadraceError):
+    """The settings, the model or the machine do not allow an engine to be built; the message is for the operator."""
+
+
+@dataclass(frozen=True)
+class EngineSetup:
+    """An engine, and what the rest of the worker must know of its model."""
+
+    engine: GenerateEngine
+    limits: SchedulerLimits
+    files: ModelFiles
+    architecture: str
+    dtype: str
+    vocab_size: int
+    eos_token_ids: frozenset[int]
+
+
+def build_engine(settings: WorkerSettings) -> EngineSetup:
+    """Load the model and wire scheduler and runner. Takes seconds to minutes.
+
+    Raises EngineSetupError with one line for the operator.
+    """
+    if settings.engine == "simulated":
+        return _build_simulated(settings)
+    return _build_torch(settings)
+
+
+def _build_simulated(settings: WorkerSettings) -> EngineSetup:
+    from headrace_worker.engine import simulate
+
+    max_model_len = min(settings.max_model_len or simulate.MAX_MODEL_LEN, simulate.MAX_MODEL_LEN)
+    blocks_per_sequence = -(-max_model_len // settings.block_size)
+    limits = _limits(settings, max_model_len, num_blocks=blocks_per_sequence * min(settings.max_num_seqs, 64))
+    eos = frozenset({simulate.EOS_ID})
+    return EngineSetup(
+        engine=_engine(limits, eos, simulate.SimulatedRunner(settings.simulated_step_ms)),
+        limits=limits,
+        files=simulate.simulated_files(),
+        architecture="simulated",
+        dtype="none",
+        vocab_size=simulate.VOCAB_SIZE,
+        eos_token_ids=eos,
+    )
+
+
+def _build_torch(settings: WorkerSettings) -> EngineSetup:
+    from headrace_worker.execute.build import build_runner
+    from headrace_worker.models.errors import ModelLoadError
+    from headrace_worker.models.tokenizer import load_files
+
+    try:
+        built = build_runner(settings)
+        files = load_files(settings)
+    except ModelLoadError as error:
+        raise EngineSetupError(str(error)) from error
+    model = built.model
+    limits = _limits(settings, model.max_model_len, built.num_blocks)
+    return EngineSetup(
+        engine=_engine(limits, model.eos_token_ids, built.runner),
+        limits=limits,
+        files=files,
+        architecture=model.architecture,
+        dtype=str(model.dtype).removeprefix("torch."),
+        vocab_size=model.vocab_size,
+        eos_token_ids=model.eos_token_ids,
+    )
+
+
+def _limits(settings: WorkerSettings, max_model_len: int, num_blocks: int) -> SchedulerLimits:
+    try:
+        return SchedulerLimits(
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            max_model_len=min(max_model_len, num_blocks * settings.block_size),
+            block_size=settings.block_size,
+            num_blocks=num_blocks,
+            enable_prefix_caching=settings.enable_prefix_caching,
+        )
+    except ValueError as error:
+        raise EngineSetupError(str(error)) from error
+
+
+def _engine(limits: SchedulerLimits, eos_token_ids: frozenset[int], runner: Runner) -> GenerateEngine:
+    return GenerateEngine(Scheduler(limits, eos_token_ids=eos_token_ids), runner)

@@ -1,0 +1,72 @@
+"""load_files: a model's tokenizer, chat template and sampling defaults, through transformers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, GenerationConfig
+
+from headrace_shared.model_card import GenerationDefaults
+from headrace_worker.models.errors import ModelLoadError
+from headrace_worker.models.files import ModelFiles
+from headrace_worker.models.load import locate
+from headrace_worker.settings import WorkerSettings
+
+_SPECIAL = ("pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+
+
+def load_files(settings: WorkerSettings) -> ModelFiles:
+    """Read them from the model, or from where the settings point instead.
+
+    Raises ModelLoadError when the tokenizer has no fast form, or a named file is missing.
+    """
+    source = locate(settings.tokenizer or settings.model, settings.revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.path, trust_remote_code=settings.trust_remote_code, **source.kwargs
+        )
+        tokenizer_json = tokenizer.backend_tokenizer.to_str().encode()
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise ModelLoadError(f"no usable tokenizer in {source.path}: {error}") from error
+    special = {name: getattr(tokenizer, name, None) for name in ("bos_token", "eos_token", *_SPECIAL)}
+    return ModelFiles(
+        tokenizer_json=tokenizer_json,
+        chat_template=_chat_template(settings.chat_template, tokenizer.chat_template),
+        bos_token=_text(special.pop("bos_token")),
+        eos_token=_text(special.pop("eos_token")),
+        special_tokens={name: str(token) for name, token in special.items() if token},
+        add_bos_token=getattr(tokenizer, "add_bos_token", None),
+        defaults=_defaults(settings.generation_config, place),
+    )
+
+
+def _text(token: object) -> str | None:
+    return str(token) if token else None
+
+
+def _chat_template(asked: str | None, own: str | dict[str, str] | None) -> str | None:
+    """A file, an inline template, or the model's own (its ``default`` where it has several)."""
+    if asked is not None:
+        if any(mark in asked for mark in "{}\n"):
+            return asked
+        try:
+            return Path(asked).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ModelLoadError(f"chat template {asked}: {error.strerror}") from error
+    return own.get("default") if isinstance(own, dict) else own
+
+
+def _defaults(where: str, place: dict[str, Any]) -> GenerationDefaults:
+    """What the file sets differently from transformers' own defaults; nothing for ``none``."""
+    if where == "none":
+        return GenerationDefaults()
+    path = place["pretrained_model_name_or_path"] if where == "auto" else where
+    try:
+        config = GenerationConfig.from_pretrained(path, revision=place.get("revision"))
+    except (OSError, json.JSONDecodeError):
+        if where != "auto":
+            raise ModelLoadError(f"no generation_config.json in {where}") from None
+        return GenerationDefaults()
+    values: dict[str, Any] = config.to_diff_dict()
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    return GenerationDefaults(**{name: values.get(name) for name in names}, max_tokens=values.get("max_new_tokens"))

@@ -1,0 +1,76 @@
+"""Intake: claim requests while the engine has room for them, and not before."""
+
+import asyncio
+import logging
+
+from headrace_shared.errors import UnavailableError
+from headrace_shared.protocol.job import Job
+from headrace_shared.queue.claims import WorkerQueue
+from headrace_worker.schedule.scheduler import Room
+from headrace_worker.service.bridge import StepReport
+from headrace_worker.service.pump import Pump
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.25
+"""How late a request is claimed at worst when its doorbell was lost."""
+_MOST_PER_CLAIM = 32
+_ANY_COST = 2**53
+
+
+class Intake:
+    """Late binding: what is not claimed can still go to a worker that is free sooner."""
+
+    def __init__(self, queue: WorkerQueue, pump: Pump, room: Room) -> None:
+        self._queue = queue
+        self._pump = pump
+        self._room = room
+        self._underway: dict[str, Job] = {}
+        """Claimed, but not yet counted in ``_room``."""
+        self._wake = asyncio.Event()
+
+    def ring(self) -> None:
+        """There may be work, or room for it."""
+        self._wake.set()
+
+    def note(self, report: StepReport) -> None:
+        """Learn the engine's room after a step."""
+        self._room = report.room
+        for request_id in (*report.added, *(request_id for request_id, _ in report.refused)):
+            self._underway.pop(request_id, None)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Claim until cancelled."""
+        while True:
+            self._wake.clear()
+            if not await self._claim():
+                await self._pause()
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(_POLL_S):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _claim(self) -> bool:
+        """One claim; False when nothing came of it."""
+        slots = self._room.slots - sum(job.n for job in self._underway.values())
+        tokens = self._room.tokens - sum(job.header.cost_tokens for job in self._underway.values())
+        idle = not self._pump
+        if slots <= 0 or (tokens <= 0 and not idle):
+            return False
+        try:
+            claims = await self._queue.claim(min(slots, _MOST_PER_CLAIM), tokens)
+            if not claims and idle:
+                # The head may cost more than all blocks together; it will never find more room than now.
+                claims = await self._queue.claim(1, _ANY_COST)
+        except UnavailableError as error:
+            log.warning("queue unreachable", extra={"error": error.message})
+            await asyncio.sleep(_POLL_S)
+            return False
+        for claim in claims:
+            self._underway[claim.request_id] = claim.job
+            self._pump.accept(claim)
+        return bool(claims)

@@ -1,0 +1,133 @@
+"""Outbox: events of running requests, on their way into the token log.
+
+One append is under way at a time; what the engine produces meanwhile is merged into the next one,
+so a slow Redis makes frames larger instead of a queue longer. Frames are numbered here, kept
+until the request ends, and sent again after a failure: the log ignores what it already has.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from headrace_shared.errors import UnavailableError
+from headrace_shared.protocol.event import Event
+from headrace_shared.queue.claims import Appended, AppendStatus, Claim, FrameOut, WorkerQueue
+
+log = logging.getLogger(__name__)
+
+_RETRY_FIRST_S = 0.05
+_RETRY_MOST_S = 1.0
+
+
+@dataclass(slots=True)
+class _Stream:
+    claim: Claim
+    frames: list[FrameOut] = field(default_factory=list)
+    """Numbered frames of this attempt, the first one ``claim.seq + 1``."""
+    confirmed: int = 0
+    """How many of them the log is known to have."""
+    pending: list[Event] = field(default_factory=list)
+    final: bool = False
+
+
+class Outbox:
+    """Numbers, batches and sends frames; tells ``on_lost`` of requests that are no longer ours.
+
+    ``on_lost(request_id, status)`` is called when the log refuses a frame: another worker owns the
+    request, it was cancelled, or its deadline has passed. The stream stays open in the latter two
+    cases, for the closing frame.
+    """
+
+    def __init__(self, queue: WorkerQueue, on_lost: Callable[[str, AppendStatus], None]) -> None:
+        self._queue = queue
+        self._on_lost = on_lost
+        self._streams: dict[str, _Stream] = {}
+        self._dirty: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def open(self, claim: Claim) -> None:
+        self._streams[claim.request_id] = _Stream(claim)
+
+    def put(self, request_id: str, events: list[Event], *, final: bool = False) -> None:
+        """Add events to a request's next frame; ``final`` closes it. Unknown requests are ignored."""
+        stream = self._streams.get(request_id)
+        if stream is None or stream.final:
+            return
+        stream.pending.extend(events)
+        stream.final = final
+        self._dirty[request_id] = None
+        self._idle.clear()
+        self._wake.set()
+
+    def close(self, request_id: str) -> None:
+        """Forget a request; its unsent events are dropped."""
+        self._streams.pop(request_id, None)
+        self._dirty.pop(request_id, None)
+
+    async def drained(self) -> None:
+        """Wait until everything put so far has been answered by the log."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while frames := self._next_batch():
+                self._settle(frames, await self._append(frames))
+            self._idle.set()
+
+    def _next_batch(self) -> list[FrameOut]:
+        batch: list[FrameOut] = []
+        for request_id in self._dirty:
+            stream = self._streams[request_id]
+            if stream.pending:
+                claim = stream.claim
+                seq = claim.seq + len(stream.frames) + 1
+                stream.frames.append(FrameOut(request_id, claim.epoch, seq, stream.pending, stream.final))
+                stream.pending = []
+            batch.extend(stream.frames[stream.confirmed :])
+        self._dirty.clear()
+        return batch
+
+    async def _append(self, frames: list[FrameOut]) -> list[Appended]:
+        delay = _RETRY_FIRST_S
+        while True:
+            try:
+                return await self._queue.append(frames)
+            except UnavailableError as error:
+                log.warning(
+                    "token log unreachable, frames are kept", extra={"error": error.message, "frames": len(frames)}
+                )
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _RETRY_MOST_S)
+
+    def _settle(self, frames: list[FrameOut], answers: list[Appended]) -> None:
+        for frame, answer in zip(frames, answers, strict=True):
+            status = answer.status
+            stream = self._streams.get(frame.request_id)
+            if stream is None or stream.claim.epoch != frame.epoch:
+                continue
+            if status in (AppendStatus.OK, AppendStatus.DUPLICATE):
+                stream.confirmed = max(stream.confirmed, frame.seq - stream.claim.seq)
+                if frame.final:
+                    self.close(frame.request_id)
+            elif status is AppendStatus.GAP:
+                # The log went back, as after a failover: send what it lost again.
+                stream.confirmed = max(0, answer.seq - stream.claim.seq)
+                self._dirty[frame.request_id] = None
+            elif status is AppendStatus.FENCED:
+                self.close(frame.request_id)
+                self._on_lost(frame.request_id, status)
+            else:
+                self._renumber_from(stream, frame)
+                self._on_lost(frame.request_id, status)
+
+    def _renumber_from(self, stream: _Stream, refused: FrameOut) -> None:
+        """Take a refused frame back: the closing frame that follows gets its number."""
+        del stream.frames[refused.seq - stream.claim.seq - 1 :]
+        stream.pending.clear()
+        stream.final = False

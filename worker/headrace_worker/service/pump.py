@@ -1,0 +1,122 @@
+"""Pump: claimed requests into the engine, engine outputs into the token log."""
+
+import logging
+
+from headrace_shared.errors import ErrorCode
+from headrace_shared.protocol.event import Failed
+from headrace_shared.queue.claims import AppendStatus, Claim
+from headrace_shared.text.tokenizer import Tokenizer
+from headrace_worker.schedule.plan import SequenceOutput
+from headrace_worker.service.answer import Answer
+from headrace_worker.service.bridge import EngineThread, StepReport
+from headrace_worker.service.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+_CLOSING = {
+    AppendStatus.CANCELLED: Failed(ErrorCode.CANCELLED, "the request was cancelled"),
+    AppendStatus.DEADLINE: Failed(ErrorCode.DEADLINE_EXCEEDED, "the request's deadline passed"),
+}
+
+
+class Pump:
+    """Owns the answers in the making. All methods run on the event loop."""
+
+    def __init__(self, tokenizer: Tokenizer, worker_id: str) -> None:
+        self._tokenizer = tokenizer
+        self._worker_id = worker_id
+        self._answers: dict[str, Answer] = {}
+        self._engine: EngineThread
+        self._outbox: Outbox
+
+    def connect(self, engine: EngineThread, outbox: Outbox) -> None:
+        """Give it both neighbours, which in turn call it."""
+        self._engine = engine
+        self._outbox = outbox
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def accept(self, claim: Claim) -> None:
+        """Begin, or continue, a claimed request."""
+        self._outbox.open(claim)
+        try:
+            answer = Answer(claim, self._tokenizer, self._worker_id)
+            request = answer.to_request()
+        except ValueError as error:
+            self._fail(claim.request_id, Failed(ErrorCode.INVALID_REQUEST, str(error)))
+            return
+        self._answers[claim.request_id] = answer
+        log.info(
+            "request started",
+            extra={"request_id": claim.request_id, "attempt": claim.attempt, "queue_ms": answer.queue_ms},
+        )
+        self._outbox.put(claim.request_id, [answer.started()])
+        if answer.complete:
+            # An earlier attempt has said everything but the closing event.
+            self._close(answer)
+        else:
+            self._engine.add(request)
+
+    def deliver(self, report: StepReport) -> None:
+        """Turn one engine step into events."""
+        for request_id, reason in report.refused:
+            self._fail(request_id, Failed(ErrorCode.INVALID_REQUEST, reason))
+        for output in report.outputs:
+            answer = self._answers.get(output.request_id)
+            if answer is not None:
+                self._deliver(answer, output)
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request that its client gave up."""
+        if request_id in self._answers:
+            self._end_early(request_id, AppendStatus.CANCELLED)
+
+    def lost(self, request_id: str, status: AppendStatus) -> None:
+        """The log refused a frame: see ``Outbox``."""
+        if status is AppendStatus.FENCED:
+            log.warning("request lost to another worker", extra={"request_id": request_id})
+            self._engine.abort(request_id)
+            self._answers.pop(request_id, None)
+        else:
+            self._end_early(request_id, status)
+
+    def abandon_all(self) -> None:
+        """Forget every request, for another worker to continue."""
+        for request_id in list(self._answers):
+            self._engine.abort(request_id)
+            self._outbox.close(request_id)
+        self._answers.clear()
+
+    def _deliver(self, answer: Answer, output: SequenceOutput) -> None:
+        events = answer.feed(output)
+        if not events:
+            return
+        if output.finish_reason is None and not answer.runs(output.choice):
+            # A stop string has ended it here; the engine does not know yet.
+            self._engine.finish(answer.request_id, output.choice)
+        self._outbox.put(answer.request_id, events)
+        if answer.complete:
+            self._close(answer)
+
+    def _close(self, answer: Answer) -> None:
+        closing = answer.finished()
+        self._outbox.put(answer.request_id, [closing], final=True)
+        self._answers.pop(answer.request_id, None)
+        log.info(
+            "request finished",
+            extra={
+                "request_id": answer.request_id,
+                "prompt_tokens": closing.prompt_tokens,
+                "completion_tokens": closing.completion_tokens,
+            },
+        )
+
+    def _end_early(self, request_id: str, status: AppendStatus) -> None:
+        log.info("request ended early", extra={"request_id": request_id, "why": status.name.lower()})
+        self._engine.abort(request_id)
+        self._fail(request_id, _CLOSING[status])
+
+    def _fail(self, request_id: str, failure: Failed) -> None:
+        self._answers.pop(request_id, None)
+        self._outbox.put(request_id, [failure], final=True)

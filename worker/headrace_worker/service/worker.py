@@ -1,0 +1,173 @@
+"""Worker: load, announce, serve, hand over. The only wiring in the room."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import secrets
+import signal
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+from headrace_shared.errors import UnavailableError
+from headrace_shared.queue.blobs import BlobStore
+from headrace_shared.queue.claims import ControlKind, WorkerQueue
+from headrace_shared.queue.client import connect
+from headrace_shared.queue.presence import Presence
+from headrace_shared.settings import RedisSettings
+from headrace_shared.text.tokenizer import Tokenizer
+from headrace_worker.engine.build import EngineSetup, build_engine
+from headrace_worker.service.beat import Heart, starting_state
+from headrace_worker.service.bridge import EngineThread, StepReport
+from headrace_worker.service.card import publish_card
+from headrace_worker.service.intake import Intake
+from headrace_worker.service.outbox import Outbox
+from headrace_worker.service.pump import Pump
+from headrace_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+_REDIS_RETRY_S = 1.0
+_LAST_WORDS_S = 2.0
+"""How long frames may take to reach the log when the worker leaves."""
+
+
+class EngineCrashedError(RuntimeError):
+    """The engine failed in a step; its requests continue on other workers, or after a restart."""
+
+
+class Worker:
+    """One process: an engine thread, and an event loop that connects it to the queue."""
+
+    def __init__(self, settings: WorkerSettings, redis_settings: RedisSettings) -> None:
+        self._settings = settings
+        self._redis_settings = redis_settings
+        self._stop = asyncio.Event()
+        self._crash: BaseException | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises EngineSetupError when the model cannot be loaded, EngineCrashedError after a failed step.
+        """
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, self._stop.set)
+        setup = await asyncio.to_thread(build_engine, self._settings)
+        redis = connect(self._redis_settings)
+        try:
+            await self._serve(setup, redis)
+        finally:
+            await redis.aclose()
+        if self._crash is not None:
+            raise EngineCrashedError("the engine crashed, see the log above") from self._crash
+
+    async def _serve(self, setup: EngineSetup, redis: Any) -> None:
+        settings = self._settings
+        publish = functools.partial(publish_card, settings, setup, BlobStore(redis))
+        card = await self._until_redis_answers(publish)
+        if card is None:
+            return
+        worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        queue = WorkerQueue(redis, card.queue, worker_id, settings.lease_ms)
+        pump = Pump(_tokenizer(setup), worker_id)
+        engine = EngineThread(setup.engine, self._on_report, self._on_crash)
+        outbox = Outbox(queue, pump.lost)
+        pump.connect(engine, outbox)
+        presence = Presence(redis)
+        state = starting_state(worker_id, card, setup.engine.stats(), settings.max_num_seqs)
+        self._heart = Heart(queue, presence, engine, state, publish)
+        self._intake = Intake(queue, pump, setup.engine.room())
+        self._pump = pump
+        engine.start()
+        log.info(
+            "worker ready",
+            extra={
+                "model": card.name,
+                "context": card.max_model_len,
+                "kv_blocks": state.kv_blocks_total,
+                "worker": worker_id,
+            },
+        )
+        heart = self._heart
+        tasks = {
+            "outbox": outbox.run(),
+            "lease": heart.run_lease(settings.lease_ms),
+            "announcement": heart.run_announcement(card, settings.lease_ms),
+            "reaper": heart.run_reaper(),
+            "control": self._obey(queue),
+        }
+        async with _running(tasks, self._task_failed):
+            async with _running({"intake": self._intake.run()}, self._task_failed):
+                await self._stop.wait()
+            await heart.drain(card, settings.lease_ms)
+            await self._hand_over(queue, outbox)
+        await asyncio.to_thread(engine.stop)
+        with contextlib.suppress(UnavailableError):
+            await presence.withdraw(worker_id)
+
+    async def _hand_over(self, queue: WorkerQueue, outbox: Outbox) -> None:
+        """Give running requests back with their logs; whoever claims them goes on after the last token."""
+        self._pump.abandon_all()
+        try:
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await outbox.drained()
+                released = await queue.release()
+            log.info("worker leaves", extra={"handed_over": released})
+        except (TimeoutError, UnavailableError):
+            log.warning("worker leaves without Redis; its lease will free its requests")
+
+    async def _obey(self, queue: WorkerQueue) -> None:
+        async for message in queue.control():
+            if message.kind is ControlKind.CANCEL:
+                self._pump.cancel(message.request_id)
+            else:
+                self._intake.ring()
+
+    def _on_report(self, report: StepReport) -> None:
+        self._intake.note(report)
+        self._heart.note(report)
+        self._pump.deliver(report)
+
+    def _on_crash(self, error: BaseException) -> None:
+        self._crash = error
+        self._stop.set()
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        log.error("worker task failed", extra={"task": name}, exc_info=error)
+        self._on_crash(error)
+
+    async def _until_redis_answers(self, call: Any) -> Any:
+        """Repeat ``call`` until Redis is there; None when told to stop meanwhile."""
+        while not self._stop.is_set():
+            try:
+                return await call()
+            except UnavailableError as error:
+                log.warning("waiting for Redis", extra={"error": error.message})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REDIS_RETRY_S):
+                    await self._stop.wait()
+        return None
+
+
+def _tokenizer(setup: EngineSetup) -> Tokenizer:
+    return Tokenizer.from_bytes(setup.files.tokenizer_json, add_bos_token=setup.files.add_bos_token)
+
+
+@contextlib.asynccontextmanager
+async def _running(tasks: dict[str, Coroutine[Any, Any, None]], on_failure: Any) -> Any:
+    """Run tasks for the length of the block; a failure is reported, not raised."""
+
+    def note(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            on_failure(task.get_name(), error)
+
+    started = [asyncio.create_task(coroutine, name=name) for name, coroutine in tasks.items()]
+    for task in started:
+        task.add_done_callback(note)
+    try:
+        yield
+    finally:
+        for task in started:
+            task.cancel()
+        await asyncio.gather(*started, return_exceptions=True)

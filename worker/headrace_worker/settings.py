@@ -1,0 +1,99 @@
+"""WorkerSettings: everything that can be said to a worker, by environment (``HEADRACE_WORKER_*``) or the command line."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?", re.IGNORECASE)
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def _bytes_from_text(value: object) -> object:
+    """``2GiB`` -> 2 * 1024**3, ``500MB`` -> 500 * 1000**2; plain numbers are bytes."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("must be a size like 2GiB, 500MB or a number of bytes")
+    unit = (match[2] or "").upper()
+    base = 1024 if "I" in unit else 1000
+    return int(float(match[1]) * base ** _POWERS[unit.rstrip("B").rstrip("I")])
+
+
+def _names_from_text(value: object) -> object:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes_from_text)]
+Names = Annotated[list[str], NoDecode, BeforeValidator(_names_from_text)]
+
+
+class WorkerSettings(BaseSettings):
+    """Settings of one worker process."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_WORKER_", frozen=True, extra="forbid")
+
+    model: str = Field(description="Local directory, GGUF file or Hugging Face id of the model.")
+    served_model_name: Names = Field(
+        default=[],
+        description="Names that clients use, comma separated; the first is the model's name, the rest aliases. Default: derived from MODEL.",
+    )
+    engine: Literal["torch", "simulated"] = Field(
+        default="torch", description="`simulated` needs no model and no torch: deterministic tokens at a set pace."
+    )
+    simulated_step_ms: float = Field(
+        default=5.0, ge=0, description="Duration of one step of the simulated engine, milliseconds."
+    )
+    tokenizer: str | None = Field(
+        default=None, description="Directory or id to take the tokenizer from, when not the model's own."
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a Hugging Face id.")
+    trust_remote_code: bool = Field(default=False, description="Run Python code that a model repository brings along.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto",
+        description="Precision of the weights; `auto` is float32 on a CPU and the checkpoint's own elsewhere.",
+    )
+    device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    threads: int = Field(default=0, ge=0, description="Compute threads on a CPU; 0: one per core this process may use.")
+    max_model_len: int | None = Field(
+        default=None, ge=1, description="Context length limit, tokens; default: the model's own."
+    )
+    block_size: int = Field(default=16, ge=1, le=256, description="Tokens per KV block.")
+    kv_cache_memory: Bytes | None = Field(
+        default=None, ge=1, description="Memory for the KV cache, like 2GiB; default: by gpu_memory_utilization."
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Share of the device's memory for weights and KV cache together; on a CPU, half of this share of the free memory goes to the KV cache.",
+    )
+    max_num_seqs: int = Field(default=64, ge=1, description="Sequences computed at once.")
+    max_num_batched_tokens: int = Field(
+        default=512, ge=1, description="Tokens computed in one step, prefill chunks and decodes together."
+    )
+    enable_prefix_caching: bool = Field(default=True, description="Share the KV blocks of equal prompt beginnings.")
+    chat_template: str | None = Field(default=None, description="Jinja chat template: a file, or the template itself.")
+    chat_template_content_format: Literal["auto", "string", "openai"] = Field(
+        default="auto", description="How the template wants message contents."
+    )
+    trust_request_chat_template: bool = Field(default=False, description="Accept a chat_template from clients.")
+    response_role: str = Field(default="assistant", description="Role of generated messages.")
+    generation_config: str = Field(
+        default="auto",
+        description="Where sampling defaults come from: `auto` (the model), `none` (fixed defaults) or a directory.",
+    )
+    max_logprobs: int = Field(default=20, ge=0, description="Most logprobs that a request may ask for.")
+    lease_ms: int = Field(
+        default=3000,
+        ge=200,
+        description="Silence after which other workers take over this worker's requests, milliseconds.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Lowest level of the log."
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="Log lines for people or for machines."
+    )
