@@ -1,0 +1,104 @@
+"""The connection to Redis: time-outs, retries, and one meaning for every way of not reaching it."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from headrace_shared.errors import UnavailableError
+from headrace_shared.settings import RedisSettings
+
+CALL_TIMEOUT_S = 2.0
+"""Longest that one small call may take, retries included."""
+_CONNECT_TIMEOUT_S = 1.0
+_REPLY_TIMEOUT_S = 20.0
+"""Only large blobs come near it; small calls have CALL_TIMEOUT_S."""
+
+
+def connect(settings: RedisSettings) -> Redis:
+    """A client with its own pool, whose replies are bytes. Connects on first use, so it never fails here."""
+    kwargs: dict[str, Any] = dict(parse_url(settings.url))
+    if kwargs.get("connection_class") is SSLConnection:
+        kwargs.setdefault("ssl_check_hostname", kwargs.get("ssl_cert_reqs") != "none")
+    # Every state change is idempotent, so that retrying blindly is safe.
+    retry = Retry(ExponentialBackoff(cap=0.2, base=0.02), 2)
+    defaults: dict[str, Any] = {
+        "max_connections": settings.max_connections,
+        "timeout": CALL_TIMEOUT_S,
+        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        "socket_timeout": _REPLY_TIMEOUT_S,
+        "retry": retry,
+        "retry_on_error": [RedisConnectionError, RedisTimeoutError],
+        "protocol": 2,
+    }
+    return Redis.from_pool(BlockingConnectionPool(**(defaults | kwargs)))
+
+
+@asynccontextmanager
+async def reaching(redis: Redis, timeout_s: float = CALL_TIMEOUT_S) -> AsyncIterator[None]:
+    """Turn every failure to reach a writable Redis within ``timeout_s`` into UnavailableError."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except ReadOnlyError as error:
+        # After a failover these connections still lead to the old primary.
+        await redis.connection_pool.disconnect(inuse_connections=False)
+        raise UnavailableError("Redis is read-only") from error
+    except (AuthenticationError, AuthorizationError) as error:
+        raise UnavailableError("Redis refuses the credentials") from error
+    except (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError) as error:
+        raise UnavailableError("Redis cannot be reached") from error
+    except OutOfMemoryError as error:
+        raise UnavailableError("Redis is out of memory") from error
+    except ResponseError as error:
+        if str(error).startswith(("MASTERDOWN", "CLUSTERDOWN", "MISCONF", "NOREPLICAS", "UNBLOCKED")):
+            raise UnavailableError("Redis cannot write") from error
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a raw connection goes, and how it introduces itself."""
+
+    path: str | None
+    host: str
+    port: int
+    username: str | None
+    password: str | None
+    tls: ssl.SSLContext | None
+
+    @classmethod
+    def of_client(cls, redis: Redis) -> "Endpoint":
+        """The server that ``redis`` talks to."""
+        pool: Any = redis.connection_pool
+        connection = pool.make_connection()
+        is_unix = isinstance(connection, UnixDomainSocketConnection)
+        return cls(
+            path=connection.path if is_unix else None,
+            host="" if is_unix else connection.host,
+            port=0 if is_unix else int(connection.port),
+            username=connection.username,
+            password=connection.password,
+            tls=connection.ssl_context.get() if isinstance(connection, SSLConnection) else None,
+        )
+
+    @classmethod
+    def of_settings(cls, settings: RedisSettings) -> "Endpoint":
+        """The server that ``connect(settings)`` would talk to."""
+        return cls.of_client(connect(settings))

@@ -1,0 +1,79 @@
+"""Every Redis key and channel.
+
+Those of one queue share the base ``hr:{<queue>}:`` and with it a hash slot; the scripts derive them from the base:
+
+=====================  ========  ==============================================================================
+``q:<prio>:<lane>``    stream    entries ``r`` request id, ``c`` cost; group ``workers``; stays till the last ack
+``prios``              zset      priorities with something to hand out
+``lanes:<prio>``       zset      lanes with something to hand out -> service had so far; ``~`` always first
+``rest:<prio>``        zset      service had by lanes that are empty just now
+``vtime:<prio>``       string    virtual time of the fair order
+``cnt``                hash      ``requests`` and ``tokens`` queued, ``running``
+``due``                zset      queued requests with a deadline -> deadline
+``req:<rid>``          hash      the request's state (``state.lua``)
+``body:<rid>``         string    the encoded job, until it is done
+``out:<rid>``          stream    the token log; entry ``<seq>-0``, field ``d`` is the frame
+``tok:<rid>``          channel   ``<seq>|<frame>``
+``wk``                 zset      workers -> end of lease
+``own:<worker>``       zset      requests it holds -> time of enqueue
+``nonce:<worker>``     hash      last claim and its answer
+``dlq``                stream    requests that were given up
+``ctl:<worker>``       channel   ids of requests to cancel
+``bell``               channel   there is work
+=====================  ========  ==============================================================================
+
+All times are Redis' own, in milliseconds. The fleet's keys have the base ``hr:{fleet}:``:
+``leases`` (zset), ``states`` (hash), ``card:<digest>`` and ``blob:<digest>`` (strings).
+"""
+
+FLEET = "hr:{fleet}:"
+
+
+def base(queue: str) -> str:
+    """What every key of one queue begins with; KEYS[1] of its scripts."""
+    return f"hr:{{{queue}}}:"
+
+
+def tenant_lane(tenant: str) -> str:
+    """The lane of a tenant; the prefix keeps it apart from the continuation lane ``~``."""
+    return f"={tenant}"
+
+
+def counters(queue: str) -> str:
+    return f"{base(queue)}cnt"
+
+
+def request(queue: str, request_id: str) -> str:
+    return f"{base(queue)}req:{request_id}"
+
+
+def token_log(queue: str, request_id: str) -> str:
+    return f"{base(queue)}out:{request_id}"
+
+
+def token_channel(queue: str, request_id: str) -> bytes:
+    return f"{base(queue)}tok:{request_id}".encode()
+
+
+def control_channel(queue: str, worker_id: str) -> bytes:
+    return f"{base(queue)}ctl:{worker_id}".encode()
+
+
+def bell_channel(queue: str) -> bytes:
+    return f"{base(queue)}bell".encode()
+
+
+def card(digest: str) -> str:
+    return f"{FLEET}card:{digest}"
+
+
+def blob(digest: str) -> str:
+    return f"{FLEET}blob:{digest}"
+
+
+def fleet_leases() -> str:
+    return f"{FLEET}leases"
+
+
+def fleet_states() -> str:
+    return f"{FLEET}states"

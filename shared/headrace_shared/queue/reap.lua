@@ -1,0 +1,78 @@
+-- ARGV: caller lease_ms victim('' = any worker whose lease ended) limit poisoned_frame cancelled_frame deadline_frame
+-- Returns {requests put back into the queue, 1 when there is more to do}.
+-- With a victim it is that worker giving back what it holds of its own accord: no delivery counts as lost.
+local caller, victim, limit = ARGV[1], ARGV[3], tonumber(ARGV[4])
+local voluntary = victim ~= ''
+local now = now_ms()
+local put_back = 0
+
+local function end_with(rid, seq, frame)
+  log_frame(rid, seq + 1, frame)
+  finish(rid, now)
+end
+
+local function bury(rid, h)
+  local body = redis.call('GET', BASE .. 'body:' .. rid) or ''
+  redis.call('XADD', BASE .. 'dlq', 'MAXLEN', '~', 10000, '*', 'r', rid, 'worker', victim, 'lost', h[4], 'seq', h[2], 'body', body)
+  end_with(rid, h[2], ARGV[5])
+end
+
+local function put_back_request(rid, priority, cost, deadline)
+  local h = redis.call('HMGET', request_key(rid), 'lane', 'entry')
+  leave_lane(priority, h[1], h[2])
+  local entry = enter_lane(priority, CONTINUATION, rid, cost)
+  redis.call('HSET', request_key(rid), 'state', 'O', 'lane', CONTINUATION, 'entry', entry)
+  if deadline then redis.call('ZADD', BASE .. 'due', deadline, rid) end
+  put_back = put_back + 1
+end
+
+local function take_from_victim(rid)
+  local key = request_key(rid)
+  local h = redis.call('HMGET', key, 'state', 'seq', 'worker', 'lost', 'max', 'cancel', 'priority', 'cost', 'deadline')
+  if h[1] ~= 'R' or h[3] ~= victim then return end
+  if not voluntary then h[4] = redis.call('HINCRBY', key, 'lost', 1) end
+  redis.call('HDEL', key, 'worker') -- the fence: append compares it
+  tally(0, 0, -1)
+  if h[6] then end_with(rid, h[2], ARGV[6])
+  elseif tonumber(h[4]) >= tonumber(h[5]) then bury(rid, h)
+  else put_back_request(rid, h[7], h[8], h[9]) end
+end
+
+local function expire_queued()
+  local due = redis.call('ZRANGEBYSCORE', BASE .. 'due', '-inf', now, 'LIMIT', 0, limit)
+  for _, rid in ipairs(due) do
+    local h = redis.call('HMGET', request_key(rid), 'state', 'seq', 'cost')
+    if h[1] == 'Q' or h[1] == 'O' then
+      tally(-1, -tonumber(h[3]), 0)
+      end_with(rid, h[2], ARGV[7])
+    else
+      redis.call('ZREM', BASE .. 'due', rid)
+    end
+  end
+  return #due == limit
+end
+
+redis.call('ZADD', BASE .. 'wk', 'XX', now + ARGV[2], caller)
+local more = false
+if not voluntary then
+  more = expire_queued()
+  victim = redis.call('ZRANGEBYSCORE', BASE .. 'wk', '-inf', now, 'LIMIT', 0, 1)[1]
+  if not victim then return {0, more and 1 or 0} end
+end
+
+-- Oldest first, so that the continuation lane keeps their order.
+local own = BASE .. 'own:' .. victim
+local rids = redis.call('ZRANGE', own, 0, limit - 1)
+for _, rid in ipairs(rids) do
+  take_from_victim(rid)
+  redis.call('ZREM', own, rid)
+end
+if redis.call('EXISTS', own) == 0 then
+  redis.call('ZREM', BASE .. 'wk', victim)
+  redis.call('DEL', BASE .. 'nonce:' .. victim)
+  more = more or not voluntary -- there may be another one
+else
+  more = true
+end
+if put_back > 0 then redis.call('PUBLISH', BASE .. 'bell', '') end
+return {put_back, more and 1 or 0}

@@ -1,0 +1,95 @@
+-- What the transitions have in common. scripts.py puts this file in front of each of them.
+--
+-- KEYS[1] is the queue's base, "hr:{queue}:". Every other key is derived from it and so lies in the same hash slot.
+-- keys.py lists the keys. A request is in exactly one state, the field "state" of its hash:
+--   Q  queued, never claimed          R  running: in the own set of exactly one worker
+--   O  queued again, owner was lost   D  done: the last frame of its log is terminal
+-- Only Redis' clock is read, so that no host's clock matters.
+local BASE = KEYS[1]
+local CONTINUATION = '~'
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function request_key(rid) return BASE .. 'req:' .. rid end
+
+local function lane_key(priority, lane) return BASE .. 'q:' .. priority .. ':' .. lane end
+
+local function tally(requests, tokens, running)
+  local key = BASE .. 'cnt'
+  if requests ~= 0 then redis.call('HINCRBY', key, 'requests', requests) end
+  if tokens ~= 0 then redis.call('HINCRBY', key, 'tokens', tokens) end
+  if running ~= 0 then redis.call('HINCRBY', key, 'running', running) end
+end
+
+-- A lane with nothing left to hand out leaves the order. How much service it had is remembered while others of its
+-- priority still wait, so that emptying one's lane for a moment earns no advantage.
+local function rest_lane(priority, lane)
+  local lanes = BASE .. 'lanes:' .. priority
+  local served = redis.call('ZSCORE', lanes, lane)
+  if not served then return end
+  redis.call('ZREM', lanes, lane)
+  if redis.call('EXISTS', lanes) == 0 then
+    redis.call('ZREM', BASE .. 'prios', priority)
+    redis.call('DEL', BASE .. 'rest:' .. priority, BASE .. 'vtime:' .. priority)
+  elseif lane ~= CONTINUATION then
+    redis.call('ZADD', BASE .. 'rest:' .. priority, served, lane)
+  end
+end
+
+-- Start-time fair queueing: a lane that joins starts at the virtual time, or where it stood when that is later.
+local function join_order(priority, lane)
+  local lanes = BASE .. 'lanes:' .. priority
+  if redis.call('ZSCORE', lanes, lane) then return end
+  local start = '-inf'
+  if lane ~= CONTINUATION then
+    local stood = redis.call('ZSCORE', BASE .. 'rest:' .. priority, lane) or '0'
+    start = math.max(tonumber(redis.call('GET', BASE .. 'vtime:' .. priority) or '0'), tonumber(stood))
+    redis.call('ZREM', BASE .. 'rest:' .. priority, lane)
+  end
+  redis.call('ZADD', lanes, start, lane)
+  redis.call('ZADD', BASE .. 'prios', priority, priority)
+end
+
+-- Returns the id of the new lane entry.
+local function enter_lane(priority, lane, rid, cost)
+  local key = lane_key(priority, lane)
+  if redis.call('EXISTS', key) == 0 then
+    redis.call('XGROUP', 'CREATE', key, 'workers', '0', 'MKSTREAM')
+  end
+  join_order(priority, lane)
+  tally(1, tonumber(cost), 0)
+  return redis.call('XADD', key, '*', 'r', rid, 'c', cost)
+end
+
+-- Acknowledge and delete one entry, delivered or not; an empty lane disappears.
+local function leave_lane(priority, lane, entry)
+  local key = lane_key(priority, lane)
+  redis.call('XACK', key, 'workers', entry)
+  redis.call('XDEL', key, entry)
+  if redis.call('XLEN', key) == 0 then
+    redis.call('DEL', key)
+    rest_lane(priority, lane)
+  end
+end
+
+-- The log first, the channel second: whoever hears of a frame can also read it. Returns the number of listeners.
+local function log_frame(rid, seq, frame)
+  redis.call('XADD', BASE .. 'out:' .. rid, seq .. '-0', 'd', frame)
+  redis.call('HSET', request_key(rid), 'seq', seq)
+  return redis.call('PUBLISH', BASE .. 'tok:' .. rid, seq .. '|' .. frame)
+end
+
+-- Whatever state it is in, the request is done now. Its terminal frame must be in the log already.
+local function finish(rid, now)
+  local key = request_key(rid)
+  local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'ttl')
+  leave_lane(h[1], h[2], h[3])
+  redis.call('DEL', BASE .. 'body:' .. rid)
+  redis.call('ZREM', BASE .. 'due', rid)
+  redis.call('HSET', key, 'state', 'D', 'finished', now)
+  redis.call('PEXPIRE', key, h[4])
+  redis.call('PEXPIRE', BASE .. 'out:' .. rid, h[4])
+end

@@ -1,0 +1,179 @@
+"""ResultStream: the frames of one request, in order, each once, whatever happens to the channel.
+
+Live frames are taken from the channel as long as their numbers follow on. After a gap, a reconnect or more than the
+buffer holds, the stream is *behind*: what is buffered is handed out first, the rest is read from the log at the
+reader's pace, until it has caught up with the channel again.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from headrace_shared.clock import mono_s
+from headrace_shared.errors import ErrorCode, UnavailableError
+from headrace_shared.protocol.codec import ProtocolVersionError, decode_frame, encode_frame
+from headrace_shared.protocol.event import TERMINAL, Event, Failed
+from headrace_shared.queue.token_log import Head, LogPage, TokenLog
+
+log = logging.getLogger(__name__)
+
+_BUFFER_BYTES = 256 * 1024
+_RETRY_S = 0.25
+
+
+class ResultStream:
+    """One reader only. Safe to cancel at any await: no frame is lost by it."""
+
+    def __init__(
+        self, queue: str, request_id: str, token_log: TokenLog, on_end: Callable[["ResultStream"], None]
+    ) -> None:
+        self.queue = queue
+        self.request_id = request_id
+        self.last_seq = 0
+        """Number of the last frame handed out."""
+        self._log = token_log
+        self._on_end = on_end
+        self._buffer: deque[tuple[int, bytes]] = deque()
+        self._buffered_bytes = 0
+        self._tail = 0  # number of the last frame in the buffer, or handed out
+        self._behind = False
+        self._ended = False
+        self._aside: list[tuple[int, bytes]] | None = None  # live frames that arrive while the log is read
+        self._wake = asyncio.Event()
+        self._waiting = False
+        self._heard_s = mono_s()
+
+    def __aiter__(self) -> "ResultStream":
+        return self
+
+    async def __anext__(self) -> list[Event]:
+        """The next frame. Waits as long as it takes, also while Redis is away."""
+        await self._fill()
+        if not self._buffer:
+            raise StopAsyncIteration
+        return self._pop()
+
+    async def next_frames(self) -> list[list[Event]]:
+        """Every frame that is ready, at least one; [] after the end."""
+        await self._fill()
+        frames = []
+        while self._buffer:
+            frames.append(self._pop())
+        return frames
+
+    async def replay_from(self, seq: int) -> None:
+        """Go on with the frame after number ``seq``, from the log if need be."""
+        self._buffer.clear()
+        self._buffered_bytes = 0
+        self.last_seq = self._tail = seq
+        self.fall_behind()
+
+    async def close(self) -> None:
+        """Stop listening. Returns at once and talks to nobody, so it fits into any ``finally``."""
+        self._end()
+
+    # What the hub calls.
+
+    def offer(self, seq: int, frame: bytes) -> None:
+        """A frame from the channel."""
+        self._heard_s = mono_s()
+        if self._aside is not None:
+            if len(self._aside) < 1024:  # beyond that the log has to be read again anyhow
+                self._aside.append((seq, frame))
+        elif self._behind or self._ended or seq <= self._tail:
+            return
+        elif seq > self._tail + 1 or self._buffered_bytes > _BUFFER_BYTES:
+            self.fall_behind()
+        else:
+            self._push(seq, frame)
+            self._wake.set()
+
+    def fall_behind(self) -> None:
+        """The channel cannot be trusted to have said everything: look into the log."""
+        self._behind = True
+        self._wake.set()
+
+    def silent(self, now_s: float, for_s: float) -> bool:
+        """True when the reader has waited ``for_s`` without hearing anything; starts a new silence."""
+        if not self._waiting or now_s - self._heard_s < for_s:
+            return False
+        self._heard_s = now_s
+        return True
+
+    def compare(self, head: Head) -> None:
+        """``head`` is what the log said lately: notice what the channel should have said."""
+        if head.over or head.seq > self._tail:
+            self.fall_behind()
+
+    # Inside.
+
+    async def _fill(self) -> None:
+        """Return when there is a frame in the buffer, or never will be."""
+        while not self._buffer and not self._ended:
+            if self._behind:
+                await self._catch_up()
+                continue
+            self._wake.clear()
+            self._waiting = True
+            try:
+                await self._wake.wait()
+            finally:
+                self._waiting = False
+
+    async def _catch_up(self) -> None:
+        self._aside = []
+        try:
+            page = await self._log.page(self.queue, self.request_id, self._tail)
+        except UnavailableError:
+            page = None
+        finally:
+            aside, self._aside = self._aside, None
+        if page is None:
+            await asyncio.sleep(_RETRY_S)
+        elif not self._ended:
+            self._take(page)
+            for seq, frame in aside:
+                self.offer(seq, frame)
+
+    def _take(self, page: LogPage) -> None:
+        for seq, frame in page.frames:
+            if seq != self._tail + 1:
+                self._fail("a part of the result was lost")
+                return
+            self._push(seq, frame)
+        self._behind = page.full
+        if not page.frames and (page.head.over or page.head.seq > self._tail):
+            self._fail("the request or its result is no longer known")
+
+    def _fail(self, message: str) -> None:
+        log.error("result stream broken", extra={"request_id": self.request_id, "reason": message})
+        self._push(self._tail, encode_frame([Failed(ErrorCode.INTERNAL, message)]))
+
+    def _push(self, seq: int, frame: bytes) -> None:
+        self._buffer.append((seq, frame))
+        self._buffered_bytes += len(frame)
+        self._tail = seq
+
+    def _pop(self) -> list[Event]:
+        seq, frame = self._buffer.popleft()
+        self._buffered_bytes -= len(frame)
+        self.last_seq = seq
+        try:
+            events = decode_frame(frame)
+        except (ProtocolVersionError, msgspec.DecodeError) as error:
+            log.error("undecodable frame", extra={"request_id": self.request_id, "seq": seq, "error": str(error)})
+            events = [Failed(ErrorCode.INTERNAL, "a part of the result cannot be read")]
+        if events and isinstance(events[-1], TERMINAL):
+            self._end()
+        return events
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._buffer.clear()
+        self._wake.set()
+        self._on_end(self)

@@ -1,0 +1,47 @@
+"""Settings that more than one kind of process reads."""
+
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_SCHEMES = ("redis", "rediss", "unix")
+
+
+class RedisSettings(BaseSettings):
+    """Where Redis (or Valkey) is."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_REDIS_", frozen=True, extra="forbid")
+
+    url: str = Field(
+        default="redis://127.0.0.1:6379/0",
+        description="redis://, rediss:// (TLS) or unix:// address, with user, password and database where needed.",
+    )
+    max_connections: int = Field(default=16, ge=2, description="Most connections that one process opens for commands.")
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in _SCHEMES:
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        if parts.scheme == "unix" and not parts.path:
+            raise ValueError("must name the socket: unix:///path/to/socket")
+        return value
+
+
+class QueueSettings(BaseSettings):
+    """How much may wait, and how long results are kept. Read where requests are put into the queue."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_QUEUE_", frozen=True, extra="forbid")
+
+    max_requests: int = Field(default=10_000, ge=1, description="Most requests that may wait per model.")
+    max_tokens: int = Field(
+        default=100_000_000, ge=1, description="Most context tokens that the waiting requests of a model may need."
+    )
+    replay_ttl_s: int = Field(
+        default=600, ge=1, description="How long a finished request's token log can be replayed, seconds."
+    )
+    max_attempts: int = Field(
+        default=4, ge=1, description="Workers that may be lost while running a request before it is given up."
+    )
