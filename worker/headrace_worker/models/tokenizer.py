@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from headrace_shared.model_card import GenerationDefaults
 from headrace_worker.models.errors import ModelLoadError
 from headrace_worker.models.files import ModelFiles
-from headrace_worker.models.load import locate
+from headrace_worker.models.load import ModelPlace, locate
 from headrace_worker.settings import WorkerSettings
 
 _SPECIAL = ("pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
@@ -36,7 +36,7 @@ def load_files(settings: WorkerSettings) -> ModelFiles:
         eos_token=_text(special.pop("eos_token")),
         special_tokens={name: str(token) for name, token in special.items() if token},
         add_bos_token=getattr(tokenizer, "add_bos_token", None),
-        defaults=_defaults(settings.generation_config, place),
+        defaults=_defaults(settings.generation_config, source),
     )
 
 
@@ -56,13 +56,13 @@ def _chat_template(asked: str | None, own: str | dict[str, str] | None) -> str |
     return own.get("default") if isinstance(own, dict) else own
 
 
-def _defaults(where: str, place: dict[str, Any]) -> GenerationDefaults:
+def _defaults(where: str, place: ModelPlace) -> GenerationDefaults:
     """What the file sets differently from transformers' own defaults; nothing for ``none``."""
     if where == "none":
         return GenerationDefaults()
-    path = place["pretrained_model_name_or_path"] if where == "auto" else where
+    path = place.path if where == "auto" else where
     try:
-        config = GenerationConfig.from_pretrained(path, revision=place.get("revision"))
+        config = GenerationConfig.from_pretrained(path, revision=place.kwargs.get("revision"))
     except (OSError, json.JSONDecodeError):
         if where != "auto":
             raise ModelLoadError(f"no generation_config.json in {where}") from None

@@ -1,0 +1,58 @@
+"""AttentionBackend: what a kernel offers to the layers of a model."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.models.layers import AttentionLayer
+
+
+@dataclass(slots=True)
+class LayerCache:
+    """One layer's keys and values, in whatever layout its back-end likes."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self.key.nbytes + self.value.nbytes)
+
+
+class AttentionBackend(Protocol):
+    """Writes new keys and values into the cache, and attends to everything in it."""
+
+    name: str
+
+    def supports(self, layer: AttentionLayer, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
+        """Whether layers like this one can be computed here."""
+
+    def allocate(
+        self, layer: AttentionLayer, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> LayerCache:
+        """A zeroed cache. Raises torch's OutOfMemoryError or RuntimeError when there is no room."""
+
+    def attend(
+        self,
+        layer: AttentionLayer,
+        cache: LayerCache,
+        rows: "AttentionRows",
+        batch: Batch,
+    ) -> torch.Tensor:
+        """Store the rows' keys and values, then attend causally. Returns [total, num_heads, value_dim], contiguous."""
+
+
+@dataclass(slots=True)
+class AttentionRows:
+    """One layer's packed queries, keys and values; strided views are welcome, with contiguous last dimensions."""
+
+    query: torch.Tensor
+    """[total, num_heads, head_dim]"""
+    key: torch.Tensor
+    """[total, num_kv_heads, head_dim]"""
+    value: torch.Tensor
+    """[total, num_kv_heads, value_dim]"""
+    sinks: torch.Tensor | None = None
+    """[num_heads]"""

@@ -1,0 +1,99 @@
+"""KVCache: the memory that holds every running sequence's keys and values, in blocks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from headrace_worker.execute.attention.backend import AttentionBackend, LayerCache
+from headrace_worker.models.errors import ModelLoadError
+from headrace_worker.models.layers import AttentionLayer
+
+_CPU_SHARE = 0.5
+"""A CPU's memory belongs to others as well: at most this much of the allowed share of what is free."""
+
+
+@dataclass(slots=True)
+class KVCache:
+    """Block ``i`` is row ``i`` of every layer's tensors: one block table serves all layers."""
+
+    layers: list[LayerCache]
+    num_blocks: int
+    block_size: int
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(layer.num_bytes for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSize:
+    """How large the cache may be."""
+
+    block_size: int = 16
+    """Tokens."""
+    memory_bytes: int | None = None
+    """None: by ``utilization``."""
+    utilization: float = 0.9
+    """Share of the device's memory for weights and cache together; on a CPU, twice the share of free memory for the cache."""
+    most_tokens: int | None = None
+    """More than this could never be used."""
+
+
+def block_bytes(layers: list[AttentionLayer], block_size: int, dtype: torch.dtype) -> int:
+    """Bytes of one block, all layers together."""
+    return sum(layer.kv_elements_per_token() for layer in layers) * block_size * int(dtype.itemsize)
+
+
+def count_blocks(layers: list[AttentionLayer], size: CacheSize, dtype: torch.dtype, device: torch.device) -> int:
+    """How many blocks fit. Raises ModelLoadError when that is not even one."""
+    one = block_bytes(layers, size.block_size, dtype)
+    allowed = size.memory_bytes if size.memory_bytes is not None else _free_bytes(device, size.utilization)
+    blocks = max(0, allowed) // one
+    if size.most_tokens is not None and size.memory_bytes is None:
+        blocks = min(blocks, -(-size.most_tokens // size.block_size))
+    if blocks < 1:
+        raise ModelLoadError(f"the KV cache has {max(0, allowed)} bytes of memory, and one block needs {one}")
+    return blocks
+
+
+def allocate(
+    backend: AttentionBackend,
+    layers: list[AttentionLayer],
+    num_blocks: int,
+    block_size: int,
+    kind: tuple[torch.dtype, torch.device],
+) -> KVCache:
+    """The cache itself. Raises ModelLoadError when the memory is not there."""
+    try:
+        caches = [backend.allocate(layer, num_blocks, block_size, *kind) for layer in layers]
+    except RuntimeError as error:
+        raise ModelLoadError(f"no memory for {num_blocks} KV blocks: {str(error).partition(chr(10))[0]}") from error
+    return KVCache(caches, num_blocks, block_size)
+
+
+def _free_bytes(device: torch.device, utilization: float) -> int:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return int(total * utilization - (total - free))
+    return int(_free_host_bytes() * utilization * _CPU_SHARE)
+
+
+def _free_host_bytes() -> int:
+    """Free memory of this machine, or of the container we are in when that is less."""
+    free = [_meminfo_bytes("MemAvailable")]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file():
+        text = limit.read_text().strip()
+        if text.isdigit():
+            free.append(int(text) - int(used.read_text()))
+    return min(free)
+
+
+def _meminfo_bytes(field: str) -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError as error:
+        raise ModelLoadError("this system does not say how much memory is free; set kv_cache_memory") from error
+    values = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    return int(values[field].split()[0]) * 1024

@@ -1,0 +1,82 @@
+"""ModelRunner: turns a plan into tokens."""
+
+from typing import Protocol
+
+import torch
+
+from headrace_shared.protocol.event import TokenLogprob
+from headrace_worker.execute.inputs import build_inputs
+from headrace_worker.execute.paged_attention import PagedAttention
+from headrace_worker.models.network import Network
+from headrace_worker.schedule.plan import Plan, Sampled, Slice
+from headrace_worker.schedule.request import Sequence
+
+_SCORED_LOGITS = 16 * 1024 * 1024
+"""Logits that exist at once while prompts are scored; 64 MiB in float32."""
+
+
+class SampledRows(Protocol):
+    """One entry per row of logits."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprob | None]
+
+
+class RowSampler(Protocol):
+    """Draws tokens from logits [rows, vocab], which it may change in place."""
+
+    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> SampledRows: ...
+
+    def prompt_logprobs(self, logits: torch.Tensor, sequence: Sequence, start: int) -> list[TokenLogprob]: ...
+
+    def forget(self, request_id: str) -> None: ...
+
+
+class ModelRunner:
+    """Owns the model, its K/V cache and its sampler; one thread calls it."""
+
+    def __init__(
+        self, network: Network, attention: PagedAttention, sampler: RowSampler, vocab_size: int, device: torch.device
+    ) -> None:
+        self._network = network
+        self._attention = attention
+        self._sampler = sampler
+        self._device = device
+        self._rows_at_once = max(1, _SCORED_LOGITS // vocab_size)
+
+    def execute(self, plan: Plan) -> Sampled:
+        """Compute every slice of ``plan``; one token for each slice that samples, in order."""
+        with torch.inference_mode():
+            return self._execute(plan)
+
+    def _execute(self, plan: Plan) -> Sampled:
+        step = build_inputs(plan.slices, self._attention.cache.block_size, self._device)
+        self._attention.begin(step.batch)
+        hidden = self._network.hidden(step.input_ids, step.positions)
+        sampled = Sampled()
+        self._score_prompts(plan.slices, step.batch.starts, hidden, sampled)
+        drawing = [part.sequence for part in plan.slices if part.samples]
+        if drawing:
+            if len(step.sample_rows) < hidden.shape[0]:
+                hidden = hidden[step.sample_rows]
+            drawn = self._sampler.sample(self._network.logits(hidden), drawing)
+            sampled.token_ids, sampled.logprobs = drawn.token_ids, drawn.logprobs
+        return sampled
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is cached for a request that has ended."""
+        self._sampler.forget(request_id)
+
+    def _score_prompts(self, slices: list[Slice], starts: list[int], hidden: torch.Tensor, sampled: Sampled) -> None:
+        """Log-probabilities of prompt tokens, a bounded number of rows at a time."""
+        for part, row in zip(slices, starts, strict=False):
+            count = part.prompt_scores
+            if not count:
+                continue
+            scores: list[TokenLogprob] = []
+            while len(scores) < count:
+                done = len(scores)
+                size = min(count - done, self._rows_at_once)
+                logits = self._network.logits(hidden[row + done : row + done + size])
+                scores += self._sampler.prompt_logprobs(logits, part.sequence, part.start + done)
+            sampled.prompt_logprobs.append((part, scores))

@@ -1,0 +1,202 @@
+"""Loading a model: a local directory, a Hugging Face id or a GGUF file becomes a LoadedModel."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+
+from headrace_worker.models import attention_hook
+from headrace_worker.models.context_length import context_length
+from headrace_worker.models.errors import ModelLoadError, ModelNotSupportedError
+from headrace_worker.models.layers import AttentionLayer
+from headrace_worker.models.probe import AttentionProbe, probe
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "attention"})
+"""Kinds of layers whose whole memory of the past is the K/V cache, as transformers names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model is and how it is to be loaded."""
+
+    model: str
+    """Local directory, GGUF file or Hugging Face id."""
+    dtype: str = "auto"
+    """``auto``, ``float32``, ``float16`` or ``bfloat16``; auto is float32 on a CPU, the checkpoint's own elsewhere."""
+    device: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    max_model_len: int | None = None
+    """None: as long as the model was made for."""
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model in memory, and everything the engine wants to know of it."""
+
+    model: PreTrainedModel
+    config: PretrainedConfig
+    """The text model's own configuration, when the model has several."""
+    layers: list[AttentionLayer]
+    """In the order in which they are computed."""
+    layer_index: dict[torch.nn.Module, int]
+    """Attention module -> its place in ``layers``."""
+    dtype: torch.dtype
+    device: torch.device
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: frozenset[int]
+    generation_config: GenerationConfig
+
+    @property
+    def architecture(self) -> str:
+        return type(self.model).__name__
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+
+def load_model(source: ModelSource) -> LoadedModel:
+    """Load, check and probe a model.
+
+    Raises ModelLoadError (files, settings) or ModelNotSupportedError (architecture), each with one
+    line that names the model.
+    """
+    try:
+        return _load(source)
+    except ModelNotSupportedError as error:
+        raise ModelNotSupportedError(f"{source.model} is not supported: {error}") from error
+    except ModelLoadError:
+        raise
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ModelLoadError(f"cannot load {source.model}: {_first_line(error)}") from error
+
+
+def _load(source: ModelSource) -> LoadedModel:
+    place = locate(source.model, source.revision)
+    device = _device(source.device)
+    given = AutoConfig.from_pretrained(place.path, trust_remote_code=source.trust_remote_code, **place.kwargs)
+    _check_config(given)
+    model = AutoModelForCausalLM.from_pretrained(
+        place.path,
+        **place.kwargs,
+        trust_remote_code=source.trust_remote_code,
+        dtype=_dtype(source.dtype, device, given),
+        attn_implementation=attention_hook.NAME,
+    )
+    model = model.to(device).eval().requires_grad_(False)
+    config = model.config.get_text_config(decoder=True)
+    found = probe(model, device)
+    _check_layers(config, found)
+    loaded = LoadedModel(
+        model=model,
+        config=config,
+        layers=found.layers,
+        layer_index=found.index,
+        dtype=model.dtype,
+        device=device,
+        vocab_size=model.get_output_embeddings().weight.shape[0],
+        max_model_len=context_length(config, source.max_model_len),
+        eos_token_ids=_eos_token_ids(model.generation_config, config),
+        generation_config=model.generation_config,
+    )
+    log.info(
+        "model loaded",
+        extra={
+            "model": source.model,
+            "architecture": loaded.architecture,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(device),
+            "parameters_m": round(model.num_parameters() / 1e6, 1),
+            "max_model_len": loaded.max_model_len,
+        },
+    )
+    return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlace:
+    """Where transformers finds a model's files."""
+
+    path: str
+    """A directory or a Hugging Face id."""
+    kwargs: dict[str, str]
+    """What else ``from_pretrained`` has to be told."""
+
+
+def locate(model: str, revision: str | None = None) -> ModelPlace:
+    """Find a local directory, GGUF file or Hugging Face id. Raises ModelLoadError when it can be none of them."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelLoadError(f"cannot load {model}: it is a file, and not a .gguf file")
+        return ModelPlace(str(path.parent), {"gguf_file": path.name})
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelLoadError(f"cannot load {model}: the directory has no config.json")
+        return ModelPlace(str(path), {})
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise ModelLoadError(f"cannot load {model}: no such file or directory")
+    return ModelPlace(model, {"revision": revision} if revision else {})
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, and this machine or this torch build has none")
+    return device
+
+
+def _dtype(name: str, device: torch.device, config: PretrainedConfig) -> torch.dtype:
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cpu":
+        return torch.float32
+    own = config.get_text_config(decoder=True).dtype
+    return own if isinstance(own, torch.dtype) else torch.float32
+
+
+def _check_config(config: PretrainedConfig) -> None:
+    """What can be refused before gigabytes are read."""
+    if config.is_encoder_decoder:
+        raise ModelNotSupportedError("it is an encoder-decoder model")
+    kinds = set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
+    other = sorted(kinds - _LAYER_TYPES)
+    if other:
+        raise ModelNotSupportedError(f"it has layers of the kind {', '.join(other)}")
+
+
+def _check_layers(config: PretrainedConfig, found: AttentionProbe) -> None:
+    expected = config.num_hidden_layers
+    if len(found.layers) != expected:
+        raise ModelNotSupportedError(
+            f"{len(found.layers)} of its {expected} layers use transformers' attention interface; all have to"
+        )
+    for layer, kind in zip(found.layers, getattr(config, "layer_types", None) or (), strict=False):
+        if kind == "sliding_attention" and layer.sliding_window is None:
+            raise ModelNotSupportedError("its layers keep their sliding window to themselves")
+
+
+def _eos_token_ids(*configs: GenerationConfig | PretrainedConfig) -> frozenset[int]:
+    """The first of ``configs`` that knows how a text ends."""
+    for config in configs:
+        ids = getattr(config, "eos_token_id", None)
+        if ids is not None:
+            return frozenset([ids] if isinstance(ids, int) else ids)
+    return frozenset()
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"its files name an unknown {error}"
+    lines: Mapping[str, None] = dict.fromkeys(str(error).strip().splitlines())
+    return next(iter(lines), type(error).__name__)
