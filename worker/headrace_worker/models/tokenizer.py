@@ -35,7 +35,8 @@ def load_files(settings: WorkerSettings) -> ModelFiles:
         bos_token=_text(special.pop("bos_token")),
         eos_token=_text(special.pop("eos_token")),
         special_tokens={name: str(token) for name, token in special.items() if token},
-        add_bos_token=getattr(tokenizer, "add_bos_token", None),
+        # add_bos_token stays None: the post-processor just serialised already does what the configuration says,
+        # and transformers' attribute is False for a model whose BOS comes from its own post-processor (Llama 3).
         defaults=_defaults(settings.generation_config, source),
     )
 
