@@ -15,7 +15,7 @@ class JobHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     """Lower goes first."""
     tenant: str = "-"
     cost_tokens: int = 0
-    """Context tokens that the job may need: prompt + max_tokens, times n."""
+    """Tokens the job is expected to take: prompt + n times the likely output. Workers claim and tenants are charged by it."""
     deadline_ms: int | None = None
     """Wall clock, milliseconds; None: no deadline."""
     traceparent: str | None = None

@@ -29,6 +29,7 @@ from headrace_worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 _REDIS_RETRY_S = 1.0
+_CANCEL_AGAIN_S = 0.2
 _LAST_WORDS_S = 2.0
 """How long frames may take to reach the log when the worker leaves."""
 
@@ -168,6 +169,9 @@ async def _running(tasks: dict[str, Coroutine[Any, Any, None]], on_failure: Any)
     try:
         yield
     finally:
-        for task in started:
-            task.cancel()
-        await asyncio.gather(*started, return_exceptions=True)
+        pending = set(started)
+        while pending:
+            for task in pending:
+                task.cancel()
+            # Not once: a cancellation that arrives together with a reply can get lost inside redis-py.
+            _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
