@@ -107,6 +107,16 @@ def test_the_largest_values_are_those_that_topk_finds(rows, columns, share, dist
     x = torch.randint(0, distinct, (rows, columns), generator=torch.Generator().manual_seed(seed)).float()
     k = max(1, int(share**3 * columns))
     found = largest(x, k)
-    assert torch.equal(found.values, x.topk(k).values)
-    assert torch.equal(x.gather(1, found.columns), found.values)
-    assert all(len(set(row)) == k for row in found.columns.tolist())
+    ordered = x.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(found.values, ordered.values[:, :k])
+    assert torch.equal(found.columns, ordered.indices[:, :k])
+
+
+def test_the_largest_values_are_found_among_impossible_ones_and_beside_rows_of_nan(lab):
+    x = lab.logits(3, 5000)
+    x[0, 100:] = -torch.inf
+    x[1] = torch.nan
+    found = largest(x, 120)
+    for row in (0, 2):
+        assert torch.equal(found.values[row], x[row].topk(120).values)
+        assert torch.equal(x[row, found.columns[row]], found.values[row])

@@ -1,35 +1,65 @@
-"""The largest values of wide rows, without looking at every value twice."""
+"""The largest values of wide rows, without sorting what cannot be among them.
+
+On a CPU through numpy, whose comparisons and sorts are several times as fast as torch's.
+"""
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-_BLOCK = 64
+_BLOCKS = (64, 32, 16, 8)
 
 
-class Largest(NamedTuple):
-    """The k largest values of each row, largest first, and their columns; both [rows, k]."""
+class Picked(NamedTuple):
+    """Some values of each row and their columns, both [rows, width]."""
 
     values: torch.Tensor
     columns: torch.Tensor
 
 
-def largest(x: torch.Tensor, k: int) -> Largest:
-    """``torch.topk`` for 2-D tensors, several times faster for small ``k`` on a CPU.
+def reaching(x: torch.Tensor, bound: torch.Tensor) -> Picked:
+    """The values of contiguous x [rows, columns] that are at least ``bound`` [rows, 1], in the order of their columns.
 
-    The k largest values of a row lie in the k blocks with the largest maxima, because each of
-    those has at least one value that is no smaller than anything outside them. Which of equal
-    values are taken depends on the row and on ``k``, never on other rows.
+    As wide as the fullest row, and at least 1; the others are filled up with -inf at column 0.
     """
-    blocks = x.shape[1] // _BLOCK
-    if 2 * k > blocks:
-        return Largest(*x.topk(k))
-    # [0, edge) is cut into blocks, [edge, columns) is looked at as it is.
-    edge = blocks * _BLOCK
-    body = x[:, :edge].unflatten(1, (blocks, _BLOCK))
-    chosen = body.amax(2).topk(k, sorted=False).indices
-    candidates = body.gather(1, chosen[:, :, None].expand(-1, -1, _BLOCK))
-    starts = chosen[:, :, None] * _BLOCK + torch.arange(_BLOCK, device=x.device)
-    rest = torch.arange(edge, x.shape[1], device=x.device).expand(x.shape[0], -1)
-    values, places = torch.cat([candidates.flatten(1), x[:, edge:]], 1).topk(k)
-    return Largest(values, torch.cat([starts.flatten(1), rest], 1).gather(1, places))
+    rows, columns = x.shape
+    if x.device.type == "cpu":
+        flat = torch.from_numpy(np.flatnonzero(x.numpy() >= bound.numpy()))
+    else:
+        flat = (x >= bound).flatten().nonzero().squeeze(1)
+    row, column = flat // columns, flat % columns
+    counts = torch.bincount(row, minlength=rows)
+    width = max(1, int(counts.max()))
+    place = torch.arange(len(flat), device=x.device) - (counts.cumsum(0) - counts)[row]
+    picked = Picked(x.new_full((rows, width), -torch.inf), column.new_zeros((rows, width)))
+    picked.values[row, place] = x.flatten()[flat]
+    picked.columns[row, place] = column
+    return picked
+
+
+def largest_values(x: torch.Tensor, k: int) -> torch.Tensor:
+    """The k largest values [rows, k] of contiguous x [rows, columns], largest first."""
+    rows, columns = x.shape
+    block = next((size for size in _BLOCKS if k <= columns // size), None)
+    if x.device.type != "cpu" or block is None:
+        return x.topk(k).values if k < columns else _descending(x)
+    # The k-th largest of the blocks' maxima is a bound that k values reach at least.
+    edge = columns // block * block
+    maxima = x[:, :edge].unflatten(1, (-1, block)).amax(2)
+    found = _descending(reaching(x, maxima.topk(k, sorted=False).values.amin(1, keepdim=True)).values)[:, :k]
+    # Only rows that are not numbers are short.
+    return torch.cat([found, x.new_full((rows, k - found.shape[1]), -torch.inf)], 1)
+
+
+def largest(x: torch.Tensor, k: int) -> Picked:
+    """The k largest values with their columns, largest first, of equal values the one in the lower column."""
+    picked = reaching(x, largest_values(x, k)[:, -1:])
+    values, order = picked.values.sort(dim=1, descending=True, stable=True)
+    return Picked(values[:, :k], picked.columns.gather(1, order[:, :k]))
+
+
+def _descending(x: torch.Tensor) -> torch.Tensor:
+    if x.device.type == "cpu":
+        return torch.from_numpy(np.sort(x.numpy(), axis=1)).flip(1)
+    return x.sort(dim=1, descending=True).values

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from headrace_worker.execute.logits.draw import first_above
-from headrace_worker.execute.logits.largest import Largest, largest
+from headrace_worker.execute.logits.largest import largest_values, reaching
 
 _FIRST_LOOK = 64
 
@@ -28,11 +28,22 @@ def draw_truncated(logits: torch.Tensor, uniform: torch.Tensor, truncation: Trun
     """Tokens [rows] from the truncated softmax(logits [rows, vocab]), at ``uniform`` [rows, 1] float64.
 
     Tokens with equal logits stand or fall together: a row keeps more than ``top_k`` tokens when
-    several share the last place. Only a few of the largest logits are looked at, and more of them
-    in those rows where the few do not settle which tokens stay; how many makes no difference.
+    several share the last place.
+    """
+    kept = reaching(logits, thresholds(logits, truncation))
+    values = kept.values.double()
+    sums = (values - values.amax(1, keepdim=True)).exp().cumsum(1)
+    return kept.columns.gather(1, first_above(sums, uniform * sums[:, -1:])).squeeze(1)
+
+
+def thresholds(logits: torch.Tensor, truncation: Truncation) -> torch.Tensor:
+    """The smallest logit [rows, 1] of each row that stays.
+
+    Looks at a few of the largest logits, and at more of them in those rows where the few do not
+    settle it; how many were looked at makes no difference to the result.
     """
     rows, vocab = logits.shape
-    tokens = torch.zeros(rows, dtype=torch.int64, device=logits.device)
+    found = logits.new_empty((rows, 1))
     totals = _totals(logits, truncation)
     bounds = truncation.top_k[truncation.top_k < vocab]
     # Twice as many as top-k keeps, to see that nothing beyond shares its last place.
@@ -40,39 +51,38 @@ def draw_truncated(logits: torch.Tensor, uniform: torch.Tensor, truncation: Trun
     pending = torch.arange(rows, device=logits.device)
     while len(pending):
         count = min(count, vocab)
-        seen = largest(logits[pending], count)
-        kept, settled = _keep(seen.values.double(), totals[pending], truncation.rows(pending), vocab)
-        done = pending[settled]
-        tokens[done] = _pick(Largest(kept[settled], seen.columns[settled]), uniform[done])
+        looked = largest_values(logits if len(pending) == rows else logits[pending], count)
+        smallest, settled = _cut(looked.double(), totals[pending], truncation.rows(pending), vocab)
+        found[pending[settled]] = smallest[settled]
         pending = pending[~settled]
         count *= 8
-    return tokens
+    return found
 
 
-class _Kept(NamedTuple):
-    weights: torch.Tensor
-    """[rows, count]; 0 for the tokens that are cut off."""
+class _Cut(NamedTuple):
+    smallest: torch.Tensor
+    """[rows, 1] float32; the last of the looked-at logits that stays."""
     settled: torch.Tensor
     """[rows]; no token that was not looked at can stay."""
 
 
-def _keep(values: torch.Tensor, totals: torch.Tensor, truncation: Truncation, vocab: int) -> _Kept:
+def _cut(values: torch.Tensor, totals: torch.Tensor, truncation: Truncation, vocab: int) -> _Cut:
     """Cut the looked-at logits [rows, count], largest first; ``totals`` as from ``_totals``."""
     count = values.shape[1]
     everything = count == vocab
     weights = (values - values[:, :1]).exp()
     # A top_k that is on never reaches beyond what was looked at.
     kth = values.gather(1, truncation.top_k.clamp_max(count) - 1).where(truncation.top_k < vocab, -torch.inf)
-    survives = (values >= kth) & (weights >= truncation.min_p)
-    complete = ~survives[:, -1:] | everything
-    sums = weights.where(survives, 0.0).cumsum(1)
+    stays = (values >= kth) & (weights >= truncation.min_p)
+    complete = ~stays[:, -1:] | everything
+    sums = weights.where(stays, 0.0).cumsum(1)
     unbounded = totals > 0
     nucleus = truncation.top_p * totals.where(unbounded, sums[:, -1:])
-    survives &= (sums - weights < nucleus) | (truncation.top_p >= 1)
-    survives[:, 0] = True
-    threshold = values.where(survives, torch.inf).amin(1, keepdim=True)
-    settled = (unbounded | complete) & ((values[:, -1:] < threshold) | everything)
-    return _Kept(weights.where(values >= threshold, 0.0), settled.squeeze(1))
+    stays &= (sums - weights < nucleus) | (truncation.top_p >= 1)
+    stays[:, 0] = True
+    smallest = values.where(stays, torch.inf).amin(1, keepdim=True)
+    settled = (unbounded | complete) & ((values[:, -1:] < smallest) | everything)
+    return _Cut(smallest.float(), settled.squeeze(1))
 
 
 def _totals(logits: torch.Tensor, truncation: Truncation) -> torch.Tensor:
@@ -82,10 +92,3 @@ def _totals(logits: torch.Tensor, truncation: Truncation) -> torch.Tensor:
     if len(rows):
         totals[rows] = 1 / logits[rows].softmax(1).amax(1, keepdim=True).double()
     return totals
-
-
-def _pick(kept: Largest, uniform: torch.Tensor) -> torch.Tensor:
-    # In the vocabulary's order, because that of equal logits is not defined.
-    columns, order = kept.columns.sort(1)
-    sums = kept.values.gather(1, order).cumsum(1)
-    return columns.gather(1, first_above(sums, uniform * sums[:, -1:])).squeeze(1)
