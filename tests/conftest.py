@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import settings
 
 from headrace_cli.embedded_redis import EmbeddedRedis
+
+# An example's time says how busy the machine is, nothing of the code.
+settings.register_profile("headrace", deadline=None)
+settings.load_profile("headrace")
 
 
 @pytest.fixture(scope="session")
