@@ -43,6 +43,10 @@ local function step()
   local priority = redis.call('ZRANGE', BASE .. 'prios', 0, 0)[1]
   if not priority then return false end
   local lane = redis.call('ZRANGE', BASE .. 'lanes:' .. priority, 0, 0)[1]
+  if not lane then
+    redis.call('ZREM', BASE .. 'prios', priority)
+    return true
+  end
   local entry = head(priority, lane)
   if not entry then
     rest_lane(priority, lane)

@@ -29,6 +29,7 @@ CALL_TIMEOUT_S = 2.0
 _CONNECT_TIMEOUT_S = 1.0
 _REPLY_TIMEOUT_S = 20.0
 """Only large blobs come near it; small calls have CALL_TIMEOUT_S."""
+_CANNOT_SERVE = ("BUSY", "CLUSTERDOWN", "MASTERDOWN", "MISCONF", "NOREPLICAS")
 
 
 def connect(settings: RedisSettings) -> Redis:
@@ -67,8 +68,8 @@ async def reaching(redis: Redis, timeout_s: float = CALL_TIMEOUT_S) -> AsyncIter
     except OutOfMemoryError as error:
         raise UnavailableError("Redis is out of memory") from error
     except ResponseError as error:
-        if str(error).startswith(("MASTERDOWN", "CLUSTERDOWN", "MISCONF", "NOREPLICAS", "UNBLOCKED")):
-            raise UnavailableError("Redis cannot write") from error
+        if str(error).startswith(_CANNOT_SERVE):
+            raise UnavailableError("Redis cannot serve just now") from error
         raise
 
 

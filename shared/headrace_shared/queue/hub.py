@@ -44,9 +44,9 @@ class StreamHub:
         await self._subscriber.close()
 
     async def open(self, queue: str, request_id: str) -> ResultStream:
-        """Listen to a request, before it is enqueued or at any later time; begins with its first frame.
+        """Listen to a request that is about to be enqueued; begins with its first frame.
 
-        Raises UnavailableError when Redis does not confirm the subscription in time.
+        For one that may have begun already, call ``replay_from`` next. Raises UnavailableError when Redis does not confirm the subscription in time.
         """
         channel = keys.token_channel(queue, request_id)
         stream = ResultStream(queue, request_id, self._log, self._forget)
@@ -56,6 +56,7 @@ class StreamHub:
         except BaseException:
             await stream.close()
             raise
+        stream.listening = True
         return stream
 
     def _forget(self, stream: ResultStream) -> None:
@@ -73,7 +74,8 @@ class StreamHub:
 
     def _on_subscribed(self, channel: bytes) -> None:
         for stream in self._streams.get(channel, ()):
-            stream.fall_behind()
+            if stream.listening:  # so this is a new connection, and there was a time without one
+                stream.fall_behind()
 
     async def _sweep(self) -> None:
         """Lost messages leave no trace on the channel; compare silent streams with their logs."""

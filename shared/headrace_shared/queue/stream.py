@@ -34,6 +34,8 @@ class ResultStream:
         self.request_id = request_id
         self.last_seq = 0
         """Number of the last frame handed out."""
+        self.listening = False
+        """Set by the hub once the channel is subscribed."""
         self._log = token_log
         self._on_end = on_end
         self._buffer: deque[tuple[int, bytes]] = deque()
