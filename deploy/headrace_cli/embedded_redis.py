@@ -6,6 +6,7 @@ import importlib.util
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -13,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Literal, TextIO
 from urllib.parse import quote
+
+from headrace_cli.orphans import die_with_parent
 
 _SOCKET_PATH_LIMIT = 100  # the kernel's is 108 on Linux and 104 on macOS
 _SERVER_NAMES = ("valkey-server", "redis-server")
@@ -100,6 +103,7 @@ class EmbeddedRedis:
                     stdout=log,
                     stderr=log,
                     process_group=0,
+                    preexec_fn=die_with_parent(signal.SIGTERM),
                 )
             self._wait_ready(time.monotonic() + timeout_s)
         except BaseException:

@@ -1,0 +1,166 @@
+"""``headrace serve``: queue, worker and API node on this machine, as processes under one supervisor."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from headrace_cli import servers
+from headrace_cli.banner import Ready
+from headrace_cli.embedded_redis import EmbeddedRedis, EmbeddedRedisError
+from headrace_cli.errors import EXIT_CONFIGURATION, EXIT_INTERRUPTED, CliError
+from headrace_cli.processes import ProcessSpec, RestartPolicy, Supervisor
+from headrace_cli.terminal import Terminal
+
+_POLL_S = 0.2
+_QUEUE_CHECK_S = 0.5
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """``variables``: settings of the servers. ``redis_url`` None: a queue of our own below ``state_dir``."""
+
+    host: str
+    port: int
+    state_dir: Path
+    redis_url: str | None
+    variables: Mapping[str, str]
+
+    @property
+    def base_url(self) -> str:
+        host = _ANY_ADDRESS.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def free_port(host: str, port: int) -> int:
+    """``port`` if it can be listened on, a free one for 0. Raises CliError when it is taken."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        reason = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        raise CliError(f"{reason}; choose another --port or --host", exit_code=EXIT_CONFIGURATION) from None
+
+
+class LocalStack:
+    """The processes of one ``headrace serve``, from the first start to the last stop. Made inside a running loop."""
+
+    def __init__(self, settings: LocalSettings, terminal: Terminal) -> None:
+        self._settings = settings
+        self._terminal = terminal
+        self._supervisor = Supervisor(terminal.log)
+        self._redis = None if settings.redis_url else EmbeddedRedis(settings.state_dir / "queue")
+        self._stop_asked = asyncio.Event()
+        self._hurry = False
+
+    async def run(self) -> int:
+        """Serve until a signal comes or something cannot be kept running; nothing that was started outlives this.
+
+        Returns the exit status: 0 after a drain, 130 after a second Ctrl-C. Raises CliError for a failure.
+        """
+        loop = asyncio.get_running_loop()
+        for number in _STOP_SIGNALS:
+            loop.add_signal_handler(number, self._on_stop_signal)
+        tasks = [
+            asyncio.create_task(self._serve()),
+            asyncio.create_task(self._fail_with_supervisor()),
+            asyncio.create_task(self._stop_asked.wait()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await self._stop()
+        for task in done:
+            task.result()
+        return EXIT_INTERRUPTED if self._hurry else 0
+
+    async def _serve(self) -> None:
+        """Start everything, say so when it is ready, and look after the queue for ever."""
+        with self._terminal.busy("Starting"):
+            redis_url = self._start_queue()
+            self._supervisor.start(self._spec("worker", servers.WORKER, redis_url))
+            self._supervisor.start(self._spec("api", servers.API, redis_url))
+            ready = await self._wait_ready()
+        self._supervisor.settle()
+        self._terminal.show(*ready.forms())
+        await self._keep_queue()
+        await asyncio.Event().wait()
+
+    async def _fail_with_supervisor(self) -> None:
+        raise await self._supervisor.failure()
+
+    def _spec(self, name: str, package: str, redis_url: str) -> ProcessSpec:
+        variables = {**self._settings.variables, "HEADRACE_REDIS_URL": redis_url}
+        return ProcessSpec(name, servers.command(package), servers.environment(variables))
+
+    def _start_queue(self) -> str:
+        # Not in a thread: the kernel ties the server's life to the thread that starts it.
+        if self._redis is None:
+            assert self._settings.redis_url is not None  # noqa: S101 - the constructor's condition
+            return self._settings.redis_url
+        try:
+            self._redis.start()
+        except EmbeddedRedisError as error:
+            raise CliError(f"queue: {error}") from None
+        return self._redis.url
+
+    async def _keep_queue(self) -> None:
+        """Start the embedded queue again whenever it ends; its URL stays, so workers and API find it."""
+        policy, crashes = RestartPolicy(), 0
+        if self._redis is None:
+            return
+        while True:
+            await asyncio.sleep(_QUEUE_CHECK_S if crashes == 0 else policy.delay_s(crashes))
+            if self._redis.running:
+                continue
+            self._terminal.log("queue", "has ended; starting it again")
+            try:
+                self._redis.start()
+                crashes = 0
+            except EmbeddedRedisError as error:
+                crashes += 1
+                self._terminal.log("queue", f"{error}; next try in {policy.delay_s(crashes):g} s")
+
+    async def _wait_ready(self) -> Ready:
+        """Poll until the API reports a live worker."""
+        async with httpx.AsyncClient(base_url=self._settings.base_url, timeout=5.0, trust_env=False) as client:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    answer = await client.get("/ready")
+                    if answer.status_code == httpx.codes.OK:
+                        return Ready.from_report(self._settings.base_url, answer.json())
+                await asyncio.sleep(_POLL_S)
+
+    async def _stop(self) -> None:
+        """The API stops accepting and finishes what runs, then the worker, then the queue they needed for it."""
+        if self._supervisor.pids():
+            self._terminal.line("Stopping; running requests are finished first (Ctrl-C again: stop now)")
+        await self._supervisor.stop()
+        if self._redis is not None:
+            self._redis.stop()
+
+    def _on_stop_signal(self) -> None:
+        if self._stop_asked.is_set():
+            self._hurry = True
+            self._supervisor.kill()
+        self._stop_asked.set()
+
+
+async def serve(settings: LocalSettings, terminal: Terminal) -> int:
+    """``LocalStack.run`` for a caller without a loop of its own."""
+    return await LocalStack(settings, terminal).run()

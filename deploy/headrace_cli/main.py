@@ -1,0 +1,133 @@
+"""The ``headrace`` command. It starts servers as processes and talks to them over HTTP; it imports neither of them."""
+
+import asyncio
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headrace_cli import flags, folders, models, servers
+from headrace_cli.errors import EXIT_INTERRUPTED, CliError
+from headrace_cli.terminal import Terminal
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_DEFAULT_HOST = "127.0.0.1"
+_DEFAULT_PORT = 8000
+_API_FLAGS = (*flags.API_FLAGS, *flags.logging_flags("API"), flags.REDIS_FLAG)
+_WORKER_FLAGS = (*flags.WORKER_FLAGS, *flags.logging_flags("WORKER"), flags.REDIS_FLAG)
+_SERVE_FLAGS = (*flags.API_FLAGS, *flags.WORKER_FLAGS, *flags.logging_flags("API", "WORKER"), flags.REDIS_FLAG)
+
+
+def main() -> None:
+    """The entry point: what is wrong is said in one line, and the exit status tells what kind of wrong it was."""
+    try:
+        app()
+    except CliError as error:
+        print(f"headrace: error: {error.message}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"headrace {importlib.metadata.version('headrace')}")
+        raise typer.Exit
+
+
+@app.callback()
+def headrace(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Serve language models behind an OpenAI-compatible API, over a Redis queue."""
+
+
+_Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="Model directory, GGUF file or Hugging Face id; without it a small demo model.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+@flags.accepts(*_SERVE_FLAGS)
+def serve(
+    model: _Model = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Folder for the embedded queue's data.", show_default=False, metavar="FOLDER")
+    ] = None,
+    **given: Any,
+) -> None:
+    """Serve MODEL on this machine: queue, worker and API node in one command.
+
+    \b
+    Examples:
+      headrace serve
+      headrace serve Qwen/Qwen3-0.6B --port 9000 --api-key secret
+      headrace serve ./model.gguf --kv-cache-memory 2GiB
+    """
+    from headrace_cli import local  # httpx and asyncio take time that --help should not
+
+    terminal = Terminal()
+    simulated = given["engine"] == "simulated"
+    servers.require(servers.API)
+    if not simulated:
+        servers.require(servers.WORKER)
+    host = given["host"] or _DEFAULT_HOST
+    port = local.free_port(host, _DEFAULT_PORT if given["port"] is None else given["port"])
+    found = (model or "simulated") if simulated else models.resolve(model, terminal)
+    given |= {"host": host, "port": port}
+    settings = local.LocalSettings(
+        host=host,
+        port=port,
+        state_dir=(state_dir or folders.state_dir() / f"serve-{port}").expanduser().absolute(),
+        redis_url=given.pop("redis"),
+        variables={**flags.variables(_SERVE_FLAGS, given), "HEADRACE_WORKER_MODEL": found},
+    )
+    raise typer.Exit(asyncio.run(local.serve(settings, terminal)))
+
+
+@app.command()
+@flags.accepts(*_API_FLAGS)
+def api(**given: Any) -> None:
+    """Run one API node: HTTP in front, the queue behind. It needs no model and no torch.
+
+    \b
+    Example:
+      headrace api --redis redis://queue:6379/0 --host 0.0.0.0 --api-key secret
+    """
+    servers.require(servers.API)
+    servers.become(servers.API, flags.variables(_API_FLAGS, given))
+
+
+@app.command()
+@flags.accepts(*_WORKER_FLAGS)
+def worker(
+    model: Annotated[
+        str, typer.Argument(help="Model directory, GGUF file or Hugging Face id; 'demo' is the demo model.")
+    ],
+    **given: Any,
+) -> None:
+    """Run one worker that serves MODEL from the queue.
+
+    \b
+    Example:
+      headrace worker Qwen/Qwen3-0.6B --redis redis://queue:6379/0 --max-num-seqs 128
+    """
+    if given["engine"] != "simulated":
+        servers.require(servers.WORKER)
+        model = models.resolve(model, Terminal())
+    servers.become(servers.WORKER, {**flags.variables(_WORKER_FLAGS, given), "HEADRACE_WORKER_MODEL": model})

@@ -1,0 +1,38 @@
+"""The two servers as the command line sees them: modules to start, with their settings in the environment."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+
+from headrace_cli.errors import EXIT_CONFIGURATION, CliError
+
+API = "headrace_api"
+WORKER = "headrace_worker"
+_EXTRAS = {API: ("fastapi", "api"), WORKER: ("torch", "worker")}
+
+
+def command(package: str) -> tuple[str, ...]:
+    """The argument vector that starts ``package``; -P keeps modules in the current folder out of it."""
+    return (sys.executable, "-P", "-m", package)
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with ``variables`` on top: a flag beats what was exported."""
+    # Block-buffered output would arrive long after it was said, or never if the process is killed.
+    return {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
+
+
+def require(package: str) -> None:
+    """Raise CliError when what ``package`` needs is not installed."""
+    library, extra = _EXTRAS[package]
+    if importlib.util.find_spec(package) is None or importlib.util.find_spec(library) is None:
+        raise CliError(
+            f"{library} is not installed; try: pip install 'headrace[{extra}]'", exit_code=EXIT_CONFIGURATION
+        )
+
+
+def become(package: str, variables: Mapping[str, str]) -> None:
+    """Replace this process by the server, so that signals and exit status are the server's own."""
+    argv = command(package)
+    os.execve(argv[0], argv, environment(variables))  # noqa: S606 - no shell is wanted

@@ -1,0 +1,100 @@
+"""Terminal: colours and spinners for a person, plain lines without control characters for a file or a pipe."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.text import Text
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_STYLES = {"queue": "magenta", "worker": "cyan", "api": "green"}
+
+
+def without_controls(text: str) -> str:
+    """``text`` without escape sequences and control characters, save tab and line feed."""
+    return _CONTROL.sub("", text)
+
+
+class Meter(Protocol):
+    """How far a long piece of work is."""
+
+    def at(self, done_bytes: int) -> None: ...
+
+
+class Terminal:
+    """All that ``headrace serve`` says, on stdout."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    @property
+    def interactive(self) -> bool:
+        return self._console.is_terminal
+
+    def line(self, text: str, style: str = "") -> None:
+        """One line of ours."""
+        if self.interactive:
+            self._console.print(Text(text, style=style))
+        else:
+            print(without_controls(text), flush=True)
+
+    def log(self, source: str, line: str) -> None:
+        """One line of a server process, marked with who said it."""
+        clean = without_controls(line)
+        if self.interactive:
+            prefix = Text(f"{source:<6} │ ", style=_STYLES.get(source, "dim"))
+            self._console.print(prefix + Text(clean))
+        else:
+            print(f"{source:<6} | {clean}", flush=True)
+
+    def show(self, rich_form: RenderableType, plain_form: str) -> None:
+        """A block in the form that fits: drawn for a person, plain lines for a file."""
+        if self.interactive:
+            self._console.print(rich_form)
+        else:
+            print(without_controls(plain_form), flush=True)
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """A spinner with ``text`` while the block runs; without a terminal one line at its beginning."""
+        if not self.interactive:
+            self.line(text)
+            yield
+            return
+        with self._console.status(Text(text)):
+            yield
+
+    @contextmanager
+    def download(self, text: str, total_bytes: int) -> Iterator[Meter]:
+        """A progress bar while the block runs; without a terminal a line per quarter."""
+        if not self.interactive:
+            yield _Quarters(self, text, total_bytes)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            yield _Bar(progress, text, total_bytes)
+
+
+class _Bar:
+    def __init__(self, progress: Progress, text: str, total_bytes: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(text, total=total_bytes)
+
+    def at(self, done_bytes: int) -> None:
+        self._progress.update(self._task, completed=done_bytes)
+
+
+class _Quarters:
+    def __init__(self, terminal: Terminal, text: str, total_bytes: int) -> None:
+        self._terminal, self._text, self._total_bytes = terminal, text, total_bytes
+        self._said = 0
+        terminal.line(f"{text} ({total_bytes >> 20} MiB)")
+
+    def at(self, done_bytes: int) -> None:
+        quarters = min(4 * done_bytes // self._total_bytes, 4)
+        if quarters > self._said:
+            self._said = quarters
+            self._terminal.line(f"{self._text}: {25 * quarters} %")
