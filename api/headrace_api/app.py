@@ -1,0 +1,110 @@
+"""create_app: the one place where an API process is wired together."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from headrace_api.auth import ApiKeys, BearerAuth
+from headrace_api.directory import ModelDirectory
+from headrace_api.dispatch import Dispatcher, DispatchSettings
+from headrace_api.errors import on_headrace_error, on_http_exception
+from headrace_api.metrics import Metrics
+from headrace_api.middleware import BodyLimit, RequestContext
+from headrace_api.openapi import document
+from headrace_api.operations.services import Services
+from headrace_api.prompt.build import TokenizerPool
+from headrace_api.routes import all_routers
+from headrace_api.settings import ApiSettings
+from headrace_shared.errors import HeadraceError
+from headrace_shared.queue.blobs import BlobStore
+from headrace_shared.queue.client import connect
+from headrace_shared.queue.hub import StreamHub
+from headrace_shared.queue.presence import Presence
+from headrace_shared.queue.requests import QueueLimits, RequestQueue
+from headrace_shared.settings import QueueSettings, RedisSettings
+
+CLIENT_CLOSED_REQUEST = 499
+
+
+class Headrace(FastAPI):
+    """FastAPI with a document that knows our bodies."""
+
+    guarded = False
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = document(self, guarded=self.guarded)
+        return self.openapi_schema
+
+
+def create_app(
+    settings: ApiSettings, redis: RedisSettings | None = None, queue: QueueSettings | None = None
+) -> FastAPI:
+    """The ASGI application. Needs no Redis to be built or to start: it becomes ready when Redis is there."""
+    redis = redis or RedisSettings()
+    limits = QueueLimits.of_settings(queue or QueueSettings())
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _services(settings, redis, limits, metrics) as app.state.services:
+            yield
+
+    app = Headrace(
+        title="Headrace",
+        version=version("headrace"),
+        description="OpenAI-compatible serving of language models.",
+        lifespan=lifespan,
+        root_path=settings.root_path,
+    )
+    keys = ApiKeys(key.get_secret_value() for key in settings.api_keys)
+    app.guarded = bool(keys)
+    for router in all_routers():
+        app.include_router(router)
+    app.add_exception_handler(HeadraceError, on_headrace_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_client_gone)
+    # The one added last is the outermost.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BearerAuth, keys=keys, root_path=settings.root_path)
+    app.add_middleware(RequestContext, metrics=metrics)
+    return app
+
+
+@asynccontextmanager
+async def _services(
+    settings: ApiSettings, redis_settings: RedisSettings, limits: QueueLimits, metrics: Metrics
+) -> AsyncIterator[Services]:
+    """Started in this order, and closed in the opposite one."""
+    async with AsyncExitStack() as stack:
+        redis = connect(redis_settings)
+        stack.push_async_callback(redis.aclose)
+        tokenizers = TokenizerPool(settings.tokenizer_threads)
+        stack.callback(tokenizers.close)
+        directory = ModelDirectory(Presence(redis), BlobStore(redis), metrics)
+        stack.push_async_callback(directory.close)
+        await directory.start()
+        hub = StreamHub(redis_settings, redis)
+        stack.push_async_callback(hub.close)
+        await hub.start()
+        dispatcher = Dispatcher(
+            hub,
+            RequestQueue(redis, limits),
+            metrics,
+            directory.has_workers,
+            DispatchSettings(settings.request_timeout_s, settings.no_worker_grace_s),
+        )
+        stack.push_async_callback(dispatcher.close)
+        await dispatcher.start()
+        yield Services(settings, metrics, directory, dispatcher, tokenizers)
+
+
+async def _on_client_gone(_request: Request, _error: Exception) -> Response:
+    """Nobody reads it; the status is for the log."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -1,0 +1,342 @@
+"""Dispatcher: the only place in the API that puts work on the queue, and follows it to its end."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+
+from headrace_api.metrics import Metrics
+from headrace_shared.clock import mono_s
+from headrace_shared.errors import (
+    CancelledRequestError,
+    DeadlineExceededError,
+    ErrorCode,
+    HeadraceError,
+    OverloadedError,
+    UnavailableError,
+)
+from headrace_shared.protocol.event import Delta, Event, Failed, Finished
+from headrace_shared.protocol.job import GenerateJob
+from headrace_shared.queue.hub import StreamHub
+from headrace_shared.queue.requests import RequestQueue
+from headrace_shared.queue.stream import ResultStream
+
+log = logging.getLogger(__name__)
+
+_WATCH_S = 1.0
+_CANCEL_RETRY_S = 0.5
+_CANCEL_FOR_S = 60.0
+"""After an outage longer than that the workers have given up by themselves."""
+_MERGE_BUFFER = 64
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSettings:
+    """See ApiSettings for what each means."""
+
+    request_timeout_s: float
+    no_worker_grace_s: float
+
+
+class Dispatcher:
+    """Owns every request of this process that is on the queue."""
+
+    def __init__(
+        self,
+        hub: StreamHub,
+        queue: RequestQueue,
+        metrics: Metrics,
+        has_workers: Callable[[str], bool],
+        settings: DispatchSettings,
+    ) -> None:
+        self._hub = hub
+        self._metrics = metrics
+        self._has_workers = has_workers
+        self._settings = settings
+        self._queue = queue
+        self._janitor = Janitor(queue)
+        self._running: set[Generation] = set()
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._janitor.start()
+        self._watcher = asyncio.create_task(self._watch(), name="dispatch-watch")
+
+    async def close(self) -> None:
+        """Cancel what still runs, and wait a moment for Redis to hear of it."""
+        for generation in list(self._running):
+            await generation.aclose()
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self._janitor.close()
+
+    async def submit(self, job: GenerateJob, *, model: str, arrived_s: float) -> "Generation":
+        """Listen, then enqueue: nothing that is said can be missed. The caller must ``aclose`` the result.
+
+        Raises OverloadedError, UnavailableError, DeadlineExceededError.
+        """
+        stream = await self._hub.open(job.header.queue, job.header.request_id)
+        generation = Generation(
+            job,
+            stream,
+            _Progress(self._metrics, model, arrived_s),
+            end_s=arrived_s + self._settings.request_timeout_s,
+            on_close=self._closed,
+        )
+        self._running.add(generation)
+        try:
+            await self._queue.enqueue(job)
+        except BaseException as error:
+            generation.enqueue_failed(error)
+            await generation.aclose()
+            raise
+        return generation
+
+    def _closed(self, generation: "Generation") -> None:
+        self._running.discard(generation)
+        if not generation.over:
+            self._janitor.cancel(generation.queue, generation.request_id)
+
+    async def _watch(self) -> None:
+        """Ends requests whose model has lost all its workers for too long: nobody else would."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            now_s = mono_s()
+            for generation in list(self._running):
+                if self._has_workers(generation.queue):
+                    generation.served_s = now_s
+                elif now_s - generation.served_s > self._settings.no_worker_grace_s:
+                    generation.fail(UnavailableError("Every worker of this model is gone; try again later."))
+
+
+class Generation:
+    """One request on the queue: its events in order. To be closed by whoever submitted it, in any case."""
+
+    def __init__(
+        self,
+        job: GenerateJob,
+        stream: ResultStream,
+        progress: "_Progress",
+        *,
+        end_s: float,
+        on_close: Callable[["Generation"], None],
+    ) -> None:
+        self.queue = job.header.queue
+        self.request_id = job.header.request_id
+        self.over = False
+        """The worker has said its last word, or has never heard of the request."""
+        self.served_s = mono_s()
+        self._stream = stream
+        self._progress = progress
+        self._end_s = end_s
+        self._on_close = on_close
+        self._ahead: list[Event] = []
+        self._timer: asyncio.Timeout | None = None
+        self._failure: HeadraceError | None = None
+        self._closed = False
+
+    async def first(self, wait_s: float) -> None:
+        """Wait for the first events, but not longer than ``wait_s``.
+
+        Raises the failure when the request ended at once, so that it can have its own HTTP status.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                self._ahead = await self.next_events()
+
+    async def next_events(self) -> list[Event]:
+        """Everything that is ready, at least one event; [] after the end.
+
+        Raises HeadraceError when the request failed, was cancelled or ran out of time.
+        """
+        if self._ahead:
+            events, self._ahead = self._ahead, []
+            return events
+        if self.over and self._failure is None:
+            return []
+        frames = await self._frames()
+        events = [event for frame in frames for event in frame]
+        last = events[-1] if events else None
+        self.over = last is None or isinstance(last, Finished | Failed)
+        if isinstance(last, Failed):
+            self._failure = _as_error(last)
+            if not any(isinstance(event, Delta) for event in events):
+                raise self._failed_with(self._failure)
+            events.pop()  # The tokens first; the next call raises.
+        self._progress.saw(events)
+        return events
+
+    def fail(self, error: HeadraceError) -> None:
+        """End it from this side: whoever waits for events gets ``error``."""
+        self._failure = self._failure or error
+        if self._timer is not None:
+            self._timer.reschedule(asyncio.get_running_loop().time())
+
+    def enqueue_failed(self, error: BaseException) -> None:
+        """A refused request never ran; one whose reply was lost may run, and gets cancelled."""
+        self.over = isinstance(error, OverloadedError | DeadlineExceededError)
+        self._progress.outcome = error.code.value if isinstance(error, HeadraceError) else "cancelled"
+
+    async def aclose(self) -> None:
+        """Stop listening, and have the request cancelled if it is not over. Never waits for Redis."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._stream.close()
+        self._progress.close()
+        self._on_close(self)
+
+    async def _frames(self) -> list[list[Event]]:
+        left_s = self._end_s - mono_s()
+        if self._failure is None:
+            try:
+                async with asyncio.timeout(left_s) as self._timer:
+                    return await self._stream.next_frames()
+            except TimeoutError:
+                if self._timer is None or not self._timer.expired():
+                    raise
+            finally:
+                self._timer = None
+        raise self._failed_with(
+            self._failure
+            or DeadlineExceededError("The request was not finished within the time that this server allows.")
+        )
+
+    def _failed_with(self, error: HeadraceError) -> HeadraceError:
+        self._progress.outcome = error.code.value
+        if error.code is ErrorCode.INTERNAL:
+            log.error("worker failed on a request", extra={"reason": error.message})
+        return error
+
+
+async def merge(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, list[Event]], None]:
+    """The events of several requests as they come, each with its request's position. Raises the first failure."""
+    if len(generations) == 1:
+        while events := await generations[0].next_events():
+            yield 0, events
+        return
+    merged: asyncio.Queue[tuple[int, list[Event] | Exception]] = asyncio.Queue(_MERGE_BUFFER)
+
+    async def follow(position: int, generation: Generation) -> None:
+        try:
+            while events := await generation.next_events():
+                await merged.put((position, events))
+            await merged.put((position, []))
+        except Exception as error:  # noqa: BLE001 - whoever reads the queue raises it
+            await merged.put((position, error))
+
+    followers = [asyncio.create_task(follow(*pair)) for pair in enumerate(generations)]
+    try:
+        open_count = len(followers)
+        while open_count:
+            position, said = await merged.get()
+            if isinstance(said, Exception):
+                raise said
+            if said:
+                yield position, said
+            else:
+                open_count -= 1
+    finally:
+        for follower in followers:
+            follower.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    queue: str
+    request_id: str
+    given_s: float
+
+
+class Janitor:
+    """Cancels requests that nobody waits for, in a task of its own: whoever gives up must not wait for Redis."""
+
+    def __init__(self, queue: RequestQueue) -> None:
+        self._queue = queue
+        self._orders: asyncio.Queue[_Order] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._work(), name="dispatch-janitor")
+
+    def cancel(self, queue: str, request_id: str) -> None:
+        self._orders.put_nowait(_Order(queue, request_id, mono_s()))
+
+    async def close(self) -> None:
+        """Give the orders that are left two seconds."""
+        if self._task is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2.0):
+                await self._orders.join()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            order = await self._orders.get()
+            try:
+                await self._cancel(order)
+            finally:
+                self._orders.task_done()
+
+    async def _cancel(self, order: _Order) -> None:
+        while mono_s() - order.given_s < _CANCEL_FOR_S:
+            try:
+                await self._queue.cancel(order.queue, order.request_id, "the client went away")
+            except UnavailableError:
+                await asyncio.sleep(_CANCEL_RETRY_S)
+            else:
+                return
+        log.warning("request could not be cancelled", extra={"request_id": order.request_id})
+
+
+class _Progress:
+    """What the metrics learn of one request."""
+
+    def __init__(self, metrics: Metrics, model: str, arrived_s: float) -> None:
+        self.outcome = "cancelled"
+        self._metrics = metrics
+        self._model = model
+        self._arrived_s = arrived_s
+        self._inter_token = metrics.inter_token.labels(model)
+        self._last_s: dict[int, float] = {}
+        metrics.in_flight.labels(model).inc()
+
+    def saw(self, events: Sequence[Event]) -> None:
+        now_s = mono_s()
+        for event in events:
+            if isinstance(event, Delta):
+                if event.token_ids:
+                    self._count_delta(event.choice, now_s)
+            elif isinstance(event, Finished):
+                self.outcome = "finished"
+                self._metrics.end_to_end.labels(self._model).observe(now_s - self._arrived_s)
+                self._metrics.prompt_tokens.labels(self._model).inc(event.prompt_tokens)
+                self._metrics.generated_tokens.labels(self._model).inc(event.completion_tokens)
+
+    def close(self) -> None:
+        self._metrics.in_flight.labels(self._model).dec()
+        self._metrics.generations.labels(self._model, self.outcome).inc()
+
+    def _count_delta(self, choice: int, now_s: float) -> None:
+        if choice in self._last_s:
+            self._inter_token.observe(now_s - self._last_s[choice])
+        elif not self._last_s:
+            self._metrics.time_to_first_token.labels(self._model).observe(now_s - self._arrived_s)
+        self._last_s[choice] = now_s
+
+
+def _as_error(failed: Failed) -> HeadraceError:
+    match failed.code:
+        case ErrorCode.OVERLOADED:
+            return OverloadedError(failed.message)
+        case ErrorCode.UNAVAILABLE:
+            return UnavailableError(failed.message)
+        case ErrorCode.CANCELLED:
+            return CancelledRequestError(failed.message)
+        case _:
+            return HeadraceError(failed.message, param=failed.param, code=failed.code)

@@ -1,0 +1,117 @@
+"""Every failure's HTTP status and OpenAI error body, in one total table."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+from fastapi import Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from headrace_shared.errors import ErrorCode, HeadraceError, OverloadedError, UnavailableError
+from headrace_shared.telemetry.context import current_request_id
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    type: str
+
+
+ANSWERS: Mapping[ErrorCode, _Answer] = {
+    ErrorCode.INVALID_REQUEST: _Answer(400, "invalid_request_error"),
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED: _Answer(400, "invalid_request_error"),
+    ErrorCode.UNAUTHORIZED: _Answer(401, "authentication_error"),
+    ErrorCode.MODEL_NOT_FOUND: _Answer(404, "not_found_error"),
+    ErrorCode.NOT_FOUND: _Answer(404, "not_found_error"),
+    ErrorCode.METHOD_NOT_ALLOWED: _Answer(405, "invalid_request_error"),
+    ErrorCode.PAYLOAD_TOO_LARGE: _Answer(413, "invalid_request_error"),
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: _Answer(415, "invalid_request_error"),
+    ErrorCode.OVERLOADED: _Answer(429, "overloaded_error"),
+    ErrorCode.CANCELLED: _Answer(499, "cancelled_error"),
+    ErrorCode.INTERNAL: _Answer(500, "internal_error"),
+    ErrorCode.POISONED: _Answer(500, "internal_error"),
+    ErrorCode.UNAVAILABLE: _Answer(503, "service_unavailable_error"),
+    ErrorCode.DEADLINE_EXCEEDED: _Answer(504, "timeout_error"),
+}
+"""Total over ErrorCode: a test walks the enum."""
+
+
+class ErrorObject(msgspec.Struct, frozen=True):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success, and of an error inside a stream."""
+
+    error: ErrorObject
+
+
+def error_body(error: HeadraceError) -> ErrorBody:
+    """The body for ``error``; an internal one keeps its words to the log."""
+    message = error.message
+    if error.code is ErrorCode.INTERNAL:
+        message = f"The server failed while it worked on this request (request id {current_request_id() or 'unknown'})."
+    return ErrorBody(
+        ErrorObject(message=message, type=ANSWERS[error.code].type, param=error.param, code=error.code.value)
+    )
+
+
+def status_of(error: HeadraceError) -> int:
+    """The HTTP status for ``error``."""
+    return ANSWERS[error.code].status
+
+
+def error_response(error: HeadraceError) -> Response:
+    """The whole HTTP answer for ``error``, with the headers that its status asks for."""
+    headers: dict[str, str] = {}
+    if isinstance(error, OverloadedError | UnavailableError):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["Retry-After-Ms"] = str(max(1, round(error.retry_after_s * 1000)))
+    if error.code is ErrorCode.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(
+        msgspec.json.encode(error_body(error)),
+        status_code=status_of(error),
+        headers=headers,
+        media_type="application/json",
+    )
+
+
+async def on_headrace_error(_request: Request, error: Exception) -> Response:
+    """Exception handler for HeadraceError."""
+    assert isinstance(error, HeadraceError)  # noqa: S101 - the framework's handler type is too wide
+    if error.code is ErrorCode.INTERNAL:
+        log.error("request failed", extra={"reason": error.message})
+    return error_response(error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Exception handler for what the framework refuses by itself: unknown paths and wrong methods."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - the framework's handler type is too wide
+    failure = _from_http(request, error)
+    response = error_response(failure)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _from_http(request: Request, error: HTTPException) -> HeadraceError:
+    path = request.url.path
+    match error.status_code:
+        case 404:
+            return HeadraceError(f"There is nothing at {path!r}.", code=ErrorCode.NOT_FOUND)
+        case 405:
+            return HeadraceError(f"{request.method} is not allowed on {path!r}.", code=ErrorCode.METHOD_NOT_ALLOWED)
+        case status if status < 500:
+            return HeadraceError(str(error.detail), code=ErrorCode.INVALID_REQUEST)
+        case _:
+            return HeadraceError(str(error.detail))

@@ -1,0 +1,200 @@
+"""From a checked request and its prompt to the job that a worker gets: every default resolved, every limit applied."""
+
+import secrets
+from dataclasses import dataclass
+
+from headrace_api.prompt.build import Prompt, check_token_ids
+from headrace_api.schemas.chat import ChatRequest
+from headrace_api.schemas.completions import CompletionRequest
+from headrace_api.schemas.generation import GenerationRequest
+from headrace_shared.errors import ErrorCode, InvalidRequestError
+from headrace_shared.model_card import ModelCard
+from headrace_shared.protocol.codec import pack_ids
+from headrace_shared.protocol.job import GenerateJob, JobHeader
+from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_shared.text.tokenizer import Tokenizer
+
+COMPLETION_MAX_TOKENS = 16
+_LOWEST_TEMPERATURE = 0.01
+"""Below it logits overflow; only 0 itself means greedy."""
+_MOST_BAD_WORD_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a job carries besides its request."""
+
+    request_id: str
+    """Unique on the queue, whatever ids clients send."""
+    deadline_ms: int | None = None
+    """Wall clock."""
+    traceparent: str | None = None
+    tracestate: str | None = None
+    max_stop_strings: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """Where the two endpoints differ."""
+
+    max_tokens: int | None
+    logprobs: int | None
+    prompt_logprobs: int | None
+
+
+def chat_job(body: ChatRequest, prompt: Prompt, card: ModelCard, tokenizer: Tokenizer, ticket: Ticket) -> GenerateJob:
+    """The job for one chat request. Raises InvalidRequestError for what this model cannot do."""
+    ask = _Ask(
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
+    )
+    _check_logprobs(card, "top_logprobs", ask.logprobs)
+    return _job(body, ask, prompt, card, tokenizer, ticket)
+
+
+def completion_job(
+    body: CompletionRequest, prompt: Prompt, card: ModelCard, tokenizer: Tokenizer, ticket: Ticket
+) -> GenerateJob:
+    """The job for one prompt of a completion request. Raises InvalidRequestError as above."""
+    scores_prompt = body.echo and body.logprobs is not None and body.prompt_logprobs is None
+    ask = _Ask(
+        max_tokens=COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
+        logprobs=body.logprobs,
+        prompt_logprobs=body.logprobs if scores_prompt else body.prompt_logprobs,
+    )
+    _check_logprobs(card, "logprobs", ask.logprobs)
+    return _job(body, ask, prompt, card, tokenizer, ticket)
+
+
+def _job(
+    body: GenerationRequest, ask: _Ask, prompt: Prompt, card: ModelCard, tokenizer: Tokenizer, ticket: Ticket
+) -> GenerateJob:
+    _check_logprobs(card, "prompt_logprobs", ask.prompt_logprobs)
+    max_tokens = _fitting_max_tokens(ask.max_tokens, len(prompt.token_ids), card)
+    stopping = _stopping(body, max_tokens, card, ticket.max_stop_strings)
+    header = JobHeader(
+        request_id=ticket.request_id,
+        queue=card.queue,
+        priority=body.priority or 0,
+        cost_tokens=(len(prompt.token_ids) + max_tokens) * body.choices,
+        deadline_ms=ticket.deadline_ms,
+        traceparent=ticket.traceparent,
+        tracestate=ticket.tracestate,
+    )
+    return GenerateJob(
+        header=header,
+        prompt=pack_ids(prompt.token_ids),
+        n=body.choices,
+        sampling=_sampling(body, ask, card, tokenizer),
+        stopping=stopping,
+    )
+
+
+def _fitting_max_tokens(asked: int | None, prompt_tokens: int, card: ModelCard) -> int:
+    """Cut to the room that the prompt leaves, and to the model's own cap."""
+    room = card.max_model_len - prompt_tokens
+    if prompt_tokens == 0:
+        raise InvalidRequestError("The prompt has no tokens.", param="prompt")
+    if room < (0 if asked == 0 else 1):
+        raise InvalidRequestError(
+            f"The prompt has {prompt_tokens} tokens, but the model {card.name!r} has a context of "
+            f"{card.max_model_len} tokens, of which an answer needs at least one; shorten the prompt.",
+            param="prompt",
+            code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+        )
+    limits = [limit for limit in (room, asked, card.defaults.max_tokens) if limit is not None]
+    return min(limits)
+
+
+def _stopping(body: GenerationRequest, max_tokens: int, card: ModelCard, max_stop_strings: int) -> StoppingSpec:
+    min_tokens = body.min_tokens or 0
+    if min_tokens > max_tokens:
+        raise InvalidRequestError(
+            f"min_tokens: is {min_tokens}, more than the {max_tokens} tokens that may be generated.", param="min_tokens"
+        )
+    stop = body.stop or []
+    if len(stop) > max_stop_strings:
+        raise InvalidRequestError(
+            f"stop: this server takes up to {max_stop_strings} stop strings, got {len(stop)}.", param="stop"
+        )
+    stop_token_ids = body.stop_token_ids or []
+    check_token_ids(stop_token_ids, card, "stop_token_ids")
+    return StoppingSpec(
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        stop=tuple(dict.fromkeys(stop)),
+        stop_token_ids=tuple(dict.fromkeys(stop_token_ids)),
+        ignore_eos=bool(body.ignore_eos),
+        include_stop_str_in_output=bool(body.include_stop_str_in_output),
+        skip_special_tokens=body.skip_special_tokens is not False,
+        spaces_between_special_tokens=body.spaces_between_special_tokens is not False,
+    )
+
+
+def _sampling(body: GenerationRequest, ask: _Ask, card: ModelCard, tokenizer: Tokenizer) -> SamplingSpec:
+    defaults = card.defaults
+    temperature = _first(body.temperature, defaults.temperature, 1.0)
+    greedy = temperature == 0
+    if greedy and body.choices > 1:
+        raise InvalidRequestError(
+            f"n: must be 1 with temperature 0, where every choice would be the same, got {body.choices}.", param="n"
+        )
+    top_k = int(_first(body.top_k, defaults.top_k, 0))
+    if body.allowed_token_ids is not None:
+        check_token_ids(body.allowed_token_ids, card, "allowed_token_ids")
+    return SamplingSpec(
+        seed=secrets.randbits(63) if body.seed in (None, -1) else body.seed or 0,
+        temperature=temperature if greedy else max(temperature, _LOWEST_TEMPERATURE),
+        top_p=1.0 if greedy else _first(body.top_p, defaults.top_p, 1.0),
+        top_k=top_k if 0 < top_k < card.vocab_size and not greedy else 0,
+        min_p=0.0 if greedy else _first(body.min_p, defaults.min_p, 0.0),
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
+        logit_bias=_logit_bias(body.logit_bias or {}, card),
+        allowed_token_ids=None if body.allowed_token_ids is None else tuple(dict.fromkeys(body.allowed_token_ids)),
+        bad_words=_bad_words(body.bad_words or [], tokenizer),
+        logprobs=ask.logprobs,
+        prompt_logprobs=ask.prompt_logprobs,
+    )
+
+
+def _first(asked: float | None, default: float | None, fixed: float) -> float:
+    if asked is not None:
+        return asked
+    return fixed if default is None else default
+
+
+def _check_logprobs(card: ModelCard, param: str, asked: int | None) -> None:
+    if asked is not None and asked > card.max_logprobs:
+        raise InvalidRequestError(
+            f"{param}: should be at most {card.max_logprobs} for this model, got {asked}.", param=param
+        )
+
+
+def _logit_bias(asked: dict[str, float], card: ModelCard) -> dict[int, float]:
+    bias = {}
+    for key, value in asked.items():
+        if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < card.vocab_size):
+            raise InvalidRequestError(
+                f"logit_bias: keys are token ids between 0 and {card.vocab_size - 1}, got {key[:40]!r}.",
+                param="logit_bias",
+            )
+        bias[int(key)] = max(-100.0, min(100.0, float(value)))
+    return bias
+
+
+def _bad_words(words: list[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    """Each word as it is written at the very beginning, and after a blank."""
+    sequences = dict.fromkeys(
+        tuple(tokenizer.encode(blank + word.lstrip(" "), add_special_tokens=False))
+        for word in words
+        for blank in ("", " ")
+    )
+    sequences.pop((), None)
+    if sum(map(len, sequences)) > _MOST_BAD_WORD_TOKENS:
+        raise InvalidRequestError(
+            f"bad_words: together they may have {_MOST_BAD_WORD_TOKENS} tokens at most.", param="bad_words"
+        )
+    return tuple(sequences)

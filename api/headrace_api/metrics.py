@@ -1,0 +1,71 @@
+"""What an API process counts, declared once; ``GET /metrics`` prints it."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+_LONG_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Metrics:
+    """The instruments of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.registry = registry
+        self.http_requests = Counter(
+            "headrace_api_http_requests", "HTTP requests answered.", ("method", "route", "status"), registry=registry
+        )
+        self.http_duration = Histogram(
+            "headrace_api_http_request_duration_seconds",
+            "From the request's head to the answer's last byte.",
+            ("route",),
+            buckets=_LONG_S,
+            registry=registry,
+        )
+        self.generations = Counter(
+            "headrace_api_generations",
+            "Generation requests that left this process, by how they ended.",
+            ("model", "outcome"),
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "headrace_api_generations_in_flight",
+            "Generation requests waiting or running.",
+            ("model",),
+            registry=registry,
+        )
+        self.sse_clients = Gauge("headrace_api_sse_clients", "Clients that a stream is open to.", registry=registry)
+        self.time_to_first_token = Histogram(
+            "headrace_api_time_to_first_token_seconds",
+            "From the request's arrival to its first token.",
+            ("model",),
+            buckets=_LONG_S,
+            registry=registry,
+        )
+        self.inter_token = Histogram(
+            "headrace_api_inter_token_latency_seconds",
+            "Between two deltas of one choice.",
+            ("model",),
+            buckets=_SHORT_S,
+            registry=registry,
+        )
+        self.end_to_end = Histogram(
+            "headrace_api_generation_duration_seconds",
+            "From the request's arrival to its last token.",
+            ("model",),
+            buckets=_LONG_S,
+            registry=registry,
+        )
+        self.prompt_tokens = Counter(
+            "headrace_api_prompt_tokens", "Prompt tokens of finished requests.", ("model",), registry=registry
+        )
+        self.generated_tokens = Counter(
+            "headrace_api_generated_tokens", "Tokens generated for finished requests.", ("model",), registry=registry
+        )
+        self.models = Gauge("headrace_api_models", "Models that can be asked for.", registry=registry)
+        self.card_conflicts = Gauge(
+            "headrace_api_model_card_conflicts",
+            "Model names that workers announce with different cards.",
+            registry=registry,
+        )
+        self.redis_up = Gauge("headrace_api_redis_up", "1 while Redis answers this process.", registry=registry)

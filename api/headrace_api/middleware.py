@@ -1,0 +1,122 @@
+"""Pure ASGI middleware: the request's id and log line, and the cap on its body."""
+
+import logging
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from headrace_api.errors import error_response
+from headrace_api.metrics import Metrics
+from headrace_shared.clock import mono_s
+from headrace_shared.errors import HeadraceError, InternalError, PayloadTooLargeError
+from headrace_shared.ids import check_client_request_id, mint_request_id
+from headrace_shared.telemetry.context import request_scope
+
+log = logging.getLogger(__name__)
+
+QUIET_PATHS = frozenset({"/health", "/ready", "/ping", "/metrics"})
+"""Polled all day long; their log lines are for debugging."""
+
+
+class RequestContext:
+    """Outermost: takes or mints the request id, echoes it, logs and counts the answer, and turns
+    an exception that nobody caught into a 500 that shows nothing but the id."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal: HeadraceError | None = None
+        request_id = mint_request_id()
+        client_id = Headers(scope=scope).get("x-request-id")
+        if client_id is not None:
+            try:
+                request_id = check_client_request_id(client_id)
+            except HeadraceError as error:
+                refusal, client_id = error, None
+        scope.setdefault("state", {}).update(request_id=request_id, client_request_id=client_id, arrived_s=mono_s())
+        with request_scope(request_id):
+            answer = _Answer(send, request_id)
+            await self._run(error_response(refusal) if refusal else self._app, scope, receive, answer)
+            self._report(scope, answer.status)
+
+    async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        try:
+            await app(scope, receive, answer.send)
+        except Exception:
+            log.exception("unhandled error", extra={"path": scope["path"]})
+            if answer.status is None:
+                await error_response(InternalError("unhandled error"))(scope, receive, answer.send)
+            else:
+                raise  # The answer has begun: the server must break the connection, not end it neatly.
+
+    def _report(self, scope: Scope, status: int | None) -> None:
+        path: str = scope["path"]
+        duration_s = mono_s() - scope["state"]["arrived_s"]
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._metrics.http_requests.labels(scope["method"], route, str(status)).inc()
+        self._metrics.http_duration.labels(route).observe(duration_s)
+        log.log(
+            logging.DEBUG if path in QUIET_PATHS else logging.INFO,
+            "request answered",
+            extra={
+                "method": scope["method"],
+                "path": path,
+                "status": status,
+                "duration_ms": round(duration_s * 1000, 1),
+            },
+        )
+
+
+class _Answer:
+    """Adds the request id to the answer that passes through, and remembers its status."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-Id"] = self._request_id
+        await self._send(message)
+
+
+class BodyLimit:
+    """413 for a body above ``max_bytes``: by its Content-Length before a byte is read, else while reading.
+
+    A body without Content-Length that grows past the limit raises PayloadTooLargeError out of the
+    ``receive`` of whoever reads it, so that no more than the limit is ever held.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._max_bytes:
+            await error_response(self._too_large())(scope, receive, send)
+            return
+        received = 0
+
+        async def counting() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise self._too_large()
+            return message
+
+        await self._app(scope, counting, send)
+
+    def _too_large(self) -> PayloadTooLargeError:
+        return PayloadTooLargeError(f"The body is larger than this server accepts ({self._max_bytes} bytes).")

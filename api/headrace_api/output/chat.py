@@ -1,0 +1,186 @@
+"""Events to a chat answer: as chunks while they come, or collected into one body."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from msgspec import UNSET, UnsetType
+
+from headrace_api.output.envelope import Envelope
+from headrace_api.output.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from headrace_api.output.sse import DONE, frame
+from headrace_api.schemas.base import PromptLogprobs, Usage
+from headrace_api.schemas.chat import (
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    ChatMessage,
+)
+from headrace_shared.protocol.event import Delta, Event, FinishReason, PromptScored, TokenLogprob
+from headrace_shared.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ChatShape:
+    """How the client wants its answer."""
+
+    envelope: Envelope
+    tokenizer: Tokenizer
+    role: str
+    choices: int
+    prompt_token_ids: list[int]
+    echo: str = ""
+    """Put before every choice's text."""
+    top_logprobs: int | None = None
+    """None: no logprobs."""
+    tokens_as_ids: bool = False
+    return_token_ids: bool = False
+    include_usage: bool = False
+    continuous_usage: bool = False
+
+    def logprobs(self, entries: Sequence[TokenLogprob] | None) -> ChatLogprobs | None:
+        if self.top_logprobs is None or not entries:
+            return None
+        return chat_logprobs(entries, TokenNames(self.tokenizer, as_ids=self.tokens_as_ids), self.top_logprobs)
+
+
+class ChatStream:
+    """Renders one answer's chunks. ``feed`` takes events in order, ``finish`` gives what ends the stream."""
+
+    def __init__(self, shape: ChatShape) -> None:
+        self._shape = shape
+        self._opened = False
+        self._completion_tokens = 0
+        self._open_choices = set(range(shape.choices))
+
+    def feed(self, _prompt: int, events: Sequence[Event]) -> bytes:
+        """The frames for ``events``; b"" when there is nothing to show. A chat has only prompt 0."""
+        frames: list[bytes] = []
+        for event in events:
+            if isinstance(event, Delta):
+                if not self._opened:
+                    self._opened = True
+                    frames += self._opening()
+                frames += self._delta(event)
+        return b"".join(frames)
+
+    def finish(self) -> bytes:
+        """Ends choices that no event has ended, tells the usage if it was asked for, and says DONE."""
+        frames = [] if self._opened else self._opening()
+        frames += [
+            self._chunk(ChatChunkChoice(index, ChatDelta(), None, FinishReason.LENGTH, None))
+            for index in sorted(self._open_choices)
+        ]
+        if self._shape.include_usage:
+            frames.append(self._chunk(None))
+        return b"".join([*frames, DONE])
+
+    def _opening(self) -> list[bytes]:
+        shape = self._shape
+        ids = shape.prompt_token_ids if shape.return_token_ids else UNSET
+        frames = [
+            self._chunk(ChatChunkChoice(index, ChatDelta(role=shape.role, content="")), prompt_token_ids=ids)
+            for index in range(shape.choices)
+        ]
+        if shape.echo:
+            frames += [
+                self._chunk(ChatChunkChoice(index, ChatDelta(content=shape.echo))) for index in range(shape.choices)
+            ]
+        return frames
+
+    def _delta(self, event: Delta) -> list[bytes]:
+        self._completion_tokens += len(event.token_ids)
+        ended = event.finish_reason is not None
+        logprobs = self._shape.logprobs(event.logprobs)
+        if not (event.text or ended or logprobs or self._shape.return_token_ids):
+            return []
+        if ended:
+            self._open_choices.discard(event.choice)
+        choice = ChatChunkChoice(
+            event.choice,
+            ChatDelta(content=event.text),
+            logprobs,
+            event.finish_reason,
+            event.stop_reason if ended else UNSET,
+            event.token_ids if self._shape.return_token_ids else UNSET,
+        )
+        return [self._chunk(choice)]
+
+    def _chunk(self, choice: ChatChunkChoice | None, *, prompt_token_ids: list[int] | UnsetType = UNSET) -> bytes:
+        """One choice's event; None: the usage event."""
+        envelope = self._shape.envelope
+        return frame(
+            ChatChunk(
+                id=envelope.id,
+                created=envelope.created,
+                model=envelope.model,
+                system_fingerprint=envelope.system_fingerprint,
+                choices=[] if choice is None else [choice],
+                usage=self._usage() if choice is None or self._shape.continuous_usage else UNSET,
+                prompt_token_ids=prompt_token_ids,
+            )
+        )
+
+    def _usage(self) -> Usage:
+        return Usage.of(len(self._shape.prompt_token_ids), self._completion_tokens)
+
+
+@dataclass(slots=True)
+class _Choice:
+    text: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    entries: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason = FinishReason.LENGTH
+    stop_reason: str | int | None = None
+
+    def add(self, event: Delta) -> None:
+        self.text.append(event.text)
+        self.token_ids += event.token_ids
+        self.entries += event.logprobs or ()
+        if event.finish_reason is not None:
+            self.finish_reason = event.finish_reason
+            self.stop_reason = event.stop_reason
+
+
+class ChatAnswer:
+    """Collects one answer. ``feed`` takes events in order, ``finish`` gives the body."""
+
+    def __init__(self, shape: ChatShape) -> None:
+        self._shape = shape
+        self._choices = [_Choice() for _ in range(shape.choices)]
+        self._prompt_logprobs: PromptLogprobs | None = None
+
+    def feed(self, _prompt: int, events: Sequence[Event]) -> None:
+        """A chat has only prompt 0."""
+        for event in events:
+            match event:
+                case Delta():
+                    self._choices[event.choice].add(event)
+                case PromptScored():
+                    self._prompt_logprobs = prompt_logprobs(event.entries, self._shape.tokenizer)
+
+    def finish(self) -> ChatCompletion:
+        shape = self._shape
+        return ChatCompletion(
+            id=shape.envelope.id,
+            created=shape.envelope.created,
+            model=shape.envelope.model,
+            system_fingerprint=shape.envelope.system_fingerprint,
+            choices=[self._choice(index, choice) for index, choice in enumerate(self._choices)],
+            usage=Usage.of(len(shape.prompt_token_ids), sum(len(choice.token_ids) for choice in self._choices)),
+            prompt_logprobs=self._prompt_logprobs,
+            prompt_token_ids=shape.prompt_token_ids if shape.return_token_ids else UNSET,
+        )
+
+    def _choice(self, index: int, choice: _Choice) -> ChatChoice:
+        shape = self._shape
+        return ChatChoice(
+            index,
+            ChatMessage(shape.role, shape.echo + "".join(choice.text)),
+            shape.logprobs(choice.entries),
+            choice.finish_reason,
+            choice.stop_reason,
+            choice.token_ids if shape.return_token_ids else UNSET,
+        )

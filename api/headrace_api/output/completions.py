@@ -1,0 +1,233 @@
+"""Events to a text completion: as chunks while they come, or collected into one body."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from msgspec import UNSET
+
+from headrace_api.output.envelope import Envelope
+from headrace_api.output.logprobs import CompletionLogprobWriter, TokenNames, joined, prompt_logprobs
+from headrace_api.output.sse import DONE, frame
+from headrace_api.schemas.base import PromptLogprobs, Usage
+from headrace_api.schemas.completions import (
+    Completion,
+    CompletionChoice,
+    CompletionChunk,
+    CompletionChunkChoice,
+    CompletionLogprobs,
+)
+from headrace_shared.protocol.event import Delta, Event, FinishReason, PromptScored, TokenLogprob
+from headrace_shared.text.detokenizer import Detokenizer
+from headrace_shared.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class EchoedPrompt:
+    """One prompt: its ids, and the text that echo shows ("" without echo)."""
+
+    token_ids: list[int]
+    echo: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionShape:
+    """How the client wants its answer."""
+
+    envelope: Envelope
+    tokenizer: Tokenizer
+    prompts: list[EchoedPrompt]
+    choices: int
+    """Per prompt."""
+    logprobs: int | None = None
+    echo: bool = False
+    tokens_as_ids: bool = False
+    return_token_ids: bool = False
+    prompt_logprobs: bool = False
+    """Whether they are shown; echo with logprobs has them computed as well."""
+    skip_special_tokens: bool = True
+    include_usage: bool = False
+    continuous_usage: bool = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(prompt.token_ids) for prompt in self.prompts)
+
+
+class _Choice:
+    """One continuation: adds what echo shows and turns wire logprobs into lists, delta by delta."""
+
+    def __init__(self, shape: CompletionShape, prompt: EchoedPrompt) -> None:
+        self._shape = shape
+        self._prompt = prompt
+        self.begun = False
+        self._writer: CompletionLogprobWriter | None = None
+        self.ended = False
+
+    def open(self, scored: Sequence[TokenLogprob | None] | None) -> tuple[str, CompletionLogprobs | None]:
+        """What comes before the first token: the echoed prompt and its logprobs."""
+        self.begun = True
+        shape, prompt = self._shape, self._prompt
+        if shape.logprobs is None:
+            return prompt.echo, None
+        writer = self._new_writer([], 0)
+        echoed = None
+        if shape.echo:
+            entries = scored if scored is not None else [None] * len(prompt.token_ids)
+            echoed = writer.write(prompt.token_ids, entries)
+        self._writer = self._new_writer(prompt.token_ids, len(prompt.echo))
+        return prompt.echo, echoed
+
+    def add(self, event: Delta, scored: Sequence[TokenLogprob | None] | None) -> tuple[str, CompletionLogprobs | None]:
+        """The text and lists that a delta adds."""
+        self.ended |= event.finish_reason is not None
+        before, lists = ("", None) if self.begun else self.open(scored)
+        if self._writer is not None and event.logprobs:
+            new = self._writer.write(event.token_ids, event.logprobs)
+            lists = new if lists is None else joined([lists, new])
+        return before + event.text, lists
+
+    def _new_writer(self, seen: list[int], offset: int) -> CompletionLogprobWriter:
+        shape = self._shape
+        detokenizer = Detokenizer(shape.tokenizer, seen, skip_special_tokens=shape.skip_special_tokens)
+        names = TokenNames(shape.tokenizer, as_ids=shape.tokens_as_ids)
+        return CompletionLogprobWriter(names, shape.logprobs or 0, detokenizer, offset)
+
+
+class CompletionStream:
+    """Renders the chunks of all prompts and choices. ``finish`` gives what ends the stream."""
+
+    def __init__(self, shape: CompletionShape) -> None:
+        self._shape = shape
+        self._choices = [_Choice(shape, prompt) for prompt in shape.prompts for _ in range(shape.choices)]
+        self._scored: dict[int, Sequence[TokenLogprob | None]] = {}
+        self._completion_tokens = 0
+
+    def feed(self, prompt: int, events: Sequence[Event]) -> bytes:
+        """The frames for ``events`` of the prompt numbered ``prompt``; b"" when there is nothing to show."""
+        frames: list[bytes] = []
+        for event in events:
+            match event:
+                case Delta():
+                    frames += self._delta(prompt, event)
+                case PromptScored():
+                    self._scored[prompt] = event.entries
+        return b"".join(frames)
+
+    def finish(self) -> bytes:
+        frames = []
+        for index, choice in enumerate(self._choices):
+            if not choice.ended:
+                last = Delta(index % self._shape.choices, [], "", finish_reason=FinishReason.LENGTH)
+                frames += self._delta(index // self._shape.choices, last)
+        if self._shape.include_usage:
+            frames.append(self._chunk(None))
+        return b"".join([*frames, DONE])
+
+    def _delta(self, prompt: int, event: Delta) -> list[bytes]:
+        shape = self._shape
+        self._completion_tokens += len(event.token_ids)
+        index = prompt * shape.choices + event.choice
+        first = not self._choices[index].begun
+        text, logprobs = self._choices[index].add(event, self._scored.get(prompt))
+        ended = event.finish_reason is not None
+        if not (text or ended or logprobs or shape.return_token_ids):
+            return []
+        choice = CompletionChunkChoice(
+            index,
+            text,
+            logprobs,
+            event.finish_reason,
+            event.stop_reason if ended else UNSET,
+            event.token_ids if shape.return_token_ids else UNSET,
+            shape.prompts[prompt].token_ids if first and shape.return_token_ids else UNSET,
+        )
+        return [self._chunk(choice)]
+
+    def _chunk(self, choice: CompletionChunkChoice | None) -> bytes:
+        """One choice's event; None: the usage event."""
+        envelope = self._shape.envelope
+        return frame(
+            CompletionChunk(
+                id=envelope.id,
+                created=envelope.created,
+                model=envelope.model,
+                system_fingerprint=envelope.system_fingerprint,
+                choices=[] if choice is None else [choice],
+                usage=Usage.of(self._shape.prompt_tokens, self._completion_tokens)
+                if choice is None or self._shape.continuous_usage
+                else UNSET,
+            )
+        )
+
+
+@dataclass(slots=True)
+class _Collected:
+    choice: _Choice
+    text: list[str] = field(default_factory=list)
+    lists: list[CompletionLogprobs] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason = FinishReason.LENGTH
+    stop_reason: str | int | None = None
+
+    def add(self, event: Delta, scored: Sequence[TokenLogprob | None] | None) -> None:
+        text, lists = self.choice.add(event, scored)
+        self.text.append(text)
+        self.token_ids += event.token_ids
+        if lists is not None:
+            self.lists.append(lists)
+        if event.finish_reason is not None:
+            self.finish_reason = event.finish_reason
+            self.stop_reason = event.stop_reason
+
+
+class CompletionAnswer:
+    """Collects the answers to all prompts. ``finish`` gives the body."""
+
+    def __init__(self, shape: CompletionShape) -> None:
+        self._shape = shape
+        self._choices = [_Collected(_Choice(shape, prompt)) for prompt in shape.prompts for _ in range(shape.choices)]
+        self._scored: dict[int, Sequence[TokenLogprob | None]] = {}
+
+    def feed(self, prompt: int, events: Sequence[Event]) -> None:
+        for event in events:
+            match event:
+                case Delta():
+                    index = prompt * self._shape.choices + event.choice
+                    self._choices[index].add(event, self._scored.get(prompt))
+                case PromptScored():
+                    self._scored[prompt] = event.entries
+
+    def finish(self) -> Completion:
+        shape = self._shape
+        completion_tokens = sum(len(choice.token_ids) for choice in self._choices)
+        return Completion(
+            id=shape.envelope.id,
+            created=shape.envelope.created,
+            model=shape.envelope.model,
+            system_fingerprint=shape.envelope.system_fingerprint,
+            choices=[self._choice(index, choice) for index, choice in enumerate(self._choices)],
+            usage=Usage.of(shape.prompt_tokens, completion_tokens),
+        )
+
+    def _choice(self, index: int, choice: _Collected) -> CompletionChoice:
+        shape = self._shape
+        prompt = index // shape.choices
+        if not choice.choice.ended:
+            choice.add(
+                Delta(index % shape.choices, [], "", finish_reason=FinishReason.LENGTH), self._scored.get(prompt)
+            )
+        return CompletionChoice(
+            index,
+            "".join(choice.text),
+            joined(choice.lists) if shape.logprobs is not None else None,
+            choice.finish_reason,
+            choice.stop_reason,
+            self._shown_prompt_logprobs(prompt),
+            choice.token_ids if shape.return_token_ids else UNSET,
+            shape.prompts[prompt].token_ids if shape.return_token_ids else UNSET,
+        )
+
+    def _shown_prompt_logprobs(self, prompt: int) -> PromptLogprobs | None:
+        if not self._shape.prompt_logprobs or prompt not in self._scored:
+            return None
+        return prompt_logprobs(self._scored[prompt], self._shape.tokenizer)

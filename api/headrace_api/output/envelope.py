@@ -1,0 +1,13 @@
+"""What all chunks and answers of one request have in common."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """``model`` is the name that the client asked for."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str

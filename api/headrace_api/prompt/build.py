@@ -1,0 +1,132 @@
+"""A request's prompt as token ids; CPU work, meant for the tokenizer threads."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from headrace_api.prompt.content_format import ContentFormat
+from headrace_api.prompt.messages import normalise
+from headrace_api.prompt.template import ChatTemplate
+from headrace_api.schemas.base import JsonObject
+from headrace_api.schemas.completions import PromptItem
+from headrace_shared.errors import InvalidRequestError
+from headrace_shared.model_card import ModelCard
+from headrace_shared.text.tokenizer import Tokenizer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model reads. ``text``: what the client wrote or the template made of it; None for token ids."""
+
+    token_ids: list[int]
+    text: str | None = None
+
+
+class Conversation(Protocol):
+    """The part of a request that a chat template needs; chat and tokenize requests have it."""
+
+    messages: Any
+    continue_final_message: bool | None
+    add_special_tokens: bool | None
+    chat_template: str | None
+    chat_template_kwargs: JsonObject | None
+
+    @property
+    def opens_reply(self) -> bool: ...
+
+
+class TokenizerPool:
+    """Runs prompt building in threads, so that a long prompt never holds up other requests' streams."""
+
+    def __init__(self, threads: int) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="tokenizer")
+
+    async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result of ``work``, from a thread; its exceptions come out here."""
+        assert not kwargs  # noqa: S101 - run_in_executor takes none; the signature only carries the types
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def chat_prompt(
+    conversation: Conversation,
+    card: ModelCard,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    documents: list[JsonObject] | None = None,
+) -> Prompt:
+    """Messages through the template into token ids. Raises InvalidRequestError."""
+    template = _chosen_template(conversation, card, template)
+    messages = normalise(
+        conversation.messages, _content_format(card, template), knows_developer=template.knows_developer
+    )
+    text = template.render(
+        messages,
+        documents=documents,
+        add_generation_prompt=conversation.opens_reply,
+        continue_final_message=bool(conversation.continue_final_message),
+        template_kwargs=conversation.chat_template_kwargs,
+    )
+    return Prompt(tokenizer.encode(text, add_special_tokens=bool(conversation.add_special_tokens)), text)
+
+
+def completion_prompt(item: PromptItem, card: ModelCard, tokenizer: Tokenizer, *, add_special_tokens: bool) -> Prompt:
+    """A text or ready token ids. Raises InvalidRequestError for an id outside the vocabulary."""
+    if isinstance(item, str):
+        return Prompt(tokenizer.encode(item, add_special_tokens=add_special_tokens), item)
+    check_token_ids(item, card, "prompt")
+    return Prompt(item)
+
+
+def check_token_ids(token_ids: list[int], card: ModelCard, param: str) -> None:
+    """Raises InvalidRequestError when some id is not in the model's vocabulary."""
+    largest = max(token_ids, default=0)
+    if largest >= card.vocab_size or min(token_ids, default=0) < 0:
+        raise InvalidRequestError(
+            f"{param}: token ids of this model lie between 0 and {card.vocab_size - 1}, got {largest}.", param=param
+        )
+
+
+def special_tokens(card: ModelCard) -> dict[str, str]:
+    """The special-token strings of a model by the names that templates use."""
+    named = {"bos_token": card.bos_token, "eos_token": card.eos_token, **card.special_tokens}
+    return {name: token for name, token in named.items() if token is not None}
+
+
+def _chosen_template(conversation: Conversation, card: ModelCard, template: ChatTemplate | None) -> ChatTemplate:
+    if conversation.chat_template is not None:
+        if not card.trust_request_chat_template:
+            raise InvalidRequestError(
+                "chat_template: this server takes no chat templates from requests.", param="chat_template"
+            )
+        return _compiled(conversation.chat_template, tuple(special_tokens(card).items()))
+    if template is None:
+        raise InvalidRequestError(
+            f"The model {card.name!r} has no chat template, so it cannot take messages; "
+            "start its worker with --chat-template, or use /v1/completions.",
+            param="messages",
+        )
+    return template
+
+
+@lru_cache(maxsize=64)
+def _compiled(source: str, tokens: tuple[tuple[str, str], ...]) -> ChatTemplate:
+    return ChatTemplate(source, dict(tokens))
+
+
+def _content_format(card: ModelCard, template: ChatTemplate) -> ContentFormat:
+    match card.content_format:
+        case "string":
+            return "string"
+        case "openai":
+            return "openai"
+        case _:
+            return template.content_format

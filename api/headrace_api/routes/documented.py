@@ -1,0 +1,47 @@
+"""How routes describe bodies that the framework does not parse: references into the document's components."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from headrace_api.schemas.base import RequestModel
+
+_FAILURES = {
+    400: "The request breaks a rule; the message names each parameter at fault.",
+    401: "The API key is missing or not accepted.",
+    404: "No such model.",
+    413: "The body is too large.",
+    415: "The body is not called JSON.",
+    429: "The queue is full; Retry-After says when to come back.",
+    500: "The server failed.",
+    503: "Redis, or every worker of the model, is away for the moment.",
+    504: "The request was not finished in time.",
+}
+
+
+def takes(model: type[RequestModel]) -> dict[str, Any]:
+    """``openapi_extra`` of a route that reads ``model``."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def answers(
+    struct: type[msgspec.Struct], *, stream: bool = False, failures: Iterable[int] = (400, 401, 413, 415, 500, 503)
+) -> dict[int | str, dict[str, Any]]:
+    """``responses`` of a route that answers with ``struct``, or with events when ``stream``."""
+    content: dict[str, Any] = {"application/json": {"schema": _reference(struct.__name__)}}
+    if stream:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    failed = {"application/json": {"schema": _reference("ErrorBody")}}
+    return {
+        200: {"description": "The answer.", "content": content},
+        **{status: {"description": _FAILURES[status], "content": failed} for status in failures},
+    }
+
+
+GENERATION_FAILURES = tuple(_FAILURES)
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}

@@ -1,0 +1,47 @@
+"""Is this process alive, is it of use, and which version is it? Open without a key."""
+
+from importlib.metadata import version
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from headrace_api.deps import ServicesDep, json_answer
+from headrace_api.routes.documented import answers
+from headrace_api.schemas.health import Readiness, Version
+
+router = APIRouter(tags=["health"])
+_VERSION = Version(version("headrace"))
+
+
+@router.get("/health", summary="Alive", response_class=Response)
+@router.get("/ping", summary="Alive", response_class=Response)
+@router.post("/ping", summary="Alive", response_class=Response)
+async def health() -> Response:
+    """This process answers; says nothing of Redis or the workers."""
+    return Response()
+
+
+@router.get(
+    "/ready",
+    summary="Able to serve a model",
+    responses={
+        **answers(Readiness, failures=()),
+        503: {**answers(Readiness, failures=())[200], "description": "Not yet, or not any more: ``missing`` says why."},
+    },
+)
+async def ready(services: ServicesDep) -> Response:
+    state = services.directory.state()
+    able = state.redis and bool(state.models)
+    readiness = Readiness(
+        ready=able,
+        redis=state.redis,
+        models=[listed.name for listed in state.models],
+        missing=state.missing,
+        conflicts=[listed.name for listed in state.models if listed.conflict],
+    )
+    return json_answer(readiness, {} if able else {"Retry-After": "1"}, 200 if able else 503)
+
+
+@router.get("/version", summary="Version", responses=answers(Version, failures=()))
+async def show_version() -> Response:
+    return json_answer(_VERSION)

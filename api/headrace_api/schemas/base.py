@@ -1,0 +1,123 @@
+"""What every request body has in common: strict types, and an answer for every field it knows or does not."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+import msgspec
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic_core import from_json
+
+from headrace_api.schemas.problems import Problem, problems_of, refuse
+from headrace_shared.errors import InvalidRequestError
+
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+OffValues = tuple[object, ...]
+
+
+class RequestModel(BaseModel):
+    """A request body: exact types, no NaN; fields that nobody knows are kept apart, not refused."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
+
+    not_supported: ClassVar[Mapping[str, OffValues]] = {}
+    """Fields of the specifications that this server does not act on, with the values (besides null)
+    that ask for nothing and are therefore accepted."""
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """The checked request. Raises InvalidRequestError that names everything wrong at once."""
+        try:
+            body = from_json(data, allow_inf_nan=False)
+        except ValueError as error:
+            raise InvalidRequestError(f"The body is not valid JSON: {error}.") from None
+        if not isinstance(body, dict):
+            raise InvalidRequestError("The body must be a JSON object.")
+        problems = [
+            Problem(name, _refusal(off))
+            for name, off in cls.not_supported.items()
+            if not _asks_for_nothing(body.get(name), off)
+        ]
+        try:
+            request = cls.model_validate(body)
+        except ValidationError as error:
+            raise refuse([*problems_of(error, body), *problems]) from None
+        problems += request.conflicts()
+        if problems:
+            raise refuse(problems)
+        return request
+
+    def conflicts(self) -> list[Problem]:
+        """What is wrong between fields that are each right alone."""
+        return []
+
+    def unknown_fields(self) -> list[str]:
+        """Names in the body that neither this server nor the specifications know."""
+        return [name for name in self.model_extra or {} if name not in self.not_supported]
+
+
+def _asks_for_nothing(value: object, off: OffValues) -> bool:
+    return value is None or any(type(value) is type(each) and value == each for each in off)
+
+
+def _refusal(off: OffValues) -> str:
+    values = " or ".join(msgspec.json.encode(value).decode() for value in off)
+    return "is not supported yet; leave it out" + (f" or send {values}" if off else "")
+
+
+def _stop_list(value: object) -> object:
+    if isinstance(value, str):
+        return [value]
+    if value is not None and not isinstance(value, list):
+        raise ValueError("should be a string or a list of strings")
+    return value
+
+
+StopStrings = Annotated[
+    list[Annotated[str, Field(min_length=1)]] | None,
+    BeforeValidator(_stop_list),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "items": {"type": "string", "minLength": 1}},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells besides its text."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
+    include_obfuscation: Annotated[bool | None, Field(description="Only false: chunks are never padded.")] = False
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one answer; prompts count once each, whatever ``n`` is."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int
+
+    @classmethod
+    def of(cls, prompt_tokens: int, completion_tokens: int) -> "Usage":
+        return cls(prompt_tokens, prompt_tokens + completion_tokens, completion_tokens)
+
+
+class PromptLogprob(msgspec.Struct, frozen=True):
+    """One candidate at one position of the prompt."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""One entry per prompt token, by token id; the first is null."""
+
+JsonObject = dict[str, Any]

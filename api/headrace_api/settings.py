@@ -1,0 +1,48 @@
+"""ApiSettings: everything that can be set on an API process, from ``HEADRACE_API_*`` or from code."""
+
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class ApiSettings(BaseSettings):
+    """The environment's name of each is ``HEADRACE_API_`` and the field's name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_API_", populate_by_name=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    uds: str | None = None
+    """Path of a unix socket to listen on, instead of host and port."""
+    root_path: str = ""
+    """Prefix under which a reverse proxy publishes this server."""
+    api_keys: Annotated[
+        tuple[SecretStr, ...], NoDecode, Field(validation_alias=AliasChoices("HEADRACE_API_KEYS", "api_keys"))
+    ] = ()
+    """Accepted bearer tokens, in the environment separated by commas; none: everybody may enter."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
+    tokenizer_threads: Annotated[int, Field(ge=1)] = 2
+    max_stop_strings: Annotated[int, Field(ge=1)] = 64
+    request_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    """A request that is not finished by then is ended."""
+    first_event_wait_s: Annotated[float, Field(ge=0)] = 1.0
+    """How long a stream's headers wait for the worker's first word, so that a refusal gets its own status."""
+    no_worker_grace_s: Annotated[float, Field(gt=0)] = 30.0
+    """A running request whose model has had no live worker for that long is ended."""
+    keep_alive_s: Annotated[float, Field(gt=0)] = 10.0
+    """A silent stream gets an SSE comment that often."""
+    shutdown_grace_s: Annotated[int, Field(ge=0)] = 30
+    """How long running requests may go on after a signal to stop."""
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+
+    @field_validator("root_path")
+    @classmethod
+    def _without_trailing_slash(cls, value: str) -> str:
+        return value.rstrip("/")

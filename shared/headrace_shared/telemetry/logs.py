@@ -1,0 +1,72 @@
+"""Log lines for people (console) or for collectors (JSON), each with its request id and its fields."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any, Literal
+
+from headrace_shared.telemetry.context import current_request_id
+
+LogFormat = Literal["console", "json"]
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+"""What every record has; whatever else is there came through ``extra`` and is a field."""
+
+
+def setup_logging(level: str = "INFO", fmt: LogFormat = "console") -> None:
+    """Send every logger of this process to stderr, one line per record, in ``fmt``.
+
+    Replaces handlers that were there. ``level`` is a standard level name in any case.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if fmt == "json" else ConsoleFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time, level, logger, message, request_id, the fields, exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": _iso_utc(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """``time LEVEL logger: message key=value ...``, with a traceback below when there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {key}={_shown(value)}" for key, value in _fields(record).items())
+        line = f"{_iso_utc(record)} {record.levelname:<7} {record.name}: {_one_line(record.getMessage())}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+    if "request_id" not in fields and (request_id := current_request_id()) is not None:
+        fields["request_id"] = request_id
+    return fields
+
+
+def _iso_utc(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or any(c.isspace() or c == '"' for c in text) else text
+
+
+def _one_line(text: str) -> str:
+    """A client's line break must not be able to forge a second log line."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
