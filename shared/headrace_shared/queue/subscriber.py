@@ -84,7 +84,8 @@ class Subscriber:
         self._waiters: dict[bytes, asyncio.Future[None]] = {}
         self._link: _Link | None = None
         self._hello: asyncio.Future[None] | None = None
-        self._flush_at: asyncio.TimerHandle | None = None
+        self._flush_handle: asyncio.Handle | None = None
+        self._flush_due_s = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -92,8 +93,8 @@ class Subscriber:
         self._task = asyncio.create_task(self._stay_connected(), name="redis-subscriber")
 
     async def close(self) -> None:
-        if self._flush_at is not None:
-            self._flush_at.cancel()
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -136,14 +137,16 @@ class Subscriber:
 
     def _flush_after(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()
-        if self._flush_at is not None:
-            if self._flush_at.when() <= loop.time() + delay_s:
+        due_s = loop.time() + delay_s
+        if self._flush_handle is not None:
+            # Kept beside the handle: uvloop's has no ``when`` for a delay of zero.
+            if self._flush_due_s <= due_s:
                 return
-            self._flush_at.cancel()
-        self._flush_at = loop.call_later(delay_s, self._flush)
+            self._flush_handle.cancel()
+        self._flush_handle, self._flush_due_s = loop.call_later(delay_s, self._flush), due_s
 
     def _flush(self) -> None:
-        self._flush_at = None
+        self._flush_handle = None
         subscribe, self._to_subscribe = self._to_subscribe, {}
         unsubscribe, self._to_unsubscribe = self._to_unsubscribe, {}
         # Without a link nothing is lost: the next one subscribes to all that is wanted.

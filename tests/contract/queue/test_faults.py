@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import ssl
 import subprocess
 import time
@@ -240,3 +241,42 @@ async def test_a_thousand_callers_share_a_few_connections(
     await asyncio.gather(*(requests.enqueue(make_job(f"r{n}")) for n in range(1000)))
     assert len(await worker.claim(2000, ALL)) == 1000
     assert len(await redis.client_list()) < 20
+
+
+async def test_interrupted_calls_never_leave_their_answer_to_somebody_else(
+    redis: Redis, requests: RequestQueue, worker: WorkerQueue
+) -> None:
+    rng = random.Random(5)
+    for n in range(50):
+        await redis.set(f"key{n}", str(n))
+    mistakes = 0
+
+    async def call(n: int) -> None:
+        nonlocal mistakes
+        for _ in range(20):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rng.uniform(0.0001, 0.004)):
+                    mistakes += int(await redis.get(f"key{n}")) != n
+                    mistakes += (await requests.depth(QUEUE)).running != 0
+
+    await asyncio.gather(*(call(n) for n in range(50)))
+    assert mistakes == 0
+    assert (await redis.get("key7"), await worker.claim(1, ALL)) == (b"7", [])
+
+
+async def test_callers_beyond_the_connections_wait_their_turn(settings: RedisSettings) -> None:
+    """With a pool that lets newcomers in first, some of these would wait for ever."""
+    redis = connect(settings.model_copy(update={"max_connections": 2}))
+    requests = RequestQueue(redis, QueueLimits())
+    longest = 0.0
+
+    async def call() -> None:
+        nonlocal longest
+        for _ in range(50):
+            started = time.monotonic()
+            await requests.depth(QUEUE)
+            longest = max(longest, time.monotonic() - started)
+
+    await asyncio.gather(*(call() for _ in range(40)))
+    assert longest < 1
+    await redis.aclose()
