@@ -70,7 +70,7 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
         engine=_engine(limits, model.eos_token_ids, built.runner),
         limits=limits,
         files=files,
-        architecture=model.architecture,
+        architecture=type(model.model).__name__,
         dtype=str(model.dtype).removeprefix("torch."),
         vocab_size=model.vocab_size,
         eos_token_ids=model.eos_token_ids,

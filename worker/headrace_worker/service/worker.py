@@ -152,7 +152,9 @@ class Worker:
 
 
 def _tokenizer(setup: EngineSetup) -> Tokenizer:
-    return Tokenizer.from_bytes(setup.files.tokenizer_json, add_bos_token=setup.files.add_bos_token)
+    files = setup.files
+    named = [files.bos_token, files.eos_token, *files.special_tokens.values()]
+    return Tokenizer.from_bytes(files.tokenizer_json, special_tokens=[token for token in named if token])
 
 
 @contextlib.asynccontextmanager
