@@ -1,8 +1,6 @@
 """What ``headrace serve`` shows when it is ready: what is served where, and how to talk to it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -19,12 +17,6 @@ class Ready:
     model: str
     context_tokens: int
     kv_blocks: int
-
-    @classmethod
-    def from_report(cls, base_url: str, report: Mapping[str, Any]) -> Self:
-        """``report``: the JSON object that ``GET /ready`` answers with."""
-        model = report["models"][0]
-        return cls(base_url, model["id"], model["max_model_len"], sum(w["kv_blocks_total"] for w in model["workers"]))
 
     def forms(self) -> tuple[RenderableType, str]:
         """For a terminal, and as plain lines."""

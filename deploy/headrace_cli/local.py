@@ -16,6 +16,10 @@ from headrace_cli.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from headrace_cli.errors import EXIT_CONFIGURATION, EXIT_INTERRUPTED, CliError
 from headrace_cli.processes import ProcessSpec, RestartPolicy, Supervisor
 from headrace_cli.terminal import Terminal
+from headrace_shared.errors import UnavailableError
+from headrace_shared.queue.client import connect
+from headrace_shared.queue.presence import Presence
+from headrace_shared.settings import RedisSettings
 
 _POLL_S = 0.2
 _QUEUE_CHECK_S = 0.5
@@ -95,7 +99,7 @@ class LocalStack:
             redis_url = self._start_queue()
             self._supervisor.start(self._spec("worker", servers.WORKER, redis_url))
             self._supervisor.start(self._spec("api", servers.API, redis_url))
-            ready = await self._wait_ready()
+            ready = await self._wait_ready(redis_url)
         self._supervisor.settle()
         self._terminal.show(*ready.forms())
         await self._keep_queue()
@@ -136,15 +140,29 @@ class LocalStack:
                 crashes += 1
                 self._terminal.log("queue", f"{error}; next try in {policy.delay_s(crashes):g} s")
 
-    async def _wait_ready(self) -> Ready:
-        """Poll until the API reports a live worker."""
-        async with httpx.AsyncClient(base_url=self._settings.base_url, timeout=5.0, trust_env=False) as client:
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    answer = await client.get("/ready")
-                    if answer.status_code == httpx.codes.OK:
-                        return Ready.from_report(self._settings.base_url, answer.json())
-                await asyncio.sleep(_POLL_S)
+    async def _wait_ready(self, redis_url: str) -> Ready:
+        """Poll until our worker announces its model and our API hands it out."""
+        redis = connect(RedisSettings(url=redis_url))
+        presence = Presence(redis)
+        try:
+            async with httpx.AsyncClient(base_url=self._settings.base_url, timeout=5.0, trust_env=False) as api:
+                while True:
+                    if (ready := await self._readiness(presence, api)) is not None:
+                        return ready
+                    await asyncio.sleep(_POLL_S)
+        finally:
+            await redis.aclose()
+
+    async def _readiness(self, presence: Presence, api: httpx.AsyncClient) -> Ready | None:
+        pid = self._supervisor.pids().get("worker")
+        with contextlib.suppress(httpx.TransportError, UnavailableError):
+            for model in (await presence.fleet()).models:
+                for worker in model.workers:
+                    if worker.pid == pid and worker.state == "ready" and await _hands_out(api, model.card.name):
+                        return Ready(
+                            self._settings.base_url, model.card.name, model.card.max_model_len, worker.kv_blocks_total
+                        )
+        return None
 
     async def _stop(self) -> None:
         """The API stops accepting and finishes what runs, then the worker, then the queue they needed for it."""
@@ -159,6 +177,11 @@ class LocalStack:
             self._hurry = True
             self._supervisor.kill()
         self._stop_asked.set()
+
+
+async def _hands_out(api: httpx.AsyncClient, model: str) -> bool:
+    answer = await api.get("/ready")
+    return answer.status_code == httpx.codes.OK and any(listed["id"] == model for listed in answer.json()["models"])
 
 
 async def serve(settings: LocalSettings, terminal: Terminal) -> int:

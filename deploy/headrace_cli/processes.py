@@ -14,6 +14,8 @@ from headrace_shared.clock import mono_s
 
 _MAX_LINE_BYTES = 64 * 1024
 _TAIL_LINES = 20
+_UNSETTLED_STOP_S = 3.0
+"""A server that is still loading has nothing to finish."""
 
 LogLine = Callable[[str, str], None]
 """Gets a process's name and one line that it wrote (or that is said about it)."""
@@ -110,11 +112,12 @@ class Supervisor:
         assert child.keeper is not None  # noqa: S101 - start() made it
         process = child.process
         if process is not None and process.returncode is None:
+            timeout_s = child.spec.stop_timeout_s if self._settled else _UNSETTLED_STOP_S
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
-            _, pending = await asyncio.wait([child.keeper], timeout=child.spec.stop_timeout_s)
+            _, pending = await asyncio.wait([child.keeper], timeout=timeout_s)
             if pending:
-                self._log(child.spec.name, f"did not stop within {child.spec.stop_timeout_s:g} s, killing it")
+                self._log(child.spec.name, f"did not stop within {timeout_s:g} s, killing it")
         child.signal_group(signal.SIGKILL)
         if process is None or process.returncode is not None:
             # It waits for its next start, which must not happen any more.
@@ -227,4 +230,5 @@ class _LineReader:
         return True
 
     def _emit(self, line: bytes) -> None:
-        self._on_line(line.decode("utf-8", "replace").rstrip("\r"))
+        # Of a progress bar that redraws itself, the last state.
+        self._on_line(line.decode("utf-8", "replace").rstrip("\r").rsplit("\r", 1)[-1])
