@@ -73,12 +73,12 @@ def _text_of(part: Any, param: str) -> str:
         return part
     if not isinstance(part, Mapping):
         raise InvalidRequestError("a content part must be an object with a type", param=param)
-    kind = part.get("type")
+    kind = str(part.get("type"))
     if kind in _MEDIA_TYPES:
         raise InvalidRequestError(f"this model takes text only, not a part of type {kind!r}", param=param)
-    key = _TEXT_KEY.get(kind) if isinstance(kind, str) else None
+    key = _TEXT_KEY.get(kind)
     if key is None:
-        raise InvalidRequestError(f"unknown type of content part: {kind!r}", param=param)
+        raise InvalidRequestError(f"unknown type of content part: {part.get('type')!r}", param=param)
     text = part.get(key)
     if not isinstance(text, str):
         raise InvalidRequestError(f"a part of type {kind!r} needs a string {key!r}", param=param)

@@ -33,7 +33,8 @@ class ChatTemplate:
         try:
             syntax = environment.parse(source)
             self._template = environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
+        # Python compiles what Jinja wrote, and has limits of its own: nesting, numbers, null bytes, memory.
+        except (jinja2.TemplateError, SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
             raise InvalidRequestError(f"the chat template is not valid: {error}", param="chat_template") from error
         self._source = source
         self._special_tokens = dict(special_tokens)
@@ -87,7 +88,15 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise InvalidRequestError(str(error.message or error), param="messages") from error
         # What a template does to values of an unexpected type fails in as many ways as Python has.
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+            MemoryError,
+        ) as error:
             raise InvalidRequestError(
                 f"the chat template failed on these messages: {type(error).__name__}: {error}", param="messages"
             ) from error

@@ -1,7 +1,7 @@
 """The same messages, the same template: the same text as ``apply_chat_template``, or an error where it has one."""
 
 import functools
-from collections.abc import Iterator
+from datetime import datetime, tzinfo
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizer_families import tokenizer_json
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
 
 from headrace_api.prompt import sandbox
 from headrace_api.prompt.template import ChatTemplate
@@ -94,29 +95,31 @@ def ours(name: str) -> ChatTemplate:
     return ChatTemplate(TEMPLATES[name], SPECIAL)
 
 
-@pytest.fixture(autouse=True)
-def noon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+class Noon(datetime):
     """One time for both, else a test near midnight could see two dates."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "Noon":
+        return cls.fromtimestamp(NOON_MS / 1000, tz)
+
+
+@pytest.fixture(autouse=True)
+def noon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "wall_ms", lambda: NOON_MS)
-    import transformers.utils.chat_template_utils as theirs
+    monkeypatch.setattr(chat_template_utils, "datetime", Noon)
 
-    class Noon(theirs.datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return cls.fromtimestamp(NOON_MS / 1000)
 
-    monkeypatch.setattr(theirs, "datetime", Noon)
-    yield
+def theirs(source: str, messages: list[Message], **options: Any) -> str | None:
+    """None: transformers, or the template, refuses."""
+    try:
+        text: str = reference().apply_chat_template(messages, chat_template=source, tokenize=False, **options)
+    except Exception:  # noqa: BLE001 - whatever goes wrong there has to be one kind of error here
+        return None
+    return text
 
 
 def expected(name: str, messages: list[Message], variables: dict[str, Any], options: dict[str, Any]) -> str | None:
-    """None: transformers, or the template, refuses."""
-    try:
-        return reference().apply_chat_template(
-            messages, chat_template=TEMPLATES[name], tokenize=False, **options, **variables
-        )
-    except Exception:  # noqa: BLE001 - whatever goes wrong there has to be one kind of error here
-        return None
+    return theirs(TEMPLATES[name], messages, **options, **variables)
 
 
 def rendered(name: str, messages: list[Message], variables: dict[str, Any], options: dict[str, Any]) -> str | None:
@@ -216,15 +219,8 @@ def test_every_construct_behaves_as_in_transformers(source: str) -> None:
         except InvalidRequestError:
             return None
 
-    def there() -> str | None:
-        try:
-            return reference().apply_chat_template(
-                messages, chat_template=source, tokenize=False, add_generation_prompt=True
-            )
-        except Exception:  # noqa: BLE001 - as in expected()
-            return None
-
+    there = theirs(source, messages, add_generation_prompt=True)
     if "__class__ }}" in source:  # prints an address
-        assert (here() is None) == (there() is None)
+        assert (here() is None) == (there is None)
     else:
-        assert here() == there()
+        assert here() == there
