@@ -46,6 +46,18 @@ async def latencies(label: str, rounds: int, call: Callable[[int], Awaitable[obj
     print(f"{label:<58}{statistics.median(taken):>9.2f} ms p50 {taken[int(rounds * 0.99)]:>7.2f} ms p99")
 
 
+async def memory_of(redis: Redis) -> int:
+    """Bytes of all keys; what the whole server uses also depends on its buffers of the moment."""
+    names = [name async for name in redis.scan_iter(count=10_000)]
+    sizes = 0
+    for start in range(0, len(names), 1000):
+        pipeline = redis.pipeline(transaction=False)
+        for name in names[start : start + 1000]:
+            pipeline.memory_usage(name, samples=0)
+        sizes += sum(await pipeline.execute())
+    return sizes
+
+
 async def enqueue_and_claim(redis: Redis, count: int, tenants: int) -> None:
     await redis.flushall()
     requests = RequestQueue(redis, QueueLimits(max_requests=10**9, max_tokens=10**12))
@@ -54,11 +66,10 @@ async def enqueue_and_claim(redis: Redis, count: int, tenants: int) -> None:
         for number in range(start, count, 64):
             await requests.enqueue(job(number, tenants))
 
-    before = (await redis.info("memory"))["used_memory"]
     await timed(
         f"enqueue, 64 callers, {tenants} tenants", count, "requests", lambda: asyncio.gather(*map(put, range(64)))
     )
-    memory = ((await redis.info("memory"))["used_memory"] - before) / count
+    memory = await memory_of(redis) / count
     print(f"{'memory per queued request (1.2 KB prompt)':<58}{memory:>12,.0f} bytes")
     worker = WorkerQueue(redis, QUEUE, "w", 60_000)
 
@@ -144,10 +155,10 @@ async def streams(redis: Redis, settings: RedisSettings, batch: int, steps: int)
 
 async def log_memory(redis: Redis) -> None:
     worker, claims = await claims_of(redis, 50)
-    before = (await redis.info("memory"))["used_memory"]
+    before = await memory_of(redis)
     for seq in range(1, 513):
         await worker.append(frames_of(claims, seq))
-    memory = ((await redis.info("memory"))["used_memory"] - before) / (50 * 512)
+    memory = (await memory_of(redis) - before) / (50 * 512)
     print(f"{'memory per logged one-token frame':<58}{memory:>12,.0f} bytes")
 
 

@@ -1,18 +1,25 @@
 -- ARGV: rid reason cancelled_frame
--- Returns 0 unknown or done, 1 was queued and is done now, 2 is running and its worker has been told.
+-- Returns 0 unknown or done, 1 was not running and is done now, 2 is running and its worker has been told.
 local rid = ARGV[1]
 local key = request_key(rid)
+local now = now_ms()
 local h = redis.call('HMGET', key, 'state', 'seq', 'worker', 'cost')
-if h[1] == 'Q' or h[1] == 'O' then
-  redis.call('HSET', key, 'cancel', ARGV[2])
-  tally(-1, -tonumber(h[4]), 0)
-  log_frame(rid, h[2] + 1, ARGV[3])
-  finish(rid, now_ms())
-  return 1
-end
+if not h[1] or h[1] == 'D' then return 0 end
+
+redis.call('HSET', key, 'cancel', ARGV[2])
 if h[1] == 'R' then
-  redis.call('HSET', key, 'cancel', ARGV[2])
-  redis.call('PUBLISH', BASE .. 'ctl:' .. h[3], rid)
-  return 2
+  local lease = redis.call('ZSCORE', BASE .. 'wk', h[3])
+  if lease and tonumber(lease) > now then
+    redis.call('PUBLISH', BASE .. 'ctl:' .. h[3], rid)
+    return 2
+  end
+  -- Its worker is dead, and there may be no other that would reap it.
+  redis.call('HDEL', key, 'worker')
+  redis.call('ZREM', BASE .. 'own:' .. h[3], rid)
+  tally(0, 0, -1)
+else
+  tally(-1, -tonumber(h[4]), 0)
 end
-return 0
+log_frame(rid, h[2] + 1, ARGV[3])
+finish(rid, now)
+return 1

@@ -80,8 +80,9 @@ else
   for _ = 1, want + 256 do
     if #claimed >= want or not step() then break end
   end
-  -- Without a lifetime: reap deletes it with the worker.
   redis.call('HSET', replay, 'nonce', nonce, 'claimed', cmsgpack.pack(claimed))
+  -- reap deletes it with the worker; the lifetime is for queues that nobody reads any more.
+  redis.call('PEXPIRE', replay, 86400000)
 end
 
 local reply = {}

@@ -11,6 +11,7 @@ from redis.asyncio import ConnectionPool, Redis, SSLConnection, UnixDomainSocket
 from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -38,6 +39,12 @@ class _FairPool(ConnectionPool):
     def __init__(self, max_connections: int, **kwargs: Any) -> None:
         super().__init__(max_connections=max_connections, **kwargs)
         self._places = asyncio.Semaphore(max_connections)
+
+    def make_connection(self) -> Any:
+        connection = super().make_connection()  # type: ignore[no-untyped-call]
+        # In C; the asyncio connections of redis-py pack in Python, which shows with hundreds of frames per call.
+        connection.pack_command = HiredisRespSerializer().pack
+        return connection
 
     async def get_connection(self, command_name: object = None, *keys: object, **options: object) -> Any:
         await self._places.acquire()

@@ -57,7 +57,7 @@ class CancelOutcome(StrEnum):
     GONE = "gone"
     """Unknown, or done already."""
     CANCELLED = "cancelled"
-    """It was waiting; its last event is in the log now."""
+    """It was waiting, or its worker is dead; its last event is in the log now."""
     REQUESTED = "requested"
     """It is running; its worker has been told and will say the last word."""
 

@@ -102,22 +102,31 @@ async def test_cancelling_races_with_claiming_and_exactly_one_end_is_seen(
     assert await requests.depth(QUEUE) == QueueDepth(0, 0, 0)
 
 
+@pytest.mark.parametrize("cancelled", ["before its lease ends", "after its lease ended"])
 async def test_a_cancelled_request_of_a_dead_worker_is_not_continued(
-    requests: RequestQueue, make_worker: MakeWorker, hub: StreamHub
+    requests: RequestQueue, make_worker: MakeWorker, hub: StreamHub, redis: Redis, cancelled: str
 ) -> None:
     stream = await hub.open(QUEUE, "r")
     await requests.enqueue(make_job("r"))
-    dead, heir = make_worker("dead", lease_ms=1), make_worker("heir")
+    dead, heir = make_worker("dead", lease_ms=300), make_worker("heir")
     [claim] = await dead.claim(1, ALL)
     await speak(dead, claim, 0)
-    await requests.cancel(QUEUE, "r", "x")
-    await asyncio.sleep(0.01)
+    if cancelled == "before its lease ends":
+        assert await requests.cancel(QUEUE, "r", "x") is CancelOutcome.REQUESTED
+        await asyncio.sleep(0.32)
+    else:
+        await asyncio.sleep(0.32)
+        assert await requests.cancel(QUEUE, "r", "x") is CancelOutcome.CANCELLED
+        assert [a.status for a in await speak(dead, claim, 1, first_seq=2)] == [AppendStatus.FENCED]
+        await asyncio.sleep(0.32)
     assert await heir.reap() == 0
     assert await heir.claim(1, ALL) == []
     events = [event async for frame in stream for event in frame]
     assert positions(events) == [0]
     assert isinstance(failed := ending(events), Failed)
     assert failed.code is ErrorCode.CANCELLED
+    assert await requests.depth(QUEUE) == QueueDepth(0, 0, 0)
+    assert await redis.keys("*own*") == await redis.keys("*body*") == []
 
 
 async def test_a_request_waiting_to_be_continued_can_be_cancelled(
@@ -142,9 +151,9 @@ async def test_a_queued_request_past_its_deadline_costs_no_prefill(
     requests: RequestQueue, worker: WorkerQueue, hub: StreamHub, redis: Redis, swept_by: str
 ) -> None:
     stream = await hub.open(QUEUE, "r")
-    await requests.enqueue(make_job("r", deadline_ms=wall_ms() + 30))
+    await requests.enqueue(make_job("r", deadline_ms=wall_ms() + 200))
     await requests.enqueue(make_job("patient", deadline_ms=wall_ms() + 60_000))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.22)
     if swept_by == "reap":
         await worker.reap()
     assert [claim.request_id for claim in await worker.claim(9, ALL)] == ["patient"]
@@ -156,10 +165,10 @@ async def test_a_queued_request_past_its_deadline_costs_no_prefill(
 
 
 async def test_a_running_request_past_its_deadline_is_told_so(requests: RequestQueue, worker: WorkerQueue) -> None:
-    await requests.enqueue(make_job("r", deadline_ms=wall_ms() + 60))
+    await requests.enqueue(make_job("r", deadline_ms=wall_ms() + 300))
     [claim] = await worker.claim(1, ALL)
     assert [a.status for a in await speak(worker, claim, 0)] == [AppendStatus.OK]
-    await asyncio.sleep(0.07)
+    await asyncio.sleep(0.32)
     assert [a.status for a in await speak(worker, claim, 1, first_seq=2)] == [AppendStatus.DEADLINE]
     failed = Failed(ErrorCode.DEADLINE_EXCEEDED, "late")
     [answer] = await worker.append([FrameOut("r", claim.epoch, 2, [failed], final=True)])

@@ -46,9 +46,9 @@ async def test_two_cards_that_claim_one_name_are_both_seen(presence: Presence) -
 async def test_a_worker_that_falls_silent_is_gone_when_its_lease_ends(presence: Presence, redis: Redis) -> None:
     card = card_of("m")
     await presence.announce(card, state_of("alive", card), 5000)
-    await presence.announce(card, state_of("dead", card), 100)
+    await presence.announce(card, state_of("dead", card), 300)
     assert len((await presence.fleet()).models[0].workers) == 2
-    await asyncio.sleep(0.12)
+    await asyncio.sleep(0.32)
     assert [w.worker_id for w in (await presence.fleet()).models[0].workers] == ["alive"]
     assert await redis.hlen(keys.fleet_states()) == 1  # type: ignore[misc]
 
