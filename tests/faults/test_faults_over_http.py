@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 import openai
+import pytest
 from fleet import ApiProcess, fleet_on, wait_until
 
 from headrace_cli.embedded_redis import EmbeddedRedis
@@ -63,13 +64,10 @@ def test_without_redis_requests_get_503_at_once_and_work_again_when_it_is_back(o
         client = api.client(timeout=10)
         own_valkey.stop()
         wait_until(lambda: httpx.get(f"{api.url}/ready").status_code == 503, "the API node is not ready")
-        try:
+        with pytest.raises(openai.InternalServerError) as caught:
             client.completions.create(model=MODEL, prompt="x", max_tokens=1)
-        except openai.InternalServerError as error:
-            assert error.status_code == 503
-            assert "retry-after" in error.response.headers
-        else:
-            raise AssertionError("answered without Redis")
+        assert caught.value.status_code == 503
+        assert "retry-after" in caught.value.response.headers
         assert httpx.get(f"{api.url}/health").status_code == 200
         own_valkey.start()
         api.wait_until_ready()
