@@ -4,16 +4,14 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from headrace_cli.errors import EXIT_CONFIGURATION, CliError
+from headrace_cli.errors import EXIT_CONFIGURATION, EXIT_FAILURE, CliError
 from headrace_cli.orphans import die_with_parent
 from headrace_shared.clock import mono_s
 
 _MAX_LINE_BYTES = 64 * 1024
-_TAIL_LINES = 20
 _UNSETTLED_STOP_S = 3.0
 """A server that is still loading has nothing to finish."""
 
@@ -53,12 +51,11 @@ class _Child:
     process: asyncio.subprocess.Process | None = None
     keeper: asyncio.Task[None] | None = None
     wanted: bool = True
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
+    last_line: str = "it said nothing"
 
     @property
     def last_words(self) -> str:
-        said = self.tail[-1] if self.tail else "it said nothing"
-        return said.removeprefix(f"headrace {self.spec.name}: error: ")
+        return self.last_line.removeprefix(f"headrace {self.spec.name}: error: ")
 
     def signal_group(self, number: signal.Signals) -> None:
         """Reaches what the child started as well, and does nothing when all of them are gone."""
@@ -137,7 +134,7 @@ class Supervisor:
                 return
             crashes = 1 if mono_s() - started_s >= self._policy.healthy_s else crashes + 1
             if status == EXIT_CONFIGURATION:
-                self._give_up(child, child.last_words)
+                self._give_up(child, child.last_words, EXIT_CONFIGURATION)
                 return
             if crashes >= self._policy.start_attempts and not self._settled:
                 self._give_up(child, f"failed {crashes} times at its start ({_ending(status)}): {child.last_words}")
@@ -174,12 +171,12 @@ class Supervisor:
 
     def _said(self, child: _Child, line: str) -> None:
         if line.strip():
-            child.tail.append(line.strip())
+            child.last_line = line.strip()
         self._log(child.spec.name, line)
 
-    def _give_up(self, child: _Child, reason: str) -> None:
+    def _give_up(self, child: _Child, reason: str, exit_code: int = EXIT_FAILURE) -> None:
         if not self._failure.done():
-            self._failure.set_result(CliError(f"{child.spec.name}: {reason}"))
+            self._failure.set_result(CliError(f"{child.spec.name}: {reason}", exit_code=exit_code))
 
 
 def _ending(status: int) -> str:
