@@ -8,13 +8,18 @@ import torch
 
 from headrace_worker.execute import kv_cache
 from headrace_worker.execute.attention.backend import AttentionBackend
+from headrace_worker.execute.attention.native import NativeAttention
 from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
 from headrace_worker.execute.kv_cache import CacheSize
+from headrace_worker.execute.lean import LeanNetwork, can_be_lean
+from headrace_worker.execute.linear import linear_factory, pack_linears
+from headrace_worker.execute.native.library import Kernels, kernels
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.execute.runner import ModelRunner
 from headrace_worker.execute.sampler import Sampler
+from headrace_worker.models.families import take_apart
 from headrace_worker.models.load import LoadedModel, ModelSource, load_model
-from headrace_worker.models.network import TransformersNetwork
+from headrace_worker.models.network import Network, TransformersNetwork
 from headrace_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -27,6 +32,15 @@ class BuiltRunner:
     runner: ModelRunner
     model: LoadedModel
     num_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Which of the faster parts may be used; for tests and benchmarks, which want each path by itself."""
+
+    native: bool = True
+    packed: bool = True
+    lean: bool = True
 
 
 def build_runner(settings: WorkerSettings) -> BuiltRunner:
@@ -53,23 +67,59 @@ def build_runner(settings: WorkerSettings) -> BuiltRunner:
     return assemble(loaded, size)
 
 
-def assemble(loaded: LoadedModel, size: CacheSize) -> BuiltRunner:
-    """Put a runner together around a model that is already in memory. Raises ModelLoadError when memory is short."""
-    backend: AttentionBackend = PagedSdpa()
+def assemble(loaded: LoadedModel, size: CacheSize, parts: Parts | None = None) -> BuiltRunner:
+    """Put a runner together around a model that is already in memory, which it takes over.
+
+    ``parts``: the fastest that this machine can do unless something else is asked for. Raises
+    ModelLoadError when memory is short.
+    """
+    parts = parts or Parts()
+    found = _kernels_for(loaded) if parts.native else None
+    threads = torch.get_num_threads()
+    backend = _backend(loaded, size.block_size, found, threads)
     num_blocks = kv_cache.count_blocks(loaded.layers, size, loaded.dtype, loaded.device)
     cache = kv_cache.allocate(backend, loaded.layers, num_blocks, size.block_size, (loaded.dtype, loaded.device))
     attention = PagedAttention(backend, loaded.layers, loaded.layer_index, cache)
-    network = TransformersNetwork(loaded.model, attention)
+    network = _network(loaded, attention, found, parts)
     sampler = Sampler(loaded.vocab_size, loaded.eos_token_ids)
     runner = ModelRunner(network, attention, sampler, loaded.vocab_size, loaded.device)
     log.info(
         "engine built",
         extra={
             "attention": backend.name,
+            "layers": type(network).__name__,
+            "instructions": found.isa if found is not None else "-",
             "kv_blocks": num_blocks,
             "kv_tokens": num_blocks * size.block_size,
             "kv_mib": cache.num_bytes >> 20,
-            "threads": torch.get_num_threads(),
+            "threads": threads,
         },
     )
     return BuiltRunner(runner, loaded, num_blocks)
+
+
+def _kernels_for(loaded: LoadedModel) -> Kernels | None:
+    """The kernels compute float32 on a CPU."""
+    return kernels() if loaded.device.type == "cpu" and loaded.dtype is torch.float32 else None
+
+
+def _backend(loaded: LoadedModel, block_size: int, found: Kernels | None, threads: int) -> AttentionBackend:
+    """One back-end for all layers: the native one when it can do every one of them."""
+    if found is not None:
+        native = NativeAttention(found, threads)
+        if all(native.supports(layer, block_size, loaded.dtype, loaded.device) for layer in loaded.layers):
+            return native
+    return PagedSdpa()
+
+
+def _network(loaded: LoadedModel, attention: PagedAttention, found: Kernels | None, parts: Parts) -> Network:
+    threads = torch.get_num_threads()
+    if found is not None and parts.lean and attention.backend.name == NativeAttention.name:
+        decoder = take_apart(loaded.model, loaded.config)
+        if decoder is not None and can_be_lean(decoder, loaded.layers):
+            return LeanNetwork(loaded.model, decoder, attention, found, threads)
+    if parts.packed and loaded.device.type == "cpu":
+        make = linear_factory(found, threads)
+        if make is not None:
+            pack_linears(loaded.model, make)
+    return TransformersNetwork(loaded.model, attention)

@@ -26,7 +26,7 @@ class PagedAttention:
     ) -> None:
         self.backend = backend
         self.cache = cache
-        self._layers = layers
+        self.layers = layers
         self._layer_index = layer_index
         self._batch: Batch | None = None
 
@@ -42,7 +42,7 @@ class PagedAttention:
 
     def layer(self, index: int, rows: AttentionRows) -> torch.Tensor:
         """Attention of layer ``index``: [total, num_heads, value_dim]."""
-        return self.backend.attend(self._layers[index], self.cache.layers[index], rows, self.batch)
+        return self.backend.attend(self.layers[index], self.cache.layers[index], rows, self.batch)
 
     def attend(
         self,

@@ -1,0 +1,78 @@
+"""NativeAttention: the compiled back-end for float32 on a CPU."""
+
+from ctypes import byref
+
+import torch
+
+from headrace_worker.execute.attention.backend import AttentionRows, LayerCache
+from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.execute.native.library import AttentionCall, Kernels
+from headrace_worker.models.layers import AttentionLayer
+
+_LANES = 16
+
+
+class NativeAttention:
+    """Calls attention.h. Cache layout: keys [num_blocks, kv_heads, dim, block_size], values [num_blocks, kv_heads, block_size, dim]."""
+
+    name = "native"
+
+    def __init__(self, kernels: Kernels, threads: int) -> None:
+        self._kernels = kernels
+        self._threads = threads
+        self._calls: dict[int, AttentionCall] = {}
+
+    def supports(self, layer: AttentionLayer, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
+        whole = all(size % _LANES == 0 for size in (block_size, layer.value_dim))
+        return whole and dtype is torch.float32 and device.type == "cpu"
+
+    def allocate(
+        self, layer: AttentionLayer, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> LayerCache:
+        shape = (num_blocks, layer.num_kv_heads)
+        return LayerCache(
+            key=torch.zeros((*shape, layer.head_dim, block_size), dtype=dtype, device=device),
+            value=torch.zeros((*shape, block_size, layer.value_dim), dtype=dtype, device=device),
+        )
+
+    def attend(self, layer: AttentionLayer, cache: LayerCache, rows: AttentionRows, batch: Batch) -> torch.Tensor:
+        call = self._call(layer, cache)
+        call.query, call.key, call.value = rows.query.data_ptr(), rows.key.data_ptr(), rows.value.data_ptr()
+        call.query_row, call.query_head, _ = rows.query.stride()
+        call.key_row, call.key_head, _ = rows.key.stride()
+        call.value_row, call.value_head, _ = rows.value.stride()
+        sinks = rows.sinks.contiguous() if rows.sinks is not None else None
+        call.sinks = sinks.data_ptr() if sinks is not None else None
+        return self._run(call, layer, batch)
+
+    def _call(self, layer: AttentionLayer, cache: LayerCache) -> AttentionCall:
+        """The call's arguments, with those filled in that never change."""
+        known = self._calls.get(id(cache))
+        if known is not None:
+            return known
+        call = self._calls[id(cache)] = AttentionCall(
+            key_cache=cache.key.data_ptr(),
+            value_cache=cache.value.data_ptr(),
+            num_heads=layer.num_heads,
+            num_kv_heads=layer.num_kv_heads,
+            head_dim=layer.head_dim,
+            value_dim=layer.value_dim,
+            block_size=cache.key.shape[3],
+            window=layer.sliding_window or 0,
+            softcap=layer.softcap or 0.0,
+            scale=layer.scale,
+            threads=self._threads,
+        )
+        return call
+
+    def _run(self, call: AttentionCall, layer: AttentionLayer, batch: Batch) -> torch.Tensor:
+        total = batch.slots.shape[0]
+        out = torch.empty((total, layer.num_heads, layer.value_dim))
+        call.out = out.data_ptr()
+        call.query_starts, call.contexts = batch.query_starts.data_ptr(), batch.contexts.data_ptr()
+        call.block_tables, call.slots = batch.block_tables.data_ptr(), batch.slots.data_ptr()
+        call.table_row = batch.block_tables.shape[1]
+        call.num_sequences, call.num_rows = batch.num_sequences, total
+        if self._kernels.attend(byref(call)) != 0:
+            raise MemoryError("no memory for the attention kernel's scratch space")
+        return out

@@ -1,0 +1,279 @@
+/* Attention over a paged K/V cache, float32.
+ *
+ * Work is cut into tiles: some consecutive rows of one sequence, and the query heads that share one
+ * K/V head. A tile walks over the keys sixty-four at a time with an online softmax. What is
+ * computed for a row, and in which order, depends on that row's own position only, never on its
+ * tile: the same bits come out however a prompt is cut into chunks and whatever else is in the batch.
+ *
+ * Cache layout: keys [block][kv_head][dim][place], values [block][kv_head][place][dim], so that both
+ * products of attention are the same small matrix product, sixteen columns wide.
+ */
+#ifndef HEADRACE_ATTENTION_H
+#define HEADRACE_ATTENTION_H
+
+#include <stddef.h>
+#include <stdlib.h>
+
+#include "simd.h"
+
+#define KEYS 64                  /* keys per turn */
+#define UNITS (KEYS / LANES)     /* a turn is made of units of sixteen keys, each within one block */
+#define TILE_ROWS 48             /* (row, query head) pairs per tile, where one group of heads is not more */
+/* Rows whose sums stay in registers. */
+#if VEC == 16
+#define GROUP 8
+#elif VEC == 8
+#define GROUP 6
+#else
+#define GROUP 2
+#endif
+
+typedef struct {
+    float *query, *key, *value; /* [rows][heads][dim], strides below, in floats */
+    int64_t query_row, query_head, key_row, key_head, value_row, value_head;
+    float *key_cache, *value_cache;
+    float *out;             /* [rows][num_heads][value_dim] */
+    const float *cosine, *sine; /* [rows][rotary_dim], the first half of each counts; NULL: queries and keys are rotated already */
+    const float *query_norm, *key_norm; /* [head_dim], or NULL */
+    const float *sinks;     /* [num_heads], or NULL */
+    const int32_t *query_starts, *contexts, *block_tables;
+    const int64_t *slots;
+    int64_t table_row;      /* int32 per row of block_tables */
+    int32_t num_sequences, num_rows, num_heads, num_kv_heads, head_dim, value_dim, block_size, rotary_dim;
+    int32_t window;         /* 0: none */
+    int32_t threads;
+    float scale, softcap, norm_eps; /* softcap 0: none */
+} Attention;
+
+typedef struct {
+    float *query;   /* [rows][head_dim], scaled */
+    float *weights; /* [rows][KEYS] */
+    float *sums;    /* [rows][value_dim] */
+    float *top, *total, *shrink; /* [rows] */
+} Scratch;
+
+typedef struct {
+    int sequence, first_row, rows; /* rows of the batch */
+    int position;                  /* of the first row in its sequence */
+    int kv_head;
+} Tile;
+
+/* ---- rotary embedding, norms and the way into the cache ---- */
+
+static void rotate(float *restrict x, const float *restrict cosine, const float *restrict sine, int dim) {
+    int half = dim / 2;
+    for (int i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cosine[i] - b * sine[i];
+        x[i + half] = b * cosine[i] + a * sine[i];
+    }
+}
+
+static void prepare_head(const Attention *a, float *x, const float *norm, int row) {
+    if (norm) rms_norm(x, norm, x, a->head_dim, a->norm_eps);
+    if (a->cosine) rotate(x, a->cosine + (int64_t)row * a->rotary_dim, a->sine + (int64_t)row * a->rotary_dim, a->rotary_dim);
+}
+
+static void prepare_row(const Attention *a, int row) {
+    for (int h = 0; h < a->num_heads && (a->cosine || a->query_norm); h++)
+        prepare_head(a, a->query + row * a->query_row + h * a->query_head, a->query_norm, row);
+    int64_t block = a->slots[row] / a->block_size, place = a->slots[row] % a->block_size;
+    for (int h = 0; h < a->num_kv_heads; h++) {
+        float *key = a->key + row * a->key_row + h * a->key_head;
+        prepare_head(a, key, a->key_norm, row);
+        int64_t head = block * a->num_kv_heads + h;
+        float *to = a->key_cache + head * a->head_dim * a->block_size + place;
+        for (int d = 0; d < a->head_dim; d++) to[(int64_t)d * a->block_size] = key[d];
+        memcpy(a->value_cache + (head * a->block_size + place) * a->value_dim,
+               a->value + row * a->value_row + h * a->value_head, sizeof(float) * a->value_dim);
+    }
+}
+
+/* ---- the two small matrix products ---- */
+
+/* to[r][0..16) = sum over k of rows[r][k] * columns[k][0..16), for n <= GROUP rows. */
+#define SCORE_BODY(n)                                                                                       \
+    vec sum[n][PARTS];                                                                                      \
+    for (int r = 0; r < n; r++)                                                                             \
+        for (int i = 0; i < PARTS; i++) sum[r][i] = (vec){0};                                               \
+    for (int k = 0; k < depth; k++) {                                                                       \
+        vec column[PARTS];                                                                                  \
+        for (int i = 0; i < PARTS; i++) column[i] = load(columns + (int64_t)k * stride + i * VEC);          \
+        for (int r = 0; r < n; r++)                                                                         \
+            for (int i = 0; i < PARTS; i++) sum[r][i] += rows[(int64_t)r * depth + k] * column[i];          \
+    }                                                                                                       \
+    for (int r = 0; r < n; r++) memcpy(to + r * KEYS, sum[r], sizeof(float) * LANES);
+
+/* sums[r][0..16) = sums[r][0..16) * shrink[r] + sum over places of weights[r][place] * values[place][0..16). */
+#define WEIGH_BODY(n)                                                                                       \
+    vec sum[n][PARTS];                                                                                      \
+    for (int r = 0; r < n; r++)                                                                             \
+        for (int i = 0; i < PARTS; i++) sum[r][i] = load(sums + (int64_t)r * dim + i * VEC) * shrink[r];    \
+    for (int u = 0; u < units; u++)                                                                         \
+        for (int k = 0; k < LANES; k++) {                                                                   \
+            vec value[PARTS];                                                                               \
+            for (int i = 0; i < PARTS; i++) value[i] = load(values[u] + (int64_t)k * dim + column + i * VEC); \
+            for (int r = 0; r < n; r++)                                                                     \
+                for (int i = 0; i < PARTS; i++) sum[r][i] += weights[r * KEYS + u * LANES + k] * value[i];  \
+        }                                                                                                   \
+    for (int r = 0; r < n; r++) memcpy(sums + (int64_t)r * dim, sum[r], sizeof(float) * LANES);
+
+#if GROUP == 8
+#define EACH_SIZE CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+#elif GROUP == 6
+#define EACH_SIZE CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#else
+#define EACH_SIZE CASE(1) CASE(2)
+#endif
+
+static void score(int n, const float *rows, int depth, const float *columns, int stride, float *to) {
+#define CASE(size) case size: { SCORE_BODY(size) break; }
+    switch (n) { EACH_SIZE }
+#undef CASE
+}
+
+static void weigh(int n, const float *weights, const float *shrink, const float *const *values, int units, int dim,
+                  int column, float *sums) {
+#define CASE(size) case size: { WEIGH_BODY(size) break; }
+    switch (n) { EACH_SIZE }
+#undef CASE
+}
+
+/* ---- one tile ---- */
+
+static void gather_queries(const Attention *a, const Tile *tile, const Scratch *s) {
+    int heads = a->num_heads / a->num_kv_heads;
+    for (int t = 0; t < tile->rows; t++)
+        for (int g = 0; g < heads; g++) {
+            const float *from = a->query + (tile->first_row + t) * a->query_row + (tile->kv_head * heads + g) * a->query_head;
+            float *to = s->query + (int64_t)(t * heads + g) * a->head_dim;
+            for (int d = 0; d < a->head_dim; d++) to[d] = from[d] * a->scale;
+        }
+}
+
+static void start_softmax(const Attention *a, const Tile *tile, const Scratch *s, int pairs, int heads) {
+    memset(s->sums, 0, sizeof(float) * pairs * a->value_dim);
+    for (int r = 0; r < pairs; r++) {
+        /* Finite, so that a turn of nothing but masked keys leaves everything as it was. */
+        s->top[r] = a->sinks ? a->sinks[tile->kv_head * heads + r % heads] : -1e30f;
+        s->total[r] = a->sinks ? 1.0f : 0.0f;
+    }
+}
+
+/* Scores of one row -> weights; keys [first, first + KEYS), of which the row sees [from, to). */
+static void soften(const Attention *a, const Scratch *s, int r, int first, int from, int to) {
+    float *scores = s->weights + r * KEYS;
+    vec best = splat(-INFINITY);
+    ivec lane;
+    for (int i = 0; i < VEC; i++) lane[i] = first + i;
+    for (int i = 0; i < KEYS; i += VEC, lane += VEC) {
+        vec x = load(scores + i);
+        if (a->softcap > 0) x = a->softcap * vtanh(x / a->softcap);
+        x = choose((lane >= from) & (lane < to), x, splat(-INFINITY));
+        best = vmax(best, x);
+        store(scores + i, x);
+    }
+    float top = max_lanes(best);
+    top = top > s->top[r] ? top : s->top[r];
+    vec total = {0};
+    for (int i = 0; i < KEYS; i += VEC) {
+        vec weight = vexp(load(scores + i) - top);
+        store(scores + i, weight);
+        total += weight;
+    }
+    s->shrink[r] = vexp(splat(s->top[r] - top))[0];
+    s->total[r] = s->total[r] * s->shrink[r] + sum_lanes(total);
+    s->top[r] = top;
+}
+
+static void turn(const Attention *a, const Tile *tile, const Scratch *s, int first, int last) {
+    int heads = a->num_heads / a->num_kv_heads, pairs = tile->rows * heads;
+    const int32_t *table = a->block_tables + tile->sequence * a->table_row;
+    const float *values[UNITS];
+    int units = 0;
+    for (int key = first; key < last && units < UNITS; key += LANES, units++) {
+        int64_t head = (int64_t)table[key / a->block_size] * a->num_kv_heads + tile->kv_head;
+        int place = key % a->block_size;
+        values[units] = a->value_cache + (head * a->block_size + place) * a->value_dim;
+        const float *keys = a->key_cache + head * a->head_dim * a->block_size + place;
+        for (int r = 0; r < pairs; r += GROUP)
+            score(pairs - r < GROUP ? pairs - r : GROUP, s->query + (int64_t)r * a->head_dim, a->head_dim, keys, a->block_size,
+                  s->weights + r * KEYS + units * LANES);
+    }
+    for (int r = 0; r < pairs; r++) {
+        int position = tile->position + r / heads;
+        int from = a->window > 0 && position - a->window + 1 > 0 ? position - a->window + 1 : 0;
+        soften(a, s, r, first, from, position + 1);
+    }
+    for (int r = 0; r < pairs; r += GROUP)
+        for (int column = 0; column < a->value_dim; column += LANES)
+            weigh(pairs - r < GROUP ? pairs - r : GROUP, s->weights + r * KEYS, s->shrink + r, values, units, a->value_dim,
+                  column, s->sums + (int64_t)r * a->value_dim + column);
+}
+
+static void compute_tile(const Attention *a, const Tile *tile, const Scratch *s) {
+    int heads = a->num_heads / a->num_kv_heads, pairs = tile->rows * heads;
+    int last = tile->position + tile->rows; /* keys [0, last) are in the cache and seen by the last row */
+    int first = a->window > 0 && tile->position - a->window + 1 > 0 ? tile->position - a->window + 1 : 0;
+    gather_queries(a, tile, s);
+    start_softmax(a, tile, s, pairs, heads);
+    for (int key = first / KEYS * KEYS; key < last; key += KEYS) turn(a, tile, s, key, last);
+    for (int r = 0; r < pairs; r++) {
+        int row = tile->first_row + r / heads, head = tile->kv_head * heads + r % heads;
+        float *to = a->out + ((int64_t)row * a->num_heads + head) * a->value_dim;
+        float factor = 1.0f / s->total[r];
+        for (int d = 0; d < a->value_dim; d++) to[d] = s->sums[(int64_t)r * a->value_dim + d] * factor;
+    }
+}
+
+/* ---- all of them ---- */
+
+static int64_t scratch_floats(const Attention *a) {
+    int heads = a->num_heads / a->num_kv_heads;
+    int64_t pairs = heads > TILE_ROWS ? heads : TILE_ROWS;
+    return pairs * (a->head_dim + KEYS + a->value_dim + 3);
+}
+
+static Scratch cut_scratch(const Attention *a, float *memory) {
+    int heads = a->num_heads / a->num_kv_heads;
+    int64_t pairs = heads > TILE_ROWS ? heads : TILE_ROWS;
+    Scratch s;
+    s.query = memory;
+    s.weights = s.query + pairs * a->head_dim;
+    s.sums = s.weights + pairs * KEYS;
+    s.top = s.sums + pairs * a->value_dim;
+    s.total = s.top + pairs;
+    s.shrink = s.total + pairs;
+    return s;
+}
+
+/* Tiles in the order in which they are handed out: long sequences are not kept for the end on purpose,
+ * prompts come last in a batch and their late tiles are the longest. */
+static int cut_tiles(const Attention *a, Tile *tiles) {
+    int heads = a->num_heads / a->num_kv_heads, count = 0;
+    int rows_per_tile = heads > TILE_ROWS ? 1 : TILE_ROWS / heads;
+    for (int i = a->num_sequences - 1; i >= 0; i--) {
+        int begin = a->query_starts[i], end = a->query_starts[i + 1];
+        int chunks = (end - begin + rows_per_tile - 1) / rows_per_tile;
+        for (int c = chunks - 1; c >= 0; c--) {
+            int first = begin + c * rows_per_tile;
+            int rows = end - first < rows_per_tile ? end - first : rows_per_tile;
+            int position = a->contexts[i] - (end - first);
+            for (int h = 0; h < a->num_kv_heads; h++, count++)
+                if (tiles) tiles[count] = (Tile){i, first, rows, position, h};
+        }
+    }
+    return count;
+}
+
+/* Shared by the threads of a parallel region; all of them meet at the end. ``tiles`` has the
+ * ``count`` tiles of the batch, ``memory`` is this thread's own. */
+static void attend(const Attention *a, const Tile *tiles, int count, float *memory) {
+    Scratch s = cut_scratch(a, memory);
+#pragma omp for schedule(static)
+    for (int row = 0; row < a->num_rows; row++) prepare_row(a, row);
+#pragma omp for schedule(dynamic, 1)
+    for (int i = 0; i < count; i++) compute_tile(a, &tiles[i], &s);
+}
+
+#endif

@@ -1,0 +1,61 @@
+/* What Python calls. Each function opens one parallel region; everything inside shares its threads. */
+#include "decoder.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#define THREAD omp_get_thread_num()
+#else
+#define THREAD 0
+#endif
+
+typedef struct {
+    Tile *tiles;
+    float *memory;
+    int64_t floats_each;
+    int count;
+} Workspace;
+
+static int open_workspace(Workspace *w, const Attention *a) {
+    w->count = cut_tiles(a, NULL);
+    w->floats_each = (scratch_floats(a) + LANES - 1) / LANES * LANES;
+    w->tiles = malloc(sizeof(Tile) * (size_t)(w->count > 0 ? w->count : 1));
+    w->memory = aligned_alloc(64, sizeof(float) * (size_t)w->floats_each * (size_t)a->threads);
+    if (w->tiles && w->memory) return cut_tiles(a, w->tiles), 0;
+    free(w->tiles);
+    free(w->memory);
+    return -1;
+}
+
+static void close_workspace(Workspace *w) {
+    free(w->tiles);
+    free(w->memory);
+}
+
+void PUBLIC(pack)(const float *weight, float *packed, int outputs, int inputs, int threads) {
+#pragma omp parallel num_threads(threads)
+    pack(weight, packed, outputs, inputs);
+}
+
+void PUBLIC(linear)(const Linear *l, int threads) {
+#pragma omp parallel num_threads(threads)
+    linear(l);
+}
+
+/* This and the next return 0, or -1 when there is no memory for the scratch space. */
+int PUBLIC(attend)(const Attention *a) {
+    Workspace w;
+    if (open_workspace(&w, a) != 0) return -1;
+#pragma omp parallel num_threads(a->threads)
+    attend(a, w.tiles, w.count, w.memory + w.floats_each * THREAD);
+    close_workspace(&w);
+    return 0;
+}
+
+int PUBLIC(decode)(const Decoder *d) {
+    Workspace w;
+    if (open_workspace(&w, &d->attention) != 0) return -1;
+#pragma omp parallel num_threads(d->attention.threads)
+    decode(d, w.tiles, w.count, w.memory + w.floats_each * THREAD);
+    close_workspace(&w);
+    return 0;
+}

@@ -1,0 +1,125 @@
+"""The compiled kernels, where they were built: loading them and calling them.
+
+The kernels are plain C, compiled when the package was built, once per instruction set; ``kernels()``
+says whether this machine has them. Calls release the GIL.
+"""
+
+import ctypes
+import functools
+import logging
+from collections.abc import Callable
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+_LIBRARY = Path(__file__).with_name("kernels.so")
+
+
+class AttentionCall(Structure):
+    """``Attention`` in attention.h, field for field."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("query", "key", "value")),
+        *((f"{name}_{step}", c_int64) for name in ("query", "key", "value") for step in ("row", "head")),
+        *((name, c_void_p) for name in ("key_cache", "value_cache", "out", "cosine", "sine")),
+        *((name, c_void_p) for name in ("query_norm", "key_norm", "sinks")),
+        *((name, c_void_p) for name in ("query_starts", "contexts", "block_tables", "slots")),
+        ("table_row", c_int64),
+        *((name, c_int32) for name in ("num_sequences", "num_rows", "num_heads", "num_kv_heads", "head_dim")),
+        *((name, c_int32) for name in ("value_dim", "block_size", "rotary_dim", "window", "threads")),
+        *((name, c_float) for name in ("scale", "softcap", "norm_eps")),
+    )
+
+
+class LinearCall(Structure):
+    """``Linear`` in linear.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "packed", "bias", "y")),
+        *((name, c_int32) for name in ("rows", "outputs", "inputs", "mode")),
+    )
+
+
+class LayerCall(Structure):
+    """``Layer`` in decoder.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("input_norm", "middle_norm", "attention_norm", "gated_norm")),
+        *((name, c_void_p) for name in ("query_norm", "key_norm", "merged", "merged_bias", "output", "output_bias")),
+        *((name, c_void_p) for name in ("gate_up", "gate_up_bias", "down", "down_bias", "key_cache", "value_cache")),
+        *((name, c_int32) for name in ("window", "rotary")),
+    )
+
+
+class DecoderCall(Structure):
+    """``Decoder`` in decoder.h."""
+
+    _fields_ = (
+        ("layers", POINTER(LayerCall)),
+        ("final_norm", c_void_p),
+        *((name, c_void_p) for name in ("residual", "normed", "merged", "attended", "delta", "gated")),
+        ("cosine", c_void_p * 2),
+        ("sine", c_void_p * 2),
+        ("attention", AttentionCall),
+        *((name, c_int32) for name in ("num_layers", "hidden", "intermediate", "gate")),
+        ("norm_eps", c_float),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The functions for this machine's instruction set. Pointers are addresses of contiguous float32 data."""
+
+    isa: str
+    pack: Callable[[int, int, int, int, int], None]
+    """weight [outputs, inputs], packed, outputs, inputs, threads"""
+    linear: Callable[[object, int], None]
+    """LinearCall by reference, threads"""
+    attend: Callable[[object], int]
+    """AttentionCall by reference; 0, or not when memory is short"""
+    decode: Callable[[object], int]
+    """DecoderCall by reference; 0, or not when memory is short"""
+
+
+@functools.cache
+def kernels() -> Kernels | None:
+    """The kernels, loaded once per process; None, said once in the log, where they cannot be had."""
+    try:
+        found = load_kernels()
+    except (OSError, AttributeError) as error:
+        log.warning("native kernels are not available: torch operators do their work", extra={"reason": str(error)})
+        return None
+    log.debug("native kernels loaded", extra={"isa": found.isa})
+    return found
+
+
+def load_kernels(isa: str | None = None) -> Kernels:
+    """The kernels for one instruction set; None: the best that this machine has.
+
+    Raises OSError or AttributeError when they were not built, or not for that set.
+    """
+    # The kernels want an OpenMP runtime among the global symbols: torch's own, so that there is one
+    # pool of threads, and else the system's.
+    bundled = sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*.so*"))
+    ctypes.CDLL(str(bundled[0]) if bundled else "libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(str(_LIBRARY))
+    library.hr_isa.restype = c_char_p
+    isa = isa or library.hr_isa().decode()
+
+    def function(name: str, result: type[c_int] | None, *arguments: object) -> Callable[..., Any]:
+        found = getattr(library, f"hr_{name}_{isa}")
+        found.restype, found.argtypes = result, arguments
+        return found  # type: ignore[no-any-return]  # ctypes knows nothing of what it calls
+
+    return Kernels(
+        isa=isa,
+        pack=function("pack", None, c_void_p, c_void_p, c_int, c_int, c_int),
+        linear=function("linear", None, POINTER(LinearCall), c_int),
+        attend=function("attend", c_int, POINTER(AttentionCall)),
+        decode=function("decode", c_int, POINTER(DecoderCall)),
+    )

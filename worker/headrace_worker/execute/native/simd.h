@@ -1,0 +1,97 @@
+/* One register of floats at a time, in the compiler's own vector types. */
+#ifndef HEADRACE_SIMD_H
+#define HEADRACE_SIMD_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Packed data comes in units of sixteen floats whatever the registers' width; VEC floats fit in one. */
+#define LANES 16
+#if defined(__AVX512F__)
+#define VEC 16
+#elif defined(__AVX2__)
+#define VEC 8
+#else
+#define VEC 4
+#endif
+#define PARTS (LANES / VEC)
+
+typedef float vec __attribute__((vector_size(4 * VEC)));
+typedef int32_t ivec __attribute__((vector_size(4 * VEC)));
+
+/* Every source is compiled once per instruction set, and its public names end in that set's name. */
+#define JOIN2(name, isa) hr_##name##_##isa
+#define JOIN1(name, isa) JOIN2(name, isa)
+#define PUBLIC(name) JOIN1(name, HR_ISA)
+
+static inline vec load(const float *from) {
+    vec value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+static inline void store(float *to, vec value) { memcpy(to, &value, sizeof value); }
+
+static inline vec splat(float value) { return (vec){0} + value; }
+
+static inline vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+
+static inline vec vmax(vec a, vec b) { return choose(a > b, a, b); }
+
+/* Halving, in one fixed order. */
+static inline float sum_lanes(vec value) {
+    float lane[VEC];
+    memcpy(lane, &value, sizeof lane);
+    for (int half = VEC / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
+    return lane[0];
+}
+
+static inline float max_lanes(vec value) {
+    float lane[VEC];
+    memcpy(lane, &value, sizeof lane);
+    for (int half = VEC / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
+    return lane[0];
+}
+
+/* exp to within 2 ulp; 0 below -87 (exactly, so that a masked score weighs nothing), finite up to 88. */
+static inline vec vexp(vec x) {
+    const vec low = splat(-87.0f), high = splat(88.0f);
+    ivec alive = x > low;
+    x = choose(alive, x, low);
+    x = choose(x < high, x, high);
+    /* Adding 1.5 * 2^23 leaves the nearest integer in the low bits. */
+    const vec magic = splat(12582912.0f);
+    vec shifted = x * 1.44269504f + magic;
+    ivec exponent = (ivec)shifted - (ivec)magic;
+    vec n = shifted - magic;
+    vec r = x - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    vec p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    vec scaled = (vec)((ivec)p + (exponent << 23));
+    return (vec)((ivec)scaled & alive);
+}
+
+static inline vec vtanh(vec x) { return 1.0f - 2.0f / (vexp(x + x) + 1.0f); }
+
+/* out = x / sqrt(mean of squares + eps) * weight; ``out`` may be ``x``. */
+static inline void rms_norm(const float *x, const float *weight, float *out, int count, float eps) {
+    vec squares = {0};
+    int i = 0;
+    for (; i + VEC <= count; i += VEC) squares += load(x + i) * load(x + i);
+    float total = sum_lanes(squares);
+    for (; i < count; i++) total += x[i] * x[i];
+    float factor = 1.0f / sqrtf(total / (float)count + eps);
+    for (i = 0; i + VEC <= count; i += VEC) store(out + i, load(weight + i) * (load(x + i) * factor));
+    for (; i < count; i++) out[i] = weight[i] * (x[i] * factor);
+}
+
+#endif
