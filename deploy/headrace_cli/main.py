@@ -4,7 +4,7 @@ import asyncio
 import importlib.metadata
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -131,3 +131,75 @@ def worker(
         servers.require(servers.WORKER)
         model = models.resolve(model, Terminal())
     servers.become(servers.WORKER, {**flags.variables(_WORKER_FLAGS, given), "HEADRACE_WORKER_MODEL": model})
+
+
+_Url = Annotated[str, typer.Option("--url", help="Base URL of an OpenAI-compatible server.")]
+_ClientKey = Annotated[str | None, typer.Option("--api-key", help="Bearer token for it.", show_default=False)]
+_ClientModel = Annotated[
+    str | None, typer.Option("--model", help="Model to ask; default: the first that it lists.", show_default=False)
+]
+_LOCAL_URL = f"http://{_DEFAULT_HOST}:{_DEFAULT_PORT}"
+
+
+@app.command()
+def bench(  # noqa: PLR0913 - one parameter per option of the command
+    url: _Url = _LOCAL_URL,
+    model: _ClientModel = None,
+    api_key: _ClientKey = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, help="Requests running at once.")] = 8,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Send so many requests per second at random times, instead of --concurrency at once.",
+            show_default=False,
+        ),
+    ] = None,
+    requests: Annotated[int, typer.Option("--requests", "-n", min=1, help="Requests in all.")] = 64,
+    input_tokens: Annotated[int, typer.Option(min=1, help="Length of each prompt.")] = 128,
+    output_tokens: Annotated[int, typer.Option(min=1, help="Length of each answer.")] = 64,
+    mode: Annotated[
+        Literal["tokens", "text", "chat"],
+        typer.Option(help="Prompts as token ids, as text, or as chat messages for servers that have no completions."),
+    ] = "tokens",
+    warmup: Annotated[int, typer.Option(min=0, help="Requests before the measured ones.")] = 1,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal prompts.")] = 0,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="Also write the figures to this file.", metavar="FILE", show_default=False),
+    ] = None,
+) -> None:
+    """Measure a server: time to first token, time between tokens, throughput, and how they are spread.
+
+    \b
+    Examples:
+      headrace bench -c 32 -n 128
+      headrace bench --rate 4 --input-tokens 16 --output-tokens 128 --json load-b.json
+      headrace bench --url http://other:8080 --mode chat
+    """
+    from headrace_cli.bench import command
+    from headrace_cli.bench.workload import Workload
+
+    workload = Workload(model or "", mode, requests, input_tokens, output_tokens, seed)
+    settings = command.BenchSettings(url, api_key, workload, concurrency, rate, warmup, json_file)
+    raise typer.Exit(command.run(settings, Terminal()))
+
+
+@app.command()
+def chat(
+    url: _Url = _LOCAL_URL,
+    model: _ClientModel = None,
+    api_key: _ClientKey = None,
+    system: Annotated[str | None, typer.Option(help="System message.", show_default=False)] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.", show_default=False)] = None,
+) -> None:
+    """Talk to a model in the terminal.
+
+    \b
+    Examples:
+      headrace chat
+      headrace chat --url http://other:8080 --system 'Answer in one sentence.'
+    """
+    from headrace_cli import chat as chat_in_terminal
+
+    chat_in_terminal.run(url, api_key, model, system, max_tokens)

@@ -6,7 +6,16 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -22,6 +31,12 @@ class Meter(Protocol):
     """How far a long piece of work is."""
 
     def at(self, done_bytes: int) -> None: ...
+
+
+class Count(Protocol):
+    """How many of a known number are done."""
+
+    def one_more(self) -> None: ...
 
 
 class Terminal:
@@ -76,6 +91,24 @@ class Terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with Progress(*columns, console=self._console, transient=True) as progress:
             yield _Bar(progress, text, total_bytes)
+
+    @contextmanager
+    def counting(self, text: str, total: int) -> Iterator[Count]:
+        """A progress bar over ``total`` things while the block runs; nothing without a terminal."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        # Redrawn rarely: it must not take time from what is being measured.
+        with Progress(
+            *columns, console=self._console, transient=True, refresh_per_second=2, disable=not self.interactive
+        ) as progress:
+            yield _Tally(progress, progress.add_task(text, total=total))
+
+
+class _Tally:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def one_more(self) -> None:
+        self._progress.advance(self._task)
 
 
 class _Bar:
