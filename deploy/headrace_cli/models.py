@@ -20,7 +20,7 @@ def resolve(model: str | None, terminal: Terminal) -> str:
     if model is None or model == DEMO:
         return str(demo_model.ensure(terminal))
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return str(_checked_directory(path.absolute()))
     if path.is_file():
         return str(_checked_file(path.absolute()))

@@ -1,0 +1,190 @@
+"""``headrace serve`` as its user starts it, with the engine that needs no model."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+HEADRACE = Path(sys.executable).parent / "headrace"
+
+
+class Serve:
+    """One running ``headrace serve`` and what it has said so far."""
+
+    def __init__(self, state_dir: Path, *arguments: str) -> None:
+        self._said = state_dir.parent / "said.txt"
+        command = [HEADRACE, "serve", "--engine", "simulated", "--port", "0", "--state-dir", state_dir, *arguments]
+        with self._said.open("wb") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+
+    @property
+    def said(self) -> str:
+        return self._said.read_text("utf-8")
+
+    def wait_ready(self) -> str:
+        """The base URL, once the banner is there."""
+        self.until(lambda: "print(chunk" in self.said)
+        found = re.search(r"URL +(http://\S+)/v1", self.said)
+        assert found is not None
+        return found[1]
+
+    def until(self, condition: Callable[[], bool], timeout_s: float = 40.0) -> None:
+        end_s = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < end_s, self.said
+            time.sleep(0.02)
+
+    def child(self, mark: str) -> psutil.Process:
+        """The child process that has ``mark`` in its command line."""
+        (found,) = [c for c in psutil.Process(self.process.pid).children() if any(mark in word for word in c.cmdline())]
+        return found
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    running = Serve(tmp_path / "state")
+    yield running
+    if running.process.poll() is None:
+        running.process.kill()
+    running.process.wait()
+
+
+def ask(base_url: str) -> int:
+    body = {"model": "simulated", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    return httpx.post(f"{base_url}/v1/chat/completions", json=body, timeout=20).status_code
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_it_serves_and_a_signal_stops_everything_in_order(serve: Serve, number: signal.Signals) -> None:
+    base_url = serve.wait_ready()
+    assert ask(base_url) == 200
+    children = psutil.Process(serve.process.pid).children(recursive=True)
+    assert len(children) == 3
+    serve.process.send_signal(number)
+    assert serve.process.wait(30) == 0
+    assert gone(children)
+    said = serve.said
+    assert said.index("Finished server process") < said.index("worker leaves")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", said)  # not a terminal: no control characters
+
+
+def test_a_killed_worker_and_a_killed_queue_come_back(serve: Serve) -> None:
+    base_url = serve.wait_ready()
+    for mark, words in (
+        ("headrace_worker", "was ended by SIGKILL; starting it again"),
+        ("valkey-server", "has ended; starting it again"),
+    ):
+        before = serve.child(mark)
+        before.kill()
+        serve.until(lambda words=words: words in serve.said)
+        serve.until(lambda: ask(base_url) == 200)
+        assert serve.child(mark).pid != before.pid
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process's life to its parent's")
+def test_killing_it_leaves_nothing_running(serve: Serve) -> None:
+    serve.wait_ready()
+    children = psutil.Process(serve.process.pid).children(recursive=True)
+    serve.process.kill()
+    serve.process.wait()
+    serve.until(lambda: gone(children))
+
+
+def test_a_second_ctrl_c_does_not_wait_for_running_requests(serve: Serve) -> None:
+    base_url = serve.wait_ready()
+    children = psutil.Process(serve.process.pid).children(recursive=True)
+    body = {"model": "simulated", "prompt": "hi", "max_tokens": 8000, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{base_url}/v1/completions", json=body, timeout=20) as answer:
+        chunks = answer.iter_raw()  # held on to: without it the client hangs up
+        next(chunks)
+        serve.process.send_signal(signal.SIGINT)
+        serve.until(lambda: "Stopping" in serve.said)
+        time.sleep(0.3)
+        assert serve.process.poll() is None  # it lets the answer go on
+        started_s = time.monotonic()
+        serve.process.send_signal(signal.SIGINT)
+        assert serve.process.wait(10) == 130
+        assert time.monotonic() - started_s < 5
+    assert gone(children)
+
+
+def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = subprocess.run(
+            [HEADRACE, "serve", "--engine", "simulated", "--port", str(port), "--state-dir", tmp_path / "state"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"headrace: error: cannot listen on 127.0.0.1:{port}: Address already in use; choose another --port or --host\n"
+    )
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_second_server_on_the_same_state_folder_is_refused(serve: Serve, tmp_path: Path) -> None:
+    serve.wait_ready()
+    done = subprocess.run(
+        [HEADRACE, "serve", "--engine", "simulated", "--port", "0", "--state-dir", tmp_path / "state"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert "is in use by another running headrace" in done.stderr.splitlines()[-1]
+
+
+def test_a_wrong_setting_stops_everything_with_the_workers_own_words(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            HEADRACE,
+            "serve",
+            "--engine",
+            "simulated",
+            "--port",
+            "0",
+            "--state-dir",
+            tmp_path / "state",
+            "--block-size",
+            "0",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "headrace: error: worker: block_size: Input should be greater than or equal to 1\n"
+
+
+@pytest.mark.parametrize("command", [["api"], ["worker", "simulated", "--engine", "simulated"]], ids=["api", "worker"])
+def test_a_single_server_takes_the_place_of_the_command(command: list[str], valkey_url: str) -> None:
+    environment = os.environ | {"HEADRACE_API_PORT": "0"}
+    server = subprocess.Popen(
+        [HEADRACE, *command, "--redis", valkey_url], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert server.stderr is not None
+    ready = {"api": "Uvicorn running", "worker": "worker ready"}[command[0]]
+    with server.stderr as lines:
+        assert any(ready in line for line in lines)
+        assert psutil.Process(server.pid).children() == []
+        server.terminate()
+        assert server.wait(20) in (0, -signal.SIGTERM)

@@ -1,0 +1,78 @@
+"""The command line's options against the servers' settings classes, which the command line may not import."""
+
+import typing
+
+import pytest
+from pydantic import AliasChoices
+from pydantic_settings import BaseSettings
+from typer.testing import CliRunner
+
+from headrace_api.settings import ApiSettings
+from headrace_cli import flags
+from headrace_cli.main import app
+from headrace_shared.settings import RedisSettings
+from headrace_worker.settings import WorkerSettings
+
+SETTINGS: list[type[BaseSettings]] = [ApiSettings, WorkerSettings, RedisSettings]
+ALL_FLAGS = [*flags.API_FLAGS, *flags.WORKER_FLAGS, *flags.logging_flags("API", "WORKER"), flags.REDIS_FLAG]
+
+
+def variable_names(settings: type[BaseSettings]) -> set[str]:
+    names = set()
+    for name, field in settings.model_fields.items():
+        alias = field.validation_alias
+        names |= {str(a) for a in alias.choices} if isinstance(alias, AliasChoices) else set()
+        names.add(f"{settings.model_config['env_prefix']}{name.upper()}")
+    return names
+
+
+@pytest.mark.parametrize("flag", ALL_FLAGS, ids=lambda flag: flag.name)
+def test_every_flag_sets_a_setting_that_exists(flag: flags.Flag) -> None:
+    known = set().union(*map(variable_names, SETTINGS))
+    assert set(flag.variables) <= known
+
+
+def test_every_worker_setting_has_a_flag() -> None:
+    carried = {variable for flag in ALL_FLAGS for variable in flag.variables}
+    assert variable_names(WorkerSettings) - carried == {"HEADRACE_WORKER_MODEL"}
+
+
+@pytest.mark.parametrize(
+    "flag", [f for f in ALL_FLAGS if typing.get_origin(f.kind) is typing.Literal], ids=lambda f: f.name
+)
+def test_a_flag_offers_just_the_choices_that_the_setting_takes(flag: flags.Flag) -> None:
+    for settings in (ApiSettings, WorkerSettings):
+        for name, field in settings.model_fields.items():
+            if f"{settings.model_config['env_prefix']}{name.upper()}" in flag.variables:
+                assert typing.get_args(field.annotation) == typing.get_args(flag.kind)
+
+
+def test_only_what_was_given_reaches_the_servers() -> None:
+    given = {"port": 0, "api_key": ["a", "b"], "trust_remote_code": False, "dtype": None, "host": None}
+    assert flags.variables(ALL_FLAGS, given) == {
+        "HEADRACE_API_PORT": "0",
+        "HEADRACE_API_KEYS": "a,b",
+        "HEADRACE_WORKER_TRUST_REMOTE_CODE": "false",
+    }
+
+
+def test_an_option_not_given_leaves_the_exported_variable_alone() -> None:
+    assert flags.variables(ALL_FLAGS, {flag.keyword: None for flag in ALL_FLAGS} | {"api_key": []}) == {}
+
+
+@pytest.mark.parametrize("command", ["serve", "api", "worker", "chat", "bench"])
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert f"headrace {command}" in shown.output.split("Example")[1]
+
+
+def test_a_misspelt_option_gets_a_suggestion() -> None:
+    shown = CliRunner().invoke(app, ["serve", "--max-model-length", "7"])
+    assert shown.exit_code == 2
+    assert "--max-model-len" in shown.output
+
+
+def test_the_version_is_the_installed_one() -> None:
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.output) == (0, "headrace 0.1.0\n")
