@@ -68,7 +68,7 @@ class WorkerSettings(BaseSettings):
         default=0.9,
         gt=0,
         le=1,
-        description="Share of the device's memory for weights and KV cache together; on a CPU, half of this share of the free memory goes to the KV cache.",
+        description="Share of the device's memory for weights and KV cache together; on a CPU, half of this share of the free memory, at most 4 GiB, goes to the KV cache.",
     )
     max_num_seqs: int = Field(default=64, ge=1, description="Sequences computed at once.")
     max_num_batched_tokens: int = Field(

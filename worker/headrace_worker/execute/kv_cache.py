@@ -11,6 +11,8 @@ from headrace_worker.models.layers import AttentionLayer
 
 _CPU_SHARE = 0.5
 """A CPU's memory belongs to others as well: at most this much of the allowed share of what is free."""
+_CPU_MOST_BYTES = 4 << 30
+"""And no more than this unless asked for: a server on somebody's desk should not grow to half of it."""
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ def allocate(
     """The cache itself. Raises ModelLoadError when the memory is not there."""
     try:
         caches = [backend.allocate(layer, num_blocks, block_size, *kind) for layer in layers]
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise ModelLoadError(f"no memory for {num_blocks} KV blocks: {str(error).partition(chr(10))[0]}") from error
     return KVCache(caches, num_blocks, block_size)
 
@@ -76,7 +78,7 @@ def _free_bytes(device: torch.device, utilization: float) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return int(total * utilization - (total - free))
-    return int(_free_host_bytes() * utilization * _CPU_SHARE)
+    return min(_CPU_MOST_BYTES, int(_free_host_bytes() * utilization * _CPU_SHARE))
 
 
 def _free_host_bytes() -> int:

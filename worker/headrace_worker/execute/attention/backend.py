@@ -1,12 +1,25 @@
 """AttentionBackend: what a kernel offers to the layers of a model."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from headrace_worker.execute.attention.batch import Batch
 from headrace_worker.models.layers import AttentionLayer
+
+
+def zeroed(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """As torch.zeros, but a CPU's pages are only taken when they are first written.
+
+    Raises torch's OutOfMemoryError, RuntimeError or MemoryError.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # numpy asks the system for zero pages; torch would write gigabytes of zeros itself, for half a minute.
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from ctypes import byref
 
 import torch
 
-from headrace_worker.execute.attention.backend import AttentionRows, LayerCache
+from headrace_worker.execute.attention.backend import AttentionRows, LayerCache, zeroed
 from headrace_worker.execute.attention.batch import Batch
 from headrace_worker.execute.native.library import AttentionCall, Kernels
 from headrace_worker.models.layers import AttentionLayer
@@ -31,8 +31,8 @@ class NativeAttention:
     ) -> LayerCache:
         shape = (num_blocks, layer.num_kv_heads)
         return LayerCache(
-            key=torch.zeros((*shape, layer.head_dim, block_size), dtype=dtype, device=device),
-            value=torch.zeros((*shape, block_size, layer.value_dim), dtype=dtype, device=device),
+            key=zeroed((*shape, layer.head_dim, block_size), dtype, device),
+            value=zeroed((*shape, block_size, layer.value_dim), dtype, device),
         )
 
     def attend(self, layer: AttentionLayer, cache: LayerCache, rows: AttentionRows, batch: Batch) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from headrace_worker.execute.attention.backend import AttentionRows, LayerCache
+from headrace_worker.execute.attention.backend import AttentionRows, LayerCache, zeroed
 from headrace_worker.execute.attention.batch import Batch
 from headrace_worker.models.layers import AttentionLayer
 
@@ -24,8 +24,8 @@ class PagedSdpa:
     ) -> LayerCache:
         shape = (num_blocks, block_size, layer.num_kv_heads)
         return LayerCache(
-            key=torch.zeros((*shape, layer.head_dim), dtype=dtype, device=device),
-            value=torch.zeros((*shape, layer.value_dim), dtype=dtype, device=device),
+            key=zeroed((*shape, layer.head_dim), dtype, device),
+            value=zeroed((*shape, layer.value_dim), dtype, device),
         )
 
     def attend(self, layer: AttentionLayer, cache: LayerCache, rows: AttentionRows, batch: Batch) -> torch.Tensor:
