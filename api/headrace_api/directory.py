@@ -12,7 +12,7 @@ from headrace_shared.clock import mono_s
 from headrace_shared.errors import HeadraceError, InvalidRequestError, ModelNotFoundError, UnavailableError
 from headrace_shared.model_card import ModelCard
 from headrace_shared.queue.blobs import BlobStore
-from headrace_shared.queue.presence import Fleet, LiveModel, Presence
+from headrace_shared.queue.presence import Fleet, LiveModel, Presence, WorkerState
 from headrace_shared.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ class ListedModel:
     name: str
     model: ServedModel
     created_s: int
+    workers: tuple[WorkerState, ...]
+    """Of the chosen card."""
     conflict: tuple[Claimant, ...]
 
 
@@ -182,9 +184,7 @@ class ModelDirectory:
             log.info("model can be served", extra={"model": card.name, "card": card.digest})
         except (ValueError, HeadraceError) as error:
             self._failed[card.digest] = (mono_s(), str(error))
-            log.error(
-                "model cannot be served", extra={"model": card.name, "card": card.digest, "reason": str(error)}
-            )
+            log.error("model cannot be served", extra={"model": card.name, "card": card.digest, "reason": str(error)})
 
     def _take(self, fleet: Fleet) -> None:
         claims: dict[str, list[LiveModel]] = {}
@@ -216,7 +216,8 @@ class ModelDirectory:
         if len(claimants) > 1:
             conflict = tuple(Claimant(live.card.digest, len(live.workers), chosen=live is chosen) for live in claimants)
             self._tell_once(name, conflict)
-        return ListedModel(name, self._loaded[chosen.card.digest], _started_ms(chosen) // 1000, conflict)
+        model = self._loaded[chosen.card.digest]
+        return ListedModel(name, model, _started_ms(chosen) // 1000, tuple(chosen.workers), conflict)
 
     def _tell_once(self, name: str, conflict: Sequence[Claimant]) -> None:
         told = (name, tuple(sorted(claimant.card_digest for claimant in conflict)))

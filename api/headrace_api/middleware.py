@@ -1,5 +1,6 @@
 """Pure ASGI middleware: the request's id and log line, and the cap on its body."""
 
+import asyncio
 import logging
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -8,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from headrace_api.errors import error_response
 from headrace_api.metrics import Metrics
 from headrace_shared.clock import mono_s
-from headrace_shared.errors import HeadraceError, InternalError, PayloadTooLargeError
+from headrace_shared.errors import HeadraceError, InternalError, PayloadTooLargeError, UnavailableError
 from headrace_shared.ids import check_client_request_id, mint_request_id
 from headrace_shared.telemetry.context import request_scope
 
@@ -47,6 +48,11 @@ class RequestContext:
     async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         try:
             await app(scope, receive, answer.send)
+        except asyncio.CancelledError:
+            # The server is stopping and has waited long enough; a stream has said so itself.
+            log.warning("request broken off by shutdown", extra={"path": scope["path"]})
+            if answer.status is None:
+                await error_response(UnavailableError("The server is shutting down."))(scope, receive, answer.send)
         except Exception:
             log.exception("unhandled error", extra={"path": scope["path"]})
             if answer.status is None:

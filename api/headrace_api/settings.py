@@ -9,10 +9,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 class ApiSettings(BaseSettings):
     """The environment's name of each is ``HEADRACE_API_`` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADRACE_API_", populate_by_name=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_API_", populate_by_name=True, extra="forbid", use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 picks a free one."""
     uds: str | None = None
     """Path of a unix socket to listen on, instead of host and port."""
     root_path: str = ""
@@ -22,10 +24,15 @@ class ApiSettings(BaseSettings):
     ] = ()
     """Accepted bearer tokens, in the environment separated by commas; none: everybody may enter."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level of the log."""
     log_format: Literal["console", "json"] = "console"
+    """Log lines for people or for machines."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
+    """Largest request body; a larger one gets 413."""
     tokenizer_threads: Annotated[int, Field(ge=1)] = 2
+    """Threads that render templates and tokenize prompts."""
     max_stop_strings: Annotated[int, Field(ge=1)] = 64
+    """Stop strings that one request may have."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     """A request that is not finished by then is ended."""
     first_event_wait_s: Annotated[float, Field(ge=0)] = 1.0

@@ -6,7 +6,6 @@ times as much (see the benchmark of the streaming path).
 """
 
 import asyncio
-import logging
 from typing import Protocol
 
 import msgspec
@@ -16,8 +15,6 @@ from starlette.types import Receive, Scope, Send
 from headrace_api.errors import error_body
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import HeadraceError, UnavailableError
-
-log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -98,4 +95,3 @@ class EventStream(Response):
         await asyncio.gather(pump, return_exceptions=True)
         farewell = error_frames(UnavailableError("The server is shutting down; send the request again."))
         await send({"type": "http.response.body", "body": farewell, "more_body": False})
-        log.warning("stream broken off by shutdown")

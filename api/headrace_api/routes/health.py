@@ -6,8 +6,9 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from headrace_api.deps import ServicesDep, json_answer
+from headrace_api.directory import ListedModel
 from headrace_api.routes.documented import answers
-from headrace_api.schemas.health import Readiness, Version
+from headrace_api.schemas.health import Readiness, ReadyModel, Version, WorkerLoad
 
 router = APIRouter(tags=["health"])
 _VERSION = Version(version("headrace"))
@@ -35,7 +36,7 @@ async def ready(services: ServicesDep) -> Response:
     readiness = Readiness(
         ready=able,
         redis=state.redis,
-        models=[listed.name for listed in state.models],
+        models=[_ready_model(listed) for listed in state.models],
         missing=state.missing,
         conflicts=[listed.name for listed in state.models if listed.conflict],
     )
@@ -45,3 +46,11 @@ async def ready(services: ServicesDep) -> Response:
 @router.get("/version", summary="Version", responses=answers(Version, failures=()))
 async def show_version() -> Response:
     return json_answer(_VERSION)
+
+
+def _ready_model(listed: ListedModel) -> ReadyModel:
+    workers = [
+        WorkerLoad(worker.state, worker.kv_blocks_total, worker.kv_blocks_free, worker.running, worker.waiting)
+        for worker in listed.workers
+    ]
+    return ReadyModel(listed.name, listed.model.card.max_model_len, workers)

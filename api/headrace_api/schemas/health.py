@@ -3,12 +3,30 @@
 import msgspec
 
 
+class WorkerLoad(msgspec.Struct, frozen=True):
+    """How one worker is, about a second ago."""
+
+    state: str
+    kv_blocks_total: int
+    kv_blocks_free: int
+    running: int
+    waiting: int
+
+
+class ReadyModel(msgspec.Struct, frozen=True):
+    """A name that can be asked for, and the workers that serve it."""
+
+    id: str
+    max_model_len: int
+    workers: list[WorkerLoad]
+
+
 class Readiness(msgspec.Struct, frozen=True):
     """Ready: Redis answers and a model can be asked for. ``missing`` says in words what is not as it should be."""
 
     ready: bool
     redis: bool
-    models: list[str]
+    models: list[ReadyModel]
     missing: list[str]
     conflicts: list[str]
     """Names that workers announce with different cards."""
