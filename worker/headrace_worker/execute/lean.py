@@ -58,9 +58,9 @@ class LeanNetwork:
             self._layers[index] = self._pack_layer(index, layer)
             modules[index] = nn.Identity()
         decoder.layers.clear()
-        self._head = NativeLinear(decoder.head.weight, decoder.head.bias, kernels, threads)
+        self._head = NativeLinear(decoder.head.weight(), decoder.head.bias(), kernels, threads)
         model.set_output_embeddings(nn.Identity())
-        decoder.head = nn.Linear(0, 0)
+        decoder.head.weights.clear()
         self._call = self._prepare()
         self._buffers = self._allocate(1)
 

@@ -58,7 +58,7 @@ class Decoder:
     layers: list[DecoderLayer]
     final_norm: torch.Tensor
     rotary: nn.Module
-    head: nn.Linear
+    head: Projection
     hidden: int
     intermediate: int
     activation: str
@@ -83,7 +83,7 @@ def take_apart(model: PreTrainedModel, config: PretrainedConfig) -> Decoder | No
         layers=[family(layer, unit) for layer in trunk.layers],
         final_norm=trunk.norm.weight + unit,
         rotary=trunk.rotary_emb,
-        head=model.get_output_embeddings(),
+        head=_projection(model.get_output_embeddings()),
         hidden=config.hidden_size,
         intermediate=config.intermediate_size,
         activation=_ACTIVATIONS[activation],

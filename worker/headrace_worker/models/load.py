@@ -63,6 +63,32 @@ class LoadedModel:
         return len(self.layers)
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPlace:
+    """Where transformers finds a model's files."""
+
+    path: str
+    """A directory or a Hugging Face id."""
+    kwargs: dict[str, str]
+    """What else ``from_pretrained`` has to be told."""
+
+
+def locate(model: str, revision: str | None = None) -> ModelPlace:
+    """Find a local directory, GGUF file or Hugging Face id. Raises ModelLoadError when it can be none of them."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelLoadError(f"cannot load {model}: it is a file, and not a .gguf file")
+        return ModelPlace(str(path.parent), {"gguf_file": path.name})
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelLoadError(f"cannot load {model}: the directory has no config.json")
+        return ModelPlace(str(path), {})
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise ModelLoadError(f"cannot load {model}: no such file or directory")
+    return ModelPlace(model, {"revision": revision} if revision else {})
+
+
 def load_model(source: ModelSource) -> LoadedModel:
     """Load, check and probe a model.
 
@@ -75,7 +101,7 @@ def load_model(source: ModelSource) -> LoadedModel:
         raise ModelNotSupportedError(f"{source.model} is not supported: {error}") from error
     except ModelLoadError:
         raise
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - parsers of broken files raise anything; the operator reads what they said
         raise ModelLoadError(f"cannot load {source.model}: {_first_line(error)}") from error
 
 
@@ -84,14 +110,9 @@ def _load(source: ModelSource) -> LoadedModel:
     device = _device(source.device)
     given = AutoConfig.from_pretrained(place.path, trust_remote_code=source.trust_remote_code, **place.kwargs)
     _check_config(given)
-    model = AutoModelForCausalLM.from_pretrained(
-        place.path,
-        **place.kwargs,
-        trust_remote_code=source.trust_remote_code,
-        dtype=_dtype(source.dtype, device, given),
-        attn_implementation=attention_hook.NAME,
-    )
-    model = model.to(device).eval().requires_grad_(False)
+    model = _read(place, source, _dtype(source.dtype, device, given)).to(device).eval().requires_grad_(False)
+    # It looks for padding, which packed tokens do not have, and takes a pad token in a prompt for some.
+    model.warn_if_padding_and_no_attention_mask = lambda *_: None
     config = model.config.get_text_config(decoder=True)
     found = probe(model, device)
     _check_layers(config, found)
@@ -121,30 +142,24 @@ def _load(source: ModelSource) -> LoadedModel:
     return loaded
 
 
-@dataclass(frozen=True, slots=True)
-class ModelPlace:
-    """Where transformers finds a model's files."""
-
-    path: str
-    """A directory or a Hugging Face id."""
-    kwargs: dict[str, str]
-    """What else ``from_pretrained`` has to be told."""
-
-
-def locate(model: str, revision: str | None = None) -> ModelPlace:
-    """Find a local directory, GGUF file or Hugging Face id. Raises ModelLoadError when it can be none of them."""
-    path = Path(model).expanduser()
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise ModelLoadError(f"cannot load {model}: it is a file, and not a .gguf file")
-        return ModelPlace(str(path.parent), {"gguf_file": path.name})
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelLoadError(f"cannot load {model}: the directory has no config.json")
-        return ModelPlace(str(path), {})
-    if model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise ModelLoadError(f"cannot load {model}: no such file or directory")
-    return ModelPlace(model, {"revision": revision} if revision else {})
+def _read(place: ModelPlace, source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            place.path,
+            **place.kwargs,
+            trust_remote_code=source.trust_remote_code,
+            dtype=dtype,
+            attn_implementation=attention_hook.NAME,
+            output_loading_info=True,
+        )
+    except KeyError as error:
+        if error.args != (attention_hook.NAME,):
+            raise
+        raise ModelNotSupportedError("it does not use transformers' attention interface") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(f"the files lack {len(missing)} of its weights, {missing[0]} among them")
+    return model
 
 
 def _device(name: str) -> torch.device:

@@ -1,0 +1,98 @@
+"""What a runner promises beside the right tokens."""
+
+import pytest
+import torch
+from tiny_engine import PATHS, build, prompts, run
+from transformers import AutoModelForCausalLM
+
+from headrace_shared.protocol.sampling import SamplingSpec
+from headrace_worker.execute import runner as runner_module
+from headrace_worker.execute.build import Parts
+from headrace_worker.execute.inputs import build_inputs
+from headrace_worker.schedule.plan import Slice
+from headrace_worker.schedule.request import Sequence
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ["llama", "granite", "gemma2"])
+def test_prompt_logprobs_are_those_of_the_whole_prompt_however_it_is_chunked(name, path, tiny, monkeypatch):
+    # Three rows of logits at once, so that the bound on memory is at work.
+    monkeypatch.setattr(runner_module, "_SCORED_LOGITS", 3 * 211)
+    asked = prompts(40, 9)
+    built = build(tiny(name), PATHS[path])
+    answers = run(built, asked, 2, budget=16, sampling=SamplingSpec(temperature=0, prompt_logprobs=2))
+    model = AutoModelForCausalLM.from_pretrained(tiny(name), attn_implementation="eager").eval()
+    for prompt, scores in zip(asked, answers.prompt_logprobs, strict=True):
+        with torch.inference_mode():
+            expected = model(torch.tensor([prompt])).logits[0].log_softmax(1)
+        assert scores is not None
+        assert scores[0] is None
+        assert [entry.token_id for entry in scores[1:]] == prompt[1:]
+        got = torch.tensor([entry.logprob for entry in scores[1:]])
+        torch.testing.assert_close(got, expected[range(len(prompt) - 1), prompt[1:]], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("path", ["modules", "lean"])
+def test_the_logits_of_a_token_have_the_same_bits_alone_and_in_any_batch(path, tiny):
+    seen: list[dict[tuple[int, ...], torch.Tensor]] = []
+    for together in (True, False):
+        built = build(tiny("qwen3"), PATHS[path])
+        sampler, logits_of = built.runner._sampler, {}
+
+        class Spy:
+            def sample(self, logits, sequences, sampler=sampler, logits_of=logits_of):
+                logits_of.update({tuple(s.token_ids): row.clone() for s, row in zip(sequences, logits, strict=True)})
+                return sampler.sample(logits, sequences)
+
+        built.runner._sampler = Spy()
+        asked = prompts(3, 33, 18, 64)
+        if together:
+            run(built, asked, 12, budget=24, blocks=12)
+        else:
+            for prompt in asked:
+                run(built, [prompt], 12, budget=200)
+        seen.append(logits_of)
+    assert seen[0].keys() == seen[1].keys()
+    assert all(torch.equal(row, seen[1][tokens]) for tokens, row in seen[0].items())
+
+
+@pytest.mark.parametrize("block_size", [1, 5, 32])
+def test_block_sizes_that_the_kernels_cannot_do_fall_back_to_portable_attention(block_size, tiny, generate):
+    built = build(tiny("llama"), Parts(), blocks=400 // block_size, block_size=block_size)
+    expected = "native" if block_size % 16 == 0 else "portable"
+    assert built.runner._attention.backend.name == expected
+    asked = prompts(33, 18)
+    assert run(built, asked, 12).tokens == [generate("llama", prompt, 12) for prompt in asked]
+
+
+def test_lower_precision_runs_on_the_portable_path(tiny):
+    from headrace_worker.execute.build import assemble
+    from headrace_worker.execute.kv_cache import CacheSize
+    from headrace_worker.models.load import ModelSource, load_model
+
+    loaded = load_model(ModelSource(str(tiny("llama")), device="cpu", dtype="bfloat16"))
+    built = assemble(loaded, CacheSize(memory_bytes=1 << 20))
+    assert built.runner._attention.backend.name == "portable"
+    assert [len(tokens) for tokens in run(built, prompts(20, 40), 8).tokens] == [8, 8]
+
+
+def sequence(tokens: list[int], blocks: list[int]) -> Sequence:
+    from headrace_shared.protocol.sampling import StoppingSpec
+
+    return Sequence(
+        "r", 0, (0, 0, 0), tokens, len(tokens), SamplingSpec(), StoppingSpec(), frozenset(), block_table=blocks
+    )
+
+
+def test_a_plan_becomes_packed_rows_with_their_places():
+    decode = Slice(sequence(list(range(100, 106)), [7, 2]), 5, 1, samples=True)
+    chunk = Slice(sequence(list(range(50, 62)), [0, 9, 4]), 3, 6, samples=False)
+    step = build_inputs([decode, chunk], 4, torch.device("cpu"))
+    assert step.input_ids.tolist() == [105, 53, 54, 55, 56, 57, 58]
+    assert step.positions.tolist() == [5, 3, 4, 5, 6, 7, 8]
+    assert step.batch.slots.tolist() == [2 * 4 + 1, 3, 36, 37, 38, 39, 16]
+    assert step.batch.num_decodes == 1
+    assert step.batch.starts == [0, 1, 7]
+    assert step.batch.context_lens == [6, 9]
+    assert step.batch.block_tables.tolist() == [[7, 2, 0], [0, 9, 4]]
+    assert step.sample_rows == [0]

@@ -1,0 +1,86 @@
+"""A real scheduler and runner around a tiny model."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiny_models import VOCAB
+
+from headrace_shared.protocol.codec import pack_ids
+from headrace_shared.protocol.event import TokenLogprob
+from headrace_shared.protocol.job import GenerateJob, JobHeader
+from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_worker.execute.build import BuiltRunner, Parts, assemble
+from headrace_worker.execute.kv_cache import CacheSize, block_bytes
+from headrace_worker.models.load import ModelSource, load_model
+from headrace_worker.schedule.request import Request
+from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
+
+BLOCK = 16
+PATHS = {
+    "portable": Parts(native=False, packed=False, lean=False),
+    "onednn": Parts(native=False, packed=True, lean=False),
+    "modules": Parts(lean=False),
+    "lean": Parts(),
+}
+
+
+def prompts(*lengths: int) -> list[list[int]]:
+    """Different tokens for each length, the same each time; none is special."""
+    return [[random.Random(1000 * length + i).randrange(3, VOCAB) for i in range(length)] for length in lengths]
+
+
+def build(folder: Path, parts: Parts, *, blocks: int = 64, block_size: int = BLOCK) -> BuiltRunner:
+    loaded = load_model(ModelSource(str(folder), device="cpu"))
+    memory = blocks * block_bytes(loaded.layers, block_size, loaded.dtype)
+    return assemble(loaded, CacheSize(block_size=block_size, memory_bytes=memory), parts)
+
+
+@dataclass
+class Answers:
+    """What came out of a run: tokens by prompt, and what it took."""
+
+    tokens: list[list[int]]
+    preemptions: int
+    mixed_steps: int
+    """Steps that had decodes and prefill chunks together."""
+    prompt_logprobs: list[list[TokenLogprob | None] | None]
+
+
+def run(
+    built: BuiltRunner,
+    asked: list[list[int]],
+    count: int,
+    *,
+    budget: int = 32,
+    blocks: int | None = None,
+    sampling: SamplingSpec | None = None,
+) -> Answers:
+    """Generate ``count`` tokens for each prompt, all at once; ``budget`` is the tokens per step."""
+    limits = SchedulerLimits(
+        max_num_seqs=16,
+        max_num_batched_tokens=budget,
+        max_model_len=256,
+        block_size=built.runner._attention.cache.block_size,
+        num_blocks=blocks or built.num_blocks,
+    )
+    scheduler = Scheduler(limits, eos_token_ids=built.model.eos_token_ids)
+    for number, prompt in enumerate(asked):
+        job = GenerateJob(
+            JobHeader(str(number), "tests"),
+            pack_ids(prompt),
+            sampling=sampling or SamplingSpec(temperature=0),
+            stopping=StoppingSpec(max_tokens=count),
+        )
+        scheduler.add(Request.from_job(job, arrival=number))
+    answers = Answers([[] for _ in asked], 0, 0, [None for _ in asked])
+    while scheduler.has_work():
+        plan = scheduler.plan()
+        sizes = [part.count for part in plan.slices]
+        answers.mixed_steps += min(sizes) == 1 < max(sizes)
+        for output in scheduler.commit(plan, built.runner.execute(plan)):
+            answers.tokens[int(output.request_id)] += output.token_ids
+            if output.prompt_logprobs is not None:
+                answers.prompt_logprobs[int(output.request_id)] = output.prompt_logprobs
+    answers.preemptions = scheduler.stats().preemptions
+    return answers
