@@ -1,0 +1,184 @@
+"""Writes docs/configuration.md and docs/api.md from the code: ``python docs/generate.py``.
+
+With ``--check`` nothing is written; the exit status is 1 when a page is not what the code says.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from headrace_api.app import create_app
+from headrace_api.settings import ApiSettings
+from headrace_cli import flags
+from headrace_shared.settings import QueueSettings, RedisSettings
+from headrace_worker.settings import WorkerSettings
+
+DOCS = Path(__file__).parent
+FLAGS = (*flags.API_FLAGS, *flags.WORKER_FLAGS, *flags.logging_flags("API", "WORKER"), flags.REDIS_FLAG)
+SECTIONS: list[tuple[str, type[BaseSettings], str]] = [
+    ("Redis", RedisSettings, "Read by API nodes and workers."),
+    ("Queue", QueueSettings, "Read by API nodes and workers."),
+    ("API node", ApiSettings, "Read by `headrace api` and `headrace serve`."),
+    ("Worker", WorkerSettings, "Read by `headrace worker` and `headrace serve`."),
+]
+CONFIGURATION_HEAD = """# Configuration
+
+Every process reads its settings from the environment; the command line's options set the same variables and win over
+them. A variable that does not fit ends the process at once with exit status 2 and a line that names it. Durations and
+sizes have their unit in the name.
+
+| Variable of the command line | Default | What it is |
+|---|---|---|
+| `HEADRACE_CACHE` | `~/.cache/headrace` | Folder of the demo model. |
+| `HEADRACE_STATE` | `~/.local/state/headrace` | Folder below which `headrace serve` keeps its embedded queue. |
+"""
+API_HEAD = """# HTTP API
+
+What OpenAI's clients send is understood, with further fields known from other servers. A value out of its range is
+answered with status 400 and the field's name; so is a field that Headrace knows but does not support yet, unless its
+value asks for nothing. A field that nobody knows is ignored, and named in the answer's header
+`X-Headrace-Unknown-Fields`. A running server shows this page as `/openapi.json` and, to try out, at `/docs`.
+
+Errors have OpenAI's form: `{"error": {"message", "type", "param", "code"}}`. With `"stream": true` an error before the
+first token is an ordinary status; after it, an event with such a body ends the stream.
+"""
+NOTE = "<!-- Made by docs/generate.py; do not edit. -->\n"
+
+
+def configuration_page() -> str:
+    parts = [NOTE + CONFIGURATION_HEAD]
+    for title, settings, text in SECTIONS:
+        rows = [_setting_row(settings, name, field) for name, field in settings.model_fields.items()]
+        head = "| Variable | Option | Default | What it is |\n|---|---|---|---|"
+        parts.append("\n".join([f"## {title}\n\n{text}\n", head, *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def _setting_row(settings: type[BaseSettings], name: str, field: FieldInfo) -> str:
+    alias = field.validation_alias
+    variable = (
+        str(alias.choices[0])
+        if isinstance(alias, AliasChoices)
+        else f"{settings.model_config['env_prefix']}{name.upper()}"
+    )
+    flag = next((f for f in FLAGS if variable in f.variables), None)
+    option = f"`--{flag.name}`" if flag else "`MODEL`" if variable == "HEADRACE_WORKER_MODEL" else ""
+    default = "required" if field.is_required() else _default(field.default)
+    return _row(f"`{variable}`", option, default, field.description or "")
+
+
+def _default(value: object) -> str:
+    if value is None or value in ([], (), ""):
+        return ""
+    if isinstance(value, SecretStr):
+        raise ValueError("a secret has no default that could be shown")
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def api_page() -> str:
+    document = create_app(ApiSettings()).openapi()
+    schemas = document["components"]["schemas"]
+    parts = [NOTE + API_HEAD]
+    shown: dict[str, None] = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            parts.append(_operation(method, path, operation, shown))
+    parts.append("# Bodies\n")
+    # Bodies name further ones while they are written down.
+    position = 0
+    while position < len(shown):
+        name = list(shown)[position]
+        parts.append(_schema(name, schemas[name], shown))
+        position += 1
+    return "\n".join(parts)
+
+
+def _operation(method: str, path: str, operation: Mapping[str, Any], shown: dict[str, None]) -> str:
+    lines = [
+        f"## {method.upper()} {path}\n",
+        f"{operation['summary']}. {operation.get('description', '')}".strip() + "\n",
+    ]
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    if body:
+        lines.append(f"Body: {_type(body['schema'], shown)}\n")
+    lines.append("| Status | Answer |\n|---|---|")
+    for status, response in operation["responses"].items():
+        lines.append(_row(status, _answer(response, shown)))
+    return "\n".join(lines) + "\n"
+
+
+def _answer(response: Mapping[str, Any], shown: dict[str, None]) -> str:
+    kinds = []
+    for media_type, content in response.get("content", {}).items():
+        schema = content.get("schema", {})
+        kinds.append(_type(schema, shown) if media_type == "application/json" and schema else f"`{media_type}`")
+    return f"{response['description']} {' or '.join(kinds)}".strip()
+
+
+def _schema(name: str, schema: Mapping[str, Any], shown: dict[str, None]) -> str:
+    lines = [f"## {name}\n"]
+    if text := schema.get("description"):
+        lines.append(f"{text}\n")
+    required = schema.get("required", [])
+    lines.append("| Field | Type | Default | What it is |\n|---|---|---|---|")
+    for field, of_field in schema.get("properties", {}).items():
+        default = "required" if field in required else _default(of_field.get("default"))
+        lines.append(_row(f"`{field}`", _type(of_field, shown), default, of_field.get("description", "")))
+    return "\n".join(lines) + "\n"
+
+
+def _type(schema: Mapping[str, Any], shown: dict[str, None]) -> str:
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        shown.setdefault(name)
+        return f"[{name}](#{name.lower()})"
+    for several in ("anyOf", "oneOf", "allOf"):
+        if several in schema:
+            kinds = [_type(each, shown) for each in schema[several] if each.get("type") != "null"]
+            return " or ".join(dict.fromkeys(kinds))
+    if "enum" in schema or "const" in schema:
+        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    kind = schema.get("type", "anything")
+    if kind == "array":
+        return f"list of {_type(schema.get('items', {}), shown)}"
+    return " ".join([" or ".join(kind) if isinstance(kind, list) else str(kind), *_limits(schema)])
+
+
+def _limits(schema: Mapping[str, Any]) -> Iterator[str]:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    for key, sign in signs.items():
+        # The largest integers stand for "any".
+        if key in schema and abs(schema[key]) < 2**53 - 1:
+            yield f"{sign} {schema[key]}"
+
+
+def _row(*cells: str) -> str:
+    plain = (re.sub(r"\s+", " ", cell).replace("``", "`").replace("|", "\\|").strip() for cell in cells)
+    return f"| {' | '.join(plain)} |"
+
+
+PAGES = {"configuration.md": configuration_page, "api.md": api_page}
+
+
+def main() -> int:
+    stale = []
+    for name, page in PAGES.items():
+        path, text = DOCS / name, page()
+        if "--check" in sys.argv[1:]:
+            if not path.is_file() or path.read_text("utf-8") != text:
+                stale.append(name)
+        else:
+            path.write_text(text, "utf-8")
+    if stale:
+        sys.stderr.write(f"out of date: {', '.join(stale)}; run: python docs/generate.py\n")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
