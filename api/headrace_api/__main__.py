@@ -36,6 +36,7 @@ def server_config(settings: ApiSettings, redis: RedisSettings, queue: QueueSetti
         host=settings.host,
         port=settings.port,
         uds=settings.uds,
+        root_path=settings.root_path,
         loop="uvloop",
         http="httptools",
         ws="none",

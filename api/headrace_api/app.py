@@ -61,7 +61,6 @@ def create_app(
         version=version("headrace"),
         description="OpenAI-compatible serving of language models.",
         lifespan=lifespan,
-        root_path=settings.root_path,
     )
     keys = ApiKeys(key.get_secret_value() for key in settings.api_keys)
     app.guarded = bool(keys)

@@ -51,5 +51,7 @@ class ApiSettings(BaseSettings):
 
     @field_validator("root_path")
     @classmethod
-    def _without_trailing_slash(cls, value: str) -> str:
+    def _is_a_prefix(cls, value: str) -> str:
+        if value and not value.startswith("/"):
+            raise ValueError("must begin with a slash")
         return value.rstrip("/")

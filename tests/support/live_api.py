@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import httpx
@@ -18,10 +18,14 @@ from headrace_shared.settings import QueueSettings, RedisSettings
 class Api:
     """A running API process and the ways to reach it."""
 
-    def __init__(self, base_url: str) -> None:
-        self.base_url = base_url
+    def __init__(self, base_url: str, stop: Callable[[], None]) -> None:
+        self._stop = stop
         self.sdk = openai.AsyncOpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0)
         self.http = httpx.AsyncClient(base_url=base_url, timeout=20)
+
+    async def stop(self) -> None:
+        """As SIGTERM does; returns when the process would have ended."""
+        await asyncio.to_thread(self._stop)
 
     async def close(self) -> None:
         await self.sdk.close()
@@ -61,7 +65,7 @@ async def running_api(url: str, queue: QueueSettings | None = None, **settings: 
     options = {"shutdown_grace_s": 1} | settings
     thread = ApiThread(ApiSettings(**options), RedisSettings(url=url), queue or QueueSettings())  # type: ignore[arg-type]
     await asyncio.to_thread(thread.__enter__)
-    api = Api(thread.base_url)
+    api = Api(thread.base_url, thread.stop)
     try:
         yield api
     finally:

@@ -112,15 +112,21 @@ class ScriptedWorker:
         return byte_tokenizer().decode(token_ids, skip_special_tokens=False)
 
     async def start(self) -> None:
-        digests = {"tokenizer": await self._blobs.put(byte_tokenizer().to_str().encode())}
+        digests: dict[str, object] = {"tokenizer": await self._blobs.put(byte_tokenizer().to_str().encode())}
         if self._options.pop("template", True):
             digests["chat_template"] = await self._blobs.put(TEMPLATE.encode())
-        self.card = ModelCard(name=self._name, **digests, **self._options)  # type: ignore[arg-type]
+        self.card = ModelCard(**({"name": self._name} | digests | self._options))  # type: ignore[arg-type]
         self._worker_id = f"{self._name}-{self.card.digest[:4]}-{id(self)}"
         self._started_ms = wall_ms()
         self._queue = WorkerQueue(self._redis, self.card.queue, self._worker_id, self.lease_ms)
         await self._announce_once()
-        self._tasks = {asyncio.create_task(part) for part in (self._announce(), self._serve())}
+        self._server = asyncio.create_task(self._serve())
+        self._tasks = {asyncio.create_task(self._announce()), self._server}
+
+    async def stop_claiming(self) -> None:
+        """Stay alive, but take no more work."""
+        self._server.cancel()
+        await asyncio.gather(self._server, return_exceptions=True)
 
     async def stop(self) -> None:
         """As a clean shutdown: gone at once."""

@@ -1,6 +1,7 @@
 """What is wrong with a body, said per parameter: which one, what it is, what is allowed."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from headrace_shared.errors import InvalidRequestError
 _MOST_LISTED = 10
 _LONGEST_VALUE = 80
 _MISSING = object()
+_COUNTED = re.compile(r" after validation, not .*$")
+"""pydantic's own way to show a list's length; ours follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,4 +81,5 @@ def _got(value: object) -> str:
 
 def _reworded(message: str) -> str:
     message = message.removeprefix("Value error, ").removeprefix("Input ")
+    message = _COUNTED.sub("", message)
     return message[:1].lower() + message[1:]

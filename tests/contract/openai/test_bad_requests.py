@@ -1,0 +1,217 @@
+"""Every bad value is a 400 that names its parameter, shows the value and says what is allowed."""
+
+from typing import Any
+
+import pytest
+from live_api import Api, running_api
+from scripted_worker import CONTEXT, ScriptedWorker, running_worker
+
+from headrace_shared.model_card import GenerationDefaults
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+TEXT: dict[str, Any] = {"prompt": "hi"}
+
+# fields of the body, the parameter to blame, words of the message
+BOTH: list[tuple[dict[str, Any], str, str]] = [
+    ({"temperature": "0.5"}, "temperature", 'should be a valid number, got "0.5"'),
+    ({"temperature": True}, "temperature", "valid number, got true"),
+    ({"temperature": -0.1}, "temperature", "greater than or equal to 0, got -0.1"),
+    ({"temperature": 2.1}, "temperature", "less than or equal to 2, got 2.1"),
+    ({"top_p": 0}, "top_p", "greater than 0"),
+    ({"top_p": 1.01}, "top_p", "less than or equal to 1"),
+    ({"top_k": -2}, "top_k", "greater than or equal to -1"),
+    ({"top_k": 1.0}, "top_k", "valid integer"),
+    ({"min_p": 1.1}, "min_p", "less than or equal to 1"),
+    ({"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
+    ({"frequency_penalty": -2.5}, "frequency_penalty", "greater than or equal to -2"),
+    ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
+    ({"n": 0}, "n", "greater than or equal to 1"),
+    ({"n": 129}, "n", "less than or equal to 128"),
+    ({"n": True}, "n", "valid integer, got true"),
+    ({"n": 2, "temperature": 0}, "n", "must be 1 with temperature 0"),
+    ({"n": 2, "best_of": 3}, "best_of", "unless equal to n (2)"),
+    ({"seed": 2**63}, "seed", "less than or equal to"),
+    ({"seed": 1.5}, "seed", "valid integer"),
+    ({"max_tokens": -1}, "max_tokens", "greater than or equal to"),
+    ({"max_tokens": 0}, "max_tokens", "1"),
+    ({"min_tokens": -1}, "min_tokens", "greater than or equal to 0"),
+    ({"min_tokens": 9, "max_tokens": 8}, "min_tokens", "more than the 8 tokens"),
+    ({"stop": ""}, "stop", "at least 1 character"),
+    ({"stop": ["a", ""]}, "stop[1]", "at least 1 character"),
+    ({"stop": 5}, "stop", "a string or a list of strings, got 5"),
+    ({"stop": ["x"] * 65}, "stop", "up to 64 stop strings, got 65"),
+    ({"stop_token_ids": [257]}, "stop_token_ids", "between 0 and 256, got 257"),
+    ({"stop_token_ids": [2**80]}, "stop_token_ids", "between 0 and 256"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids[0]", "greater than or equal to 0"),
+    ({"logit_bias": {"x": 1}}, "logit_bias", "keys are token ids between 0 and 256, got 'x'"),
+    ({"logit_bias": {"257": 1}}, "logit_bias", "got '257'"),
+    ({"logit_bias": {"1": "5"}}, "logit_bias.1", "valid number"),
+    ({"logit_bias": [1]}, "logit_bias", "valid dictionary"),
+    ({"allowed_token_ids": []}, "allowed_token_ids", "at least 1 item"),
+    ({"allowed_token_ids": [999]}, "allowed_token_ids", "between 0 and 256"),
+    ({"bad_words": [""]}, "bad_words[0]", "at least 1 character"),
+    ({"bad_words": ["w"] * 129}, "bad_words", "at most 128 items"),
+    ({"bad_words": ["w" * 600]}, "bad_words", "1024 tokens"),
+    ({"priority": 2**53}, "priority", "less than or equal to"),
+    ({"priority": "high"}, "priority", "valid integer"),
+    ({"prompt_logprobs": 21}, "prompt_logprobs", "at most 20 for this model, got 21"),
+    ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "stream"),
+    ({"stream": "yes"}, "stream", "valid boolean"),
+    ({"stream_options": {}}, "stream_options", "only allowed with stream"),
+    ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage", "valid boolean, got 1"),
+    (
+        {"stream": True, "stream_options": {"include_obfuscation": True}},
+        "stream_options.include_obfuscation",
+        "not supp",
+    ),
+    ({"request_id": "a b"}, "X-Request-Id", "128 characters"),
+    ({"model": 7}, "model", "valid string"),
+    ({"user": 7}, "user", "valid string"),
+    ({"use_beam_search": True}, "use_beam_search", "not supported yet; leave it out or send false"),
+    ({"length_penalty": 0.5}, "length_penalty", "not supported yet; leave it out or send 1.0"),
+    ({"response_format": {"type": "json_object"}}, "response_format", 'send {"type":"text"}'),
+    ({"structured_outputs": {"json": {}}}, "structured_outputs", "not supported yet"),
+    ({"guided_json": {}}, "guided_json", "not supported yet"),
+    ({"guided_regex": "a"}, "guided_regex", "not supported yet"),
+    ({"guided_choice": ["a"]}, "guided_choice", "not supported yet"),
+    ({"guided_grammar": "a"}, "guided_grammar", "not supported yet"),
+    ({"guided_decoding_backend": "x"}, "guided_decoding_backend", "not supported yet"),
+    ({"guided_whitespace_pattern": "x"}, "guided_whitespace_pattern", "not supported yet"),
+    ({"logits_processors": ["a.b"]}, "logits_processors", "not supported yet"),
+    ({"truncate_prompt_tokens": 5}, "truncate_prompt_tokens", "not supported yet"),
+    ({"cache_salt": "x"}, "cache_salt", "not supported yet"),
+    ({"service_tier": "flex"}, "service_tier", 'send "auto" or "default"'),
+    ({"vllm_xargs": {"a": 1}}, "vllm_xargs", "not supported yet"),
+    ({"thinking_token_budget": 5}, "thinking_token_budget", "not supported yet"),
+    ({"repetition_detection": {}}, "repetition_detection", "not supported yet"),
+    ({"mm_processor_kwargs": {"a": 1}}, "mm_processor_kwargs", "not supported yet"),
+]
+CHAT_ONLY: list[tuple[dict[str, Any], str, str]] = [
+    ({"messages": []}, "messages", "at least 1 item"),
+    ({"messages": "hi"}, "messages", 'valid list, got "hi"'),
+    ({"messages": None}, "messages", "valid list"),
+    ({"messages": [{"content": "x"}]}, "messages[0]", "needs a role"),
+    ({"messages": [{"role": "", "content": "x"}]}, "messages[0]", "needs a role"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0]", "string, a list of parts or null"),
+    ({"messages": [{"role": "user", "content": [5]}]}, "messages[0]", "object or a string"),
+    ({"messages": ["hi"]}, "messages[0]", "valid dictionary"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]", "text only"),
+    ({"max_completion_tokens": 0}, "max_completion_tokens", "greater than or equal to 1"),
+    ({"logprobs": 3}, "logprobs", "valid boolean"),
+    ({"top_logprobs": 3}, "top_logprobs", "only allowed with logprobs: true"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "at most 20"),
+    ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", "greater than or equal to 0"),
+    ({"continue_final_message": True}, "continue_final_message", "add_generation_prompt"),
+    ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs", "tokenize may not be passed"),
+    ({"chat_template": "x"}, "chat_template", "takes no chat templates"),
+    ({"documents": ["x"]}, "documents[0]", "valid dictionary"),
+    ({"tools": []}, "tools", "not supported yet"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "not supported yet"),
+    ({"tool_choice": "auto"}, "tool_choice", 'send "none"'),
+    ({"functions": []}, "functions", "not supported yet"),
+    ({"modalities": ["text", "audio"]}, "modalities", 'send ["text"]'),
+    ({"audio": {"voice": "x"}}, "audio", "not supported yet"),
+    ({"store": True}, "store", "send false"),
+    ({"reasoning_effort": "high"}, "reasoning_effort", "not supported yet"),
+    ({"verbosity": "low"}, "verbosity", 'send "medium"'),
+    ({"prediction": {}}, "prediction", "not supported yet"),
+    ({"web_search_options": {}}, "web_search_options", "not supported yet"),
+]
+TEXT_ONLY: list[tuple[dict[str, Any], str, str]] = [
+    ({"prompt": ""}, "prompt", "not be empty"),
+    ({"prompt": None}, "prompt", "a string, a list of strings"),
+    ({"prompt": []}, "prompt", "between 1 and 1024"),
+    ({"prompt": [[]]}, "prompt", "a string, a list of strings"),
+    ({"prompt": ["a", ""]}, "prompt", "not be empty"),
+    ({"prompt": ["a", [1]]}, "prompt", "not both"),
+    ({"prompt": [1, "a"]}, "prompt", "a string, a list of strings"),
+    ({"prompt": [True]}, "prompt", "a string, a list of strings"),
+    ({"prompt": [-1]}, "prompt", "integers from 0"),
+    ({"prompt": [257]}, "prompt", "between 0 and 256, got 257"),
+    ({"prompt": ["a"] * 1025}, "prompt", "between 1 and 1024"),
+    ({"logprobs": 21}, "logprobs", "at most 20"),
+    ({"logprobs": -1}, "logprobs", "greater than or equal to 0"),
+    ({"logprobs": True}, "logprobs", "valid integer"),
+    ({"suffix": "x"}, "suffix", "not supported yet"),
+    ({"prompt_embeds": "x"}, "prompt_embeds", "not supported yet"),
+]
+CASES = (
+    [("/v1/chat/completions", CHAT, *case) for case in [*BOTH, *CHAT_ONLY]]
+    + [("/v1/completions", TEXT, *case) for case in [*BOTH, *TEXT_ONLY]]
+)  # fmt: skip
+
+
+async def test_each_bad_value_is_refused_by_name(api: Api, worker: ScriptedWorker) -> None:
+    told = []
+    for path, base, fields, param, words in CASES:
+        response = await api.http.post(path, json=base | fields)
+        error = response.json().get("error", {})
+        good = response.status_code == 400 and error["param"] == param and words in error["message"]
+        if not good or error["type"] != "invalid_request_error":
+            told.append((path, fields, response.status_code, error))
+    assert told == []
+    assert worker.claims == []
+
+
+async def test_several_problems_are_told_together(api: Api) -> None:
+    body = {"temperature": 3, "n": 0, "tools": [], "messages": []}
+    error = (await api.http.post("/v1/chat/completions", json=body)).json()["error"]
+    assert error["message"] == (
+        "4 problems: n: should be greater than or equal to 1, got 0; "
+        "temperature: should be less than or equal to 2, got 3; "
+        "messages: list should have at least 1 item, got a list of 0; "
+        "tools: is not supported yet; leave it out."
+    )
+
+
+async def test_only_the_first_ten_problems_are_listed(api: Api) -> None:
+    error = (await api.http.post("/v1/completions", json={"prompt": "a", "stop_token_ids": ["x"] * 500})).json()[
+        "error"
+    ]
+    assert error["message"].startswith("500 problems: stop_token_ids[0]: should be")
+    assert error["message"].endswith("; and 490 more.")
+
+
+async def test_a_long_value_is_cut_short(api: Api) -> None:
+    error = (await api.http.post("/v1/completions", json={"prompt": "a", "n": "9" * 5000})).json()["error"]
+    assert len(error["message"]) < 200
+
+
+async def test_a_missing_prompt_is_required(api: Api) -> None:
+    for path, param in (("/v1/completions", "prompt"), ("/v1/chat/completions", "messages")):
+        error = (await api.http.post(path, json={})).json()["error"]
+        assert (error["param"], error["message"]) == (param, f"{param}: is required.")
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_a_prompt_that_is_too_long_is_told_with_both_numbers(api: Api, path: str) -> None:
+    text = "x" * 600
+    body = {"prompt": text} if path == "/v1/completions" else {"messages": [{"role": "user", "content": text}]}
+    response = await api.http.post(path, json=body)
+    error = response.json()["error"]
+    assert response.status_code == 400
+    assert error["code"] == "context_length_exceeded"
+    tokens = 601 if path == "/v1/completions" else 600 + len("<|user|>\n<|assistant|>")
+    assert f"has {tokens} tokens" in error["message"]
+    assert f"context of {CONTEXT} tokens" in error["message"]
+
+
+async def test_a_prompt_may_fill_the_context_but_for_one_token(api: Api, worker: ScriptedWorker) -> None:
+    fitting = {"prompt": [1] * (CONTEXT - 1), "max_tokens": 1000}
+    assert (await api.http.post("/v1/completions", json=fitting)).status_code == 200
+    assert worker.jobs[0].stopping.max_tokens == 1
+    full = {"prompt": [1] * CONTEXT}
+    assert (await api.http.post("/v1/completions", json=full)).status_code == 400
+    scored = full | {"max_tokens": 0, "echo": True}
+    assert (await api.http.post("/v1/completions", json=scored)).status_code == 200
+
+
+async def test_the_models_own_cap_limits_every_answer(valkey_url: str) -> None:
+    defaults = GenerationDefaults(temperature=0.3, top_k=7, max_tokens=4)
+    async with running_worker(valkey_url, defaults=defaults) as worker, running_api(valkey_url) as api:
+        for fields in ({}, {"max_tokens": 100, "temperature": 0.7}):
+            assert (await api.http.post("/v1/chat/completions", json=CHAT | fields)).status_code == 200
+        first, second = worker.jobs
+        assert (first.stopping.max_tokens, second.stopping.max_tokens) == (4, 4)
+        assert (first.sampling.temperature, first.sampling.top_k) == (0.3, 7)
+        assert (second.sampling.temperature, second.sampling.top_k) == (0.7, 7)

@@ -1,0 +1,195 @@
+"""Around the endpoints: keys, ids, sizes, methods, probes, documents."""
+
+import json
+
+import httpx
+import pytest
+from live_api import Api, running_api
+from scripted_worker import ScriptedWorker
+
+HI = {"messages": [{"role": "user", "content": "hi"}]}
+OPEN = ("/health", "/ready", "/version", "/ping", "/metrics")
+GUARDED = ("/v1/models", "/v1/models/tiny", "/docs", "/redoc", "/openapi.json", "/nothing", "/health/../v1/models", "/")
+
+
+def error_of(response: httpx.Response) -> dict[str, object]:
+    error: dict[str, object] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+async def test_without_a_key_only_probes_are_open(valkey_url: str, worker: ScriptedWorker) -> None:
+    async with running_api(valkey_url, api_keys="one, two") as api:
+        for path in OPEN:
+            assert (await api.http.get(path)).status_code == 200, path
+        for path in GUARDED:
+            response = await api.http.get(path)
+            assert response.status_code == 401, path
+            assert error_of(response)["code"] == "invalid_api_key"
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert "x-request-id" in response.headers
+        for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
+            assert (await api.http.post(path, json=HI)).status_code == 401, path
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("Bearer one", 200),
+        ("bearer two", 200),
+        ("Bearer three", 401),
+        ("Bearer", 401),
+        ("Basic one", 401),
+        ("one", 401),
+        ("Bearer oné", 401),
+    ],
+)
+async def test_any_of_several_keys_opens(valkey_url: str, worker: ScriptedWorker, header: str, status: int) -> None:
+    async with running_api(valkey_url, api_keys="one, two") as api:
+        response = await api.http.get("/v1/models", headers={"Authorization": header.encode()})
+        assert response.status_code == status
+
+
+async def test_a_root_path_changes_nothing_about_keys(valkey_url: str, worker: ScriptedWorker) -> None:
+    async with running_api(valkey_url, api_keys="one", root_path="/llm") as api:
+        assert (await api.http.get("/health")).status_code == 200
+        assert (await api.http.get("/v1/models")).status_code == 401
+        listed = await api.http.get("/v1/models", headers={"Authorization": "Bearer one"})
+        assert listed.json()["data"][0]["id"] == "tiny"
+
+
+async def test_every_answer_carries_a_request_id(api: Api) -> None:
+    assert len((await api.http.get("/health")).headers["x-request-id"]) == 32
+    response = await api.http.get("/nowhere", headers={"X-Request-Id": "a.b:c-1"})
+    assert response.headers["x-request-id"] == "a.b:c-1"
+
+
+@pytest.mark.parametrize("request_id", ["", "a b", "x" * 129, "a/b", "é".encode()])
+async def test_a_bad_request_id_is_refused(api: Api, request_id: str | bytes) -> None:
+    response = await api.http.get("/v1/models", headers={"X-Request-Id": request_id})  # type: ignore[dict-item]
+    assert response.status_code == 400
+    assert error_of(response)["param"] == "X-Request-Id"
+
+
+async def test_unknown_paths_and_wrong_methods_are_told_as_errors(api: Api) -> None:
+    assert error_of(await api.http.get("/v1/nothing"))["code"] == "not_found"
+    response = await api.http.get("/v1/chat/completions")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "POST"
+    assert error_of(response)["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
+)
+async def test_a_body_that_is_not_called_json_is_415(api: Api, content_type: str | None) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    response = await api.http.post("/v1/chat/completions", content=json.dumps(HI), headers=headers)
+    assert response.status_code == 415
+    assert error_of(response)["code"] == "unsupported_media_type"
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"]
+)
+async def test_every_spelling_of_json_is_taken(api: Api, content_type: str) -> None:
+    response = await api.http.post(
+        "/v1/chat/completions", content=json.dumps(HI), headers={"Content-Type": content_type}
+    )
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"nonsense", b'{"a": NaN}', b'{"messages": "\xff"}', b'{"messages": "\\ud800"}', b"[" * 100_000],
+)
+async def test_a_body_that_is_no_json_is_400(api: Api, body: bytes) -> None:
+    response = await api.http.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert "not valid JSON" in str(error_of(response)["message"])
+
+
+@pytest.mark.parametrize("body", ["[]", '"x"', "1", "null", "true"])
+async def test_a_body_that_is_no_object_is_400(api: Api, body: str) -> None:
+    response = await api.http.post("/v1/completions", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert error_of(response)["message"] == "The body must be a JSON object."
+
+
+async def test_a_body_above_the_limit_is_413_whether_announced_or_not(valkey_url: str, worker: ScriptedWorker) -> None:
+    async with running_api(valkey_url, max_body_bytes=2000) as api:
+        body = json.dumps({"prompt": "x" * 3000}).encode()
+
+        async def pieces():  # type: ignore[no-untyped-def]  # an unannounced body
+            for start in range(0, len(body), 500):
+                yield body[start : start + 500]
+
+        for content in (body, pieces()):
+            headers = {"Content-Type": "application/json"}
+            response = await api.http.post("/v1/completions", content=content, headers=headers)
+            assert response.status_code == 413
+            assert error_of(response)["code"] == "payload_too_large"
+        assert (await api.http.post("/v1/completions", json={"prompt": "x" * 100})).status_code == 200
+
+
+async def test_probes_answer(api: Api, worker: ScriptedWorker) -> None:
+    assert (await api.http.get("/health")).content == b""
+    assert (await api.http.post("/ping")).status_code == 200
+    assert (await api.http.get("/version")).json()["version"]
+    ready = await api.http.get("/ready")
+    assert ready.status_code == 200
+    assert ready.json()["ready"] is True
+    assert {model["id"] for model in ready.json()["models"]} == {"tiny", "small/alias"}
+
+
+async def test_metrics_count_requests_and_tokens(api: Api) -> None:
+    await api.http.post("/v1/chat/completions", json=HI | {"stream": True})
+    text = (await api.http.get("/metrics")).text
+    assert 'headrace_api_generations_total{model="tiny",outcome="finished"} 1.0' in text
+    assert 'headrace_api_generated_tokens_total{model="tiny"} 6.0' in text
+    assert 'headrace_api_generations_in_flight{model="tiny"} 0.0' in text
+    assert 'headrace_api_time_to_first_token_seconds_count{model="tiny"} 1.0' in text
+    assert 'headrace_api_inter_token_latency_seconds_count{model="tiny"} 5.0' in text
+    assert "headrace_api_sse_clients 0.0" in text
+    assert 'headrace_api_http_requests_total{method="POST",route="/v1/chat/completions",status="200"} 1.0' in text
+
+
+async def test_the_document_describes_every_route_and_body(api: Api) -> None:
+    document = (await api.http.get("/openapi.json")).json()
+    chat = document["paths"]["/v1/chat/completions"]["post"]
+    assert chat["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ChatRequest")
+    assert "422" not in chat["responses"]
+    assert "temperature" in document["components"]["schemas"]["ChatRequest"]["properties"]
+    text = json.dumps(document)
+    for reference in set(text.split('"#/components/schemas/')[1:]):
+        assert reference.split('"')[0] in document["components"]["schemas"]
+    assert (await api.http.get("/docs")).status_code == 200
+
+
+async def test_tokenize_and_detokenize_undo_each_other(api: Api, worker: ScriptedWorker) -> None:
+    answer = (await api.http.post("/tokenize", json={"prompt": "héllo", "return_token_strs": True})).json()
+    assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"]) == 7
+    assert answer["max_model_len"] == 512
+    back = await api.http.post("/detokenize", json={"tokens": answer["tokens"]})
+    assert back.json() == {"prompt": "<s>héllo"}
+    chat = (await api.http.post("/tokenize", json=HI)).json()
+    assert worker.text_of(chat["tokens"]) == "<|user|>hi\n<|assistant|>"
+    assert worker.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": "a", **HI}, "prompt"),
+        ("/tokenize", {"prompt": 1}, "prompt"),
+        ("/detokenize", {"tokens": [257]}, "tokens"),
+        ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
+        ("/detokenize", {"tokens": [2**70]}, "tokens"),
+        ("/detokenize", {}, "tokens"),
+    ],
+)
+async def test_bad_token_requests_name_the_parameter(api: Api, path: str, body: dict[str, object], param: str) -> None:
+    response = await api.http.post(path, json=body)
+    assert response.status_code == 400
+    assert error_of(response)["param"] == param
