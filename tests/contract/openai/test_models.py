@@ -125,7 +125,7 @@ async def test_a_model_with_a_broken_tokenizer_is_not_served_and_ready_says_why(
     async with running_worker(valkey_url, "broken", tokenizer="0" * 64):
 
         async def told() -> bool:
-            missing = (await api.http.get("/ready")).json()["missing"]
+            missing: list[str] = (await api.http.get("/ready")).json()["missing"]
             return missing == ["model 'broken': its tokenizer or chat template is not in Redis"]
 
         await eventually(told, 3)
