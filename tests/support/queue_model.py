@@ -1,0 +1,103 @@
+"""A small model of the queue protocol: what must be true, without Redis."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ModelRequest:
+    """One request as it should be."""
+
+    priority: int
+    tenant: str
+    arrival: int
+    state: str = "Q"
+    epoch: int = 0
+    seq: int = 0
+    lost: int = 0
+    owner: str | None = None
+    cancelled: bool = False
+    expired: bool = False
+
+
+@dataclass
+class QueueModel:
+    """Requests by id. Every change is one script's effect."""
+
+    max_lost: int
+    requests: dict[str, ModelRequest] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
+
+    def running(self, worker: str | None = None) -> list[str]:
+        return [rid for rid, r in self.requests.items() if r.state == "R" and (worker is None or r.owner == worker)]
+
+    def waiting(self) -> dict[str, ModelRequest]:
+        return {rid: r for rid, r in self.requests.items() if r.state in "QO"}
+
+    def may_be_next(self, rid: str) -> bool:
+        """Lowest priority; continuations first; first come first served within a tenant (and among continuations)."""
+        mine = self.requests[rid]
+        for other_id, other in self.waiting().items():
+            if other_id == rid:
+                continue
+            if other.priority < mine.priority:
+                return False
+            if other.priority == mine.priority and other.state == "O" and mine.state == "Q":
+                return False
+            same_lane = other.state == mine.state == "Q" and other.tenant == mine.tenant
+            if same_lane and other.priority == mine.priority and other.arrival < mine.arrival:
+                return False
+        return True
+
+    def claim(self, rid: str, worker: str) -> None:
+        request = self.requests[rid]
+        request.state, request.owner = "R", worker
+        request.epoch += 1
+
+    def append(self, rid: str, worker: str, epoch: int, seq: int, *, final: bool) -> int:
+        """The status that the script must answer."""
+        request = self.requests[rid]
+        if (request.owner, request.epoch) != (worker, epoch):
+            return 0
+        if seq <= request.seq:
+            return 3
+        if request.state != "R":
+            return 0
+        if seq > request.seq + 1:
+            return 4
+        if request.cancelled and not final:
+            return 2
+        if request.expired and not final:
+            return 5
+        request.seq = seq
+        if final:
+            request.state = "D"
+        return 1
+
+    def cancel(self, rid: str) -> int:
+        request = self.requests[rid]
+        if request.state == "D":
+            return 0
+        if request.state == "R" and request.owner not in self.dead:
+            request.cancelled = True
+            return 2
+        self.end(request)
+        return 1
+
+    def give_back(self, worker: str, *, voluntary: bool) -> int:
+        """How many go back into the queue."""
+        back = 0
+        for rid in self.running(worker):
+            request = self.requests[rid]
+            request.lost += not voluntary
+            request.owner = None
+            if request.cancelled or request.lost >= self.max_lost:
+                self.end(request)
+            else:
+                request.state = "O"
+                back += 1
+        return back
+
+    def end(self, request: ModelRequest) -> None:
+        """Somebody other than the owner writes the terminal frame."""
+        request.state, request.owner = "D", None
+        request.seq += 1
