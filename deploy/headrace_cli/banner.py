@@ -11,12 +11,13 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Ready:
-    """A server that answers, with the model that its banner names."""
+    """A server that answers, with the model that its banner names. ``guarded``: it wants an API key."""
 
     base_url: str
     model: str
     context_tokens: int
     kv_blocks: int
+    guarded: bool
 
     def forms(self) -> tuple[RenderableType, str]:
         """For a terminal, and as plain lines."""
@@ -54,9 +55,10 @@ class Ready:
         )
 
     def _curl(self) -> str:
+        key = "-H 'Authorization: Bearer YOUR_KEY' " if self.guarded else ""
         return "\n".join(
             [
-                f"curl {self.base_url}/v1/chat/completions -H 'Content-Type: application/json' -d '{{",
+                f"curl {self.base_url}/v1/chat/completions {key}-H 'Content-Type: application/json' -d '{{",
                 f'  "model": "{self.model}", "stream": true,',
                 '  "messages": [{"role": "user", "content": "Why is the sky blue?"}]',
                 "}'",
@@ -64,10 +66,11 @@ class Ready:
         )
 
     def _python(self) -> str:
+        key = "YOUR_KEY" if self.guarded else "none"
         return "\n".join(
             [
                 "from openai import OpenAI",
-                f'client = OpenAI(base_url="{self.base_url}/v1", api_key="none")',
+                f'client = OpenAI(base_url="{self.base_url}/v1", api_key="{key}")',
                 f'stream = client.chat.completions.create(model="{self.model}", stream=True,',
                 '    messages=[{"role": "user", "content": "Why is the sky blue?"}])',
                 "for chunk in stream:",

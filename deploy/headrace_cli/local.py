@@ -29,13 +29,13 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """``variables``: settings of the servers. ``redis_url`` None: a queue of our own below ``state_dir``."""
+    """``environment``: the servers', their settings included. ``redis_url`` None: a queue below ``state_dir``."""
 
     host: str
     port: int
     state_dir: Path
     redis_url: str | None
-    variables: Mapping[str, str]
+    environment: Mapping[str, str]
 
     @property
     def base_url(self) -> str:
@@ -43,8 +43,10 @@ class LocalSettings:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
-def free_port(host: str, port: int) -> int:
-    """``port`` if it can be listened on, a free one for 0. Raises CliError when it is taken."""
+def free_port(host: str, port: str) -> int:
+    """``port`` if it can be listened on, a free one for 0. Raises CliError when it is taken or no port at all."""
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise CliError(f"{port} is not a port", exit_code=EXIT_CONFIGURATION)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -109,8 +111,8 @@ class LocalStack:
         raise await self._supervisor.failure()
 
     def _spec(self, name: str, package: str, redis_url: str) -> ProcessSpec:
-        variables = {**self._settings.variables, "HEADRACE_REDIS_URL": redis_url}
-        return ProcessSpec(name, servers.command(package), servers.environment(variables))
+        environment = {**self._settings.environment, "HEADRACE_REDIS_URL": redis_url}
+        return ProcessSpec(name, servers.command(package), environment)
 
     def _start_queue(self) -> str:
         # Not in a thread: the kernel ties the server's life to the thread that starts it.
@@ -160,7 +162,11 @@ class LocalStack:
                 for worker in model.workers:
                     if worker.pid == pid and worker.state == "ready" and await _hands_out(api, model.card.name):
                         return Ready(
-                            self._settings.base_url, model.card.name, model.card.max_model_len, worker.kv_blocks_total
+                            base_url=self._settings.base_url,
+                            model=model.card.name,
+                            context_tokens=model.card.max_model_len,
+                            kv_blocks=worker.kv_blocks_total,
+                            guarded=bool(self._settings.environment.get("HEADRACE_API_KEYS")),
                         )
         return None
 

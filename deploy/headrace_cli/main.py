@@ -82,20 +82,27 @@ def serve(
     from headrace_cli import local  # httpx and asyncio take time that --help should not
 
     terminal = Terminal()
-    simulated = given["engine"] == "simulated"
+    # What was exported counts as if it had been given, so that a server and this command cannot disagree about it.
+    known = servers.environment(flags.variables(_SERVE_FLAGS, given))
+    simulated = known.get("HEADRACE_WORKER_ENGINE") == "simulated"
     servers.require(servers.API)
     if not simulated:
         servers.require(servers.WORKER)
-    host = given["host"] or _DEFAULT_HOST
-    port = local.free_port(host, _DEFAULT_PORT if given["port"] is None else given["port"])
-    found = (model or "simulated") if simulated else models.resolve(model, terminal)
-    given |= {"host": host, "port": port}
+    host = known.get("HEADRACE_API_HOST", _DEFAULT_HOST)
+    port = local.free_port(host, known.get("HEADRACE_API_PORT", str(_DEFAULT_PORT)))
+    asked = model or known.get("HEADRACE_WORKER_MODEL")
+    found = (asked or "simulated") if simulated else models.resolve(asked, terminal)
     settings = local.LocalSettings(
         host=host,
         port=port,
         state_dir=(state_dir or folders.state_dir() / f"serve-{port}").expanduser().absolute(),
-        redis_url=given.pop("redis"),
-        variables={**flags.variables(_SERVE_FLAGS, given), "HEADRACE_WORKER_MODEL": found},
+        redis_url=known.get("HEADRACE_REDIS_URL"),
+        environment={
+            **known,
+            "HEADRACE_API_HOST": host,
+            "HEADRACE_API_PORT": str(port),
+            "HEADRACE_WORKER_MODEL": found,
+        },
     )
     raise typer.Exit(asyncio.run(local.serve(settings, terminal)))
 

@@ -1,5 +1,6 @@
 """``headrace serve`` as its user starts it, with the engine that needs no model."""
 
+import json
 import os
 import re
 import signal
@@ -119,6 +120,68 @@ def test_a_second_ctrl_c_does_not_wait_for_running_requests(serve: Serve) -> Non
         assert serve.process.wait(10) == 130
         assert time.monotonic() - started_s < 5
     assert gone(children)
+
+
+def test_chat_and_bench_talk_to_it(serve: Serve, tmp_path: Path) -> None:
+    base_url = serve.wait_ready()
+    said = subprocess.run(
+        [HEADRACE, "chat", "--url", base_url, "--max-tokens", "5"],
+        input="hello\n/system be brief\nagain\n/nonsense\n/exit\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.splitlines()
+    assert said[0].startswith("Talking to simulated.")
+    assert len(said[1].split()) == len(said[3].split()) == 5
+    assert said[2] == "The system message is set."
+    done = subprocess.run(
+        [
+            HEADRACE,
+            "bench",
+            "--url",
+            f"{base_url}/v1",
+            "-n",
+            "20",
+            "-c",
+            "4",
+            "--output-tokens",
+            "8",
+            "--json",
+            tmp_path / "b.json",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "20 completed, 0 failed" in done.stdout
+    summary = json.loads((tmp_path / "b.json").read_text())["summary"]
+    assert (summary["prompt_tokens"], summary["output_tokens"]) == (20 * 128, 20 * 8)
+    lost = subprocess.run(
+        [HEADRACE, "bench", "--url", base_url, "--model", "nope", "-n", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert lost.returncode == 1
+    assert "'nope' does not exist" in lost.stderr
+
+
+def test_exported_settings_count_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_API_KEYS", "secret")
+    monkeypatch.setenv("HEADRACE_WORKER_SERVED_MODEL_NAME", "mine")
+    running = Serve(tmp_path / "state")
+    try:
+        base_url = running.wait_ready()
+        assert "YOUR_KEY" in running.said
+        assert httpx.get(f"{base_url}/v1/models").status_code == 401
+        listed = httpx.get(f"{base_url}/v1/models", headers={"Authorization": "Bearer secret"}).json()
+        assert [model["id"] for model in listed["data"]] == ["mine"]
+    finally:
+        running.process.terminate()
+        running.process.wait()
 
 
 def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
