@@ -9,7 +9,6 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quantize
 from safetensors.torch import load_file, save_file
-from tiny_models import make_model
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -164,14 +163,30 @@ def test_the_cache_takes_the_memory_it_is_given_and_no_more():
         count_blocks(layers, CacheSize(memory_bytes=one - 1), torch.float32, cpu)
 
 
-def test_weights_are_in_memory_once_after_packing(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "path", "left"),
+    [
+        ("llama", "modules", [(211, 64)]),
+        ("llama", "lean", [(211, 64)]),
+        # One weight for embedding and head: packed, and looked up there.
+        ("llama_tied", "modules", []),
+        ("llama_tied", "lean", []),
+        ("llama_tied", "onednn", [(211, 64)]),
+    ],
+)
+def test_weights_are_in_memory_once_after_packing(name, path, left, tiny):
     from tiny_engine import PATHS, build
 
-    folder = make_model("llama", tmp_path)
-    for path in ("modules", "lean"):
-        built = build(folder, PATHS[path])
-        left = [tuple(p.shape) for p in built.model.model.parameters() if p.ndim == 2]
-        assert left == [(211, 64)], "the embedding is looked up in, everything else is packed"
+    built = build(tiny(name), PATHS[path])
+    assert [tuple(p.shape) for p in built.model.model.parameters() if p.ndim == 2] == left
+
+
+def test_a_token_that_the_model_does_not_have_is_an_error_and_not_a_crash(tiny):
+    from tiny_engine import PATHS, build, run
+
+    built = build(tiny("llama_tied"), PATHS["lean"])
+    with pytest.raises(IndexError, match="vocabulary"):
+        run(built, [[5, 211]], 2)
 
 
 def write_gguf(path, config):

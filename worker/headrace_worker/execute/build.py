@@ -1,7 +1,6 @@
 """build_runner(): from where a model is to a runner that can be given plans."""
 
 import logging
-import os
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from headrace_worker.execute.native.library import Kernels, kernels
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.execute.runner import ModelRunner
 from headrace_worker.execute.sampler import Sampler
+from headrace_worker.execute.threads import usable_cores
 from headrace_worker.models.families import take_apart
 from headrace_worker.models.load import LoadedModel, ModelSource, load_model
 from headrace_worker.models.network import Network, TransformersNetwork
@@ -48,7 +48,7 @@ def build_runner(settings: WorkerSettings) -> BuiltRunner:
 
     Raises ModelLoadError or ModelNotSupportedError with one line for the person who started us.
     """
-    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(settings.threads or usable_cores())
     source = ModelSource(
         model=settings.model,
         dtype=settings.dtype,

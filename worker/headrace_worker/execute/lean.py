@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from headrace_worker.execute.linear import NativeLinear, pack
+from headrace_worker.execute.linear import NativeLinear, PackedEmbedding, pack
 from headrace_worker.execute.native.library import AttentionCall, DecoderCall, Kernels, LayerCall
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.models.families import Decoder, DecoderLayer, Projection
@@ -61,6 +61,9 @@ class LeanNetwork:
         self._head = NativeLinear(decoder.head.weight(), decoder.head.bias(), kernels, threads)
         model.set_output_embeddings(nn.Identity())
         decoder.head.weights.clear()
+        if decoder.tied_scale is not None:
+            decoder.embedding = PackedEmbedding(self._head, decoder.tied_scale)
+            model.set_input_embeddings(nn.Identity())
         self._call = self._prepare()
         self._buffers = self._allocate(1)
 

@@ -27,10 +27,10 @@ class NativeLinear(nn.Module):  # type: ignore[misc]  # torch comes without type
         super().__init__()
         self._kernels, self._threads = kernels, threads
         self.out_features, self.in_features = weight.shape
-        self._packed = pack(weight, kernels, threads)
+        self.packed = pack(weight, kernels, threads)
         self._bias = bias.detach().float().contiguous() if bias is not None else None
         self._call = LinearCall(
-            packed=self._packed.data_ptr(),
+            packed=self.packed.data_ptr(),
             bias=self._bias.data_ptr() if self._bias is not None else None,
             outputs=self.out_features,
             inputs=self.in_features,
@@ -44,6 +44,29 @@ class NativeLinear(nn.Module):  # type: ignore[misc]  # torch comes without type
         call.x, call.y, call.rows = rows.data_ptr(), y.data_ptr(), rows.shape[0]
         self._kernels.linear(byref(call), self._threads)
         return y.view(*x.shape[:-1], self.out_features)
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the weight: int64 [...] -> [..., inputs]. Raises IndexError for a row that is not there."""
+        flat = ids.reshape(-1).contiguous()
+        if bool(((flat < 0) | (flat >= self.out_features)).any()):
+            raise IndexError("a token id is outside of the model's vocabulary")
+        out = torch.empty((*ids.shape, self.in_features))
+        self._kernels.unpack_rows(
+            self.packed.data_ptr(), flat.data_ptr(), out.data_ptr(), len(flat), self.in_features, self._threads
+        )
+        return out
+
+
+class PackedEmbedding(nn.Module):  # type: ignore[misc]  # torch comes without types here
+    """Token vectors looked up in the head's packed weight, for models whose embedding and head are one."""
+
+    def __init__(self, head: NativeLinear, scale: float = 1.0) -> None:
+        super().__init__()
+        self._head, self._scale = head, scale
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """[...] -> [..., hidden]. Raises IndexError for an id that the model does not have."""
+        return self._head.rows(input_ids).mul_(self._scale)
 
 
 class OneDnnLinear(nn.Module):  # type: ignore[misc]  # torch comes without types here
@@ -87,15 +110,20 @@ def pack_linears(model: PreTrainedModel, make: LinearFactory) -> int:
     """Replace every plain float32 linear layer of ``model``; returns how many.
 
     Each dense weight is freed as soon as it is packed, so that there is never more than one layer
-    twice in memory. A head that shares its weight with the embedding is packed as a copy: the
-    embedding keeps the dense weight to look tokens up in.
+    twice in memory. A head that shares its weight with the embedding is packed as well, and the
+    embedding then looks tokens up in it (with oneDNN's layout it cannot, and keeps the dense weight).
     """
     replaced = 0
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = type(embedding) is nn.Embedding and embedding.weight is head.weight
     for parent, name, child in list(_linears(model)):
         weight = child.weight.t() if isinstance(child, Conv1D) else child.weight
         setattr(parent, name, make(weight, child.bias))
         child.weight = None
         replaced += 1
+    head = model.get_output_embeddings()
+    if tied and isinstance(head, NativeLinear):
+        model.set_input_embeddings(PackedEmbedding(head))
     log.debug("linear layers packed", extra={"layers": replaced})
     return replaced
 

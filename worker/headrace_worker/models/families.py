@@ -55,6 +55,8 @@ class Decoder:
     """A known architecture's decoder, taken apart."""
 
     embedding: nn.Module
+    tied_scale: float | None
+    """The embedding is the head's weight times this; None: it is a weight of its own."""
     layers: list[DecoderLayer]
     final_norm: torch.Tensor
     rotary: nn.Module
@@ -80,6 +82,7 @@ def take_apart(model: PreTrainedModel, config: PretrainedConfig) -> Decoder | No
     unit = 1.0 if config.model_type in _GEMMAS else 0.0
     return Decoder(
         embedding=trunk.embed_tokens,
+        tied_scale=_tied_scale(trunk.embed_tokens, model.get_output_embeddings()),
         layers=[family(layer, unit) for layer in trunk.layers],
         final_norm=trunk.norm.weight + unit,
         rotary=trunk.rotary_emb,
@@ -98,6 +101,13 @@ def _is_plain(trunk: nn.Module) -> bool:
     return type(trunk).__module__.startswith("transformers.models.") and all(
         type(module) is nn.Linear and module.weight.dtype is torch.float32 for module in projections
     )
+
+
+def _tied_scale(embedding: nn.Embedding, head: nn.Linear) -> float | None:
+    if embedding.weight is not head.weight:
+        return None
+    scale = getattr(embedding, "embed_scale", None)
+    return 1.0 if scale is None else float(scale)
 
 
 def _projection(*modules: nn.Linear) -> Projection:

@@ -101,7 +101,8 @@ def load_model(source: ModelSource) -> LoadedModel:
         raise ModelNotSupportedError(f"{source.model} is not supported: {error}") from error
     except ModelLoadError:
         raise
-    except Exception as error:  # noqa: BLE001 - parsers of broken files raise anything; the operator reads what they said
+    except Exception as error:
+        # Parsers of broken files raise anything; the operator reads what they said.
         raise ModelLoadError(f"cannot load {source.model}: {_first_line(error)}") from error
 
 

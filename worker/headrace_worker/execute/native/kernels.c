@@ -36,6 +36,11 @@ void PUBLIC(pack)(const float *weight, float *packed, int outputs, int inputs, i
     pack(weight, packed, outputs, inputs);
 }
 
+void PUBLIC(unpack_rows)(const float *packed, const int64_t *ids, float *out, int count, int inputs, int threads) {
+#pragma omp parallel num_threads(threads) if (count > 8)
+    unpack_rows(packed, ids, out, count, inputs);
+}
+
 void PUBLIC(linear)(const Linear *l, int threads) {
 #pragma omp parallel num_threads(threads)
     linear(l);

@@ -78,6 +78,8 @@ class Kernels:
     isa: str
     pack: Callable[[int, int, int, int, int], None]
     """weight [outputs, inputs], packed, outputs, inputs, threads"""
+    unpack_rows: Callable[[int, int, int, int, int, int], None]
+    """packed, ids (int64, in range), out [count, inputs], count, inputs, threads"""
     linear: Callable[[object, int], None]
     """LinearCall by reference, threads"""
     attend: Callable[[object], int]
@@ -119,6 +121,7 @@ def load_kernels(isa: str | None = None) -> Kernels:
     return Kernels(
         isa=isa,
         pack=function("pack", None, c_void_p, c_void_p, c_int, c_int, c_int),
+        unpack_rows=function("unpack_rows", None, c_void_p, c_void_p, c_void_p, c_int, c_int, c_int),
         linear=function("linear", None, POINTER(LinearCall), c_int),
         attend=function("attend", c_int, POINTER(AttentionCall)),
         decode=function("decode", c_int, POINTER(DecoderCall)),

@@ -48,6 +48,15 @@ static void pack(const float *weight, float *packed, int outputs, int inputs) {
             }
 }
 
+/* The other way: out[i] = weight[ids[i]], for ids that are known to be in range. */
+static void unpack_rows(const float *packed, const int64_t *ids, float *out, int count, int inputs) {
+#pragma omp for schedule(static)
+    for (int i = 0; i < count; i++) {
+        const float *from = packed + ids[i] / LANES * inputs * LANES + ids[i] % LANES;
+        for (int k = 0; k < inputs; k++) out[(int64_t)i * inputs + k] = from[(int64_t)k * LANES];
+    }
+}
+
 /* to[panel][row][16], for ``n`` rows and ``panels`` panels at once. */
 #define LINEAR_BODY(n, panels)                                                                           \
     vec sum[n][panels][PARTS];                                                                           \
@@ -124,7 +133,8 @@ static void linear(const Linear *l) {
     int panels = (l->outputs + LANES - 1) / LANES, pairs = (panels + 1) / 2;
     for (int pass = 0; pass < l->rows; pass += PASS_ROWS) {
         int end = pass + PASS_ROWS < l->rows ? pass + PASS_ROWS : l->rows;
-#pragma omp for schedule(static) nowait
+        /* Handed out one by one: a thread whose core is busy with something else holds up nobody. */
+#pragma omp for schedule(dynamic, 1) nowait
         for (int pair = 0; pair < pairs; pair++) {
             int a = l->mode >= GATE_SILU ? pair : 2 * pair;
             int b = l->mode >= GATE_SILU ? pair + pairs : 2 * pair + 1 < panels ? 2 * pair + 1 : a;
