@@ -9,7 +9,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 class ApiSettings(BaseSettings):
     """The environment's name of each is ``HEADRACE_API_`` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADRACE_API_", populate_by_name=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_API_", populate_by_name=True, extra="forbid", use_attribute_docstrings=True
+    )
 
     host: str = "127.0.0.1"
     """Address to listen on."""
