@@ -64,5 +64,7 @@ def unpack_ids(data: bytes) -> list[int]:
 
 def _checked(data: bytes) -> memoryview:
     if data[:1] != _VERSION_BYTE:
-        raise ProtocolVersionError(f"protocol version {data[:1].hex() or 'missing'}, this process reads {PROTOCOL_VERSION}")
+        raise ProtocolVersionError(
+            f"protocol version {data[:1].hex() or 'missing'}, this process reads {PROTOCOL_VERSION}"
+        )
     return memoryview(data)[1:]

@@ -52,9 +52,11 @@ class Worker:
 
         Raises EngineSetupError when the model cannot be loaded, EngineCrashedError after a failed step.
         """
+        # Loading cannot be interrupted from within, and has nothing to hand over: until then signals just kill.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        setup = await asyncio.to_thread(build_engine, self._settings)
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, self._stop.set)
-        setup = await asyncio.to_thread(build_engine, self._settings)
         redis = connect(self._redis_settings)
         try:
             await self._serve(setup, redis)
