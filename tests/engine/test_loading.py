@@ -1,7 +1,9 @@
 """What can be loaded, and the one line that is said about what cannot."""
 
+import gc
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -175,9 +177,16 @@ def test_the_cache_takes_the_memory_it_is_given_and_no_more():
     ],
 )
 def test_weights_are_in_memory_once_after_packing(name, path, left, tiny):
-    from tiny_engine import PATHS, build
+    from tiny_engine import PATHS
 
-    built = build(tiny(name), PATHS[path])
+    from headrace_worker.execute.build import assemble
+
+    loaded = load_model(ModelSource(str(tiny(name)), device="cpu"))
+    dense = [weakref.ref(module.weight) for module in loaded.model.modules() if type(module) is torch.nn.Linear]
+    built = assemble(loaded, CacheSize(memory_bytes=1 << 20), PATHS[path])
+    gc.collect()
+    kept = [weight for ref in dense if (weight := ref()) is not None]
+    assert all(weight is built.model.model.get_input_embeddings().weight for weight in kept)
     assert [tuple(p.shape) for p in built.model.model.parameters() if p.ndim == 2] == left
 
 

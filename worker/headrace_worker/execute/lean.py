@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from headrace_worker.execute.linear import NativeLinear, PackedEmbedding, pack
+from headrace_worker.execute.linear import NativeLinear, PackedEmbedding, pack, release_file
 from headrace_worker.execute.native.library import AttentionCall, DecoderCall, Kernels, LayerCall
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.models.families import Decoder, DecoderLayer, Projection
@@ -58,12 +58,15 @@ class LeanNetwork:
             self._layers[index] = self._pack_layer(index, layer)
             modules[index] = nn.Identity()
         decoder.layers.clear()
+        # It names the old attention modules, and so would keep their weights.
+        attention.layer_index.clear()
         self._head = NativeLinear(decoder.head.weight(), decoder.head.bias(), kernels, threads)
         model.set_output_embeddings(nn.Identity())
         decoder.head.weights.clear()
         if decoder.tied_scale is not None:
             decoder.embedding = PackedEmbedding(self._head, decoder.tied_scale)
             model.set_input_embeddings(nn.Identity())
+        release_file(model)
         self._call = self._prepare()
         self._buffers = self._allocate(1)
 
@@ -100,15 +103,15 @@ class LeanNetwork:
         return cosine[0].contiguous(), sine[0].contiguous()
 
     def _hold(self, tensor: torch.Tensor | None) -> int | None:
-        """The address of a tensor that lives as long as we do."""
+        """The address of a copy that lives as long as we do."""
         if tensor is None:
             return None
-        held = tensor.detach().float().contiguous()
-        self._keep.append(held)
-        return int(held.data_ptr())
+        self._keep.append(tensor.detach().float().clone(memory_format=torch.contiguous_format))
+        return int(self._keep[-1].data_ptr())
 
-    def _pack(self, projection: Projection) -> int | None:
-        return self._hold(pack(projection.weight(), self._kernels, self._threads))
+    def _pack(self, projection: Projection) -> int:
+        self._keep.append(pack(projection.weight(), self._kernels, self._threads))
+        return int(self._keep[-1].data_ptr())
 
     def _pack_layer(self, index: int, layer: DecoderLayer) -> LayerCall:
         cache, rules = self._attention.cache.layers[index], self._attention.layers[index]

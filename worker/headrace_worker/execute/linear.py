@@ -28,7 +28,7 @@ class NativeLinear(nn.Module):  # type: ignore[misc]  # torch comes without type
         self._kernels, self._threads = kernels, threads
         self.out_features, self.in_features = weight.shape
         self.packed = pack(weight, kernels, threads)
-        self._bias = bias.detach().float().contiguous() if bias is not None else None
+        self._bias = bias.detach().float().clone() if bias is not None else None
         self._call = LinearCall(
             packed=self.packed.data_ptr(),
             bias=self._bias.data_ptr() if self._bias is not None else None,
@@ -76,7 +76,7 @@ class OneDnnLinear(nn.Module):  # type: ignore[misc]  # torch comes without type
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ONEDNN_ROWS)
-        self._bias = bias.detach() if bias is not None else None
+        self._bias = bias.detach().clone() if bias is not None else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, self.in_features)
@@ -124,8 +124,15 @@ def pack_linears(model: PreTrainedModel, make: LinearFactory) -> int:
     head = model.get_output_embeddings()
     if tied and isinstance(head, NativeLinear):
         model.set_input_embeddings(PackedEmbedding(head))
+    release_file(model)
     log.debug("linear layers packed", extra={"layers": replaced})
     return replaced
+
+
+def release_file(model: PreTrainedModel) -> None:
+    """Copy what is left of the weights, small things mostly: one view of it keeps a whole checkpoint file mapped."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | Conv1D]]:

@@ -27,7 +27,7 @@ class PagedAttention:
         self.backend = backend
         self.cache = cache
         self.layers = layers
-        self._layer_index = layer_index
+        self.layer_index = layer_index
         self._batch: Batch | None = None
 
     def begin(self, batch: Batch) -> None:
@@ -56,7 +56,7 @@ class PagedAttention:
         rows = AttentionRows(
             query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), features.get("s_aux")
         )
-        return self.layer(self._layer_index[module], rows).unsqueeze(0)
+        return self.layer(self.layer_index[module], rows).unsqueeze(0)
 
     def mask(self, **features: Any) -> None:
         """No mask is ever made: the batch says what a token sees."""

@@ -46,7 +46,7 @@ class LoadedModel:
     layers: list[AttentionLayer]
     """In the order in which they are computed."""
     layer_index: dict[torch.nn.Module, int]
-    """Attention module -> its place in ``layers``."""
+    """Attention module -> its place in ``layers``; empty once the modules have been replaced."""
     dtype: torch.dtype
     device: torch.device
     vocab_size: int
