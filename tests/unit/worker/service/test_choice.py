@@ -71,7 +71,9 @@ def test_half_a_character_is_never_shown() -> None:
     assert "\ufffd" not in "".join(pieces)
 
 
-@given(st.text(alphabet="ab🙂é ", max_size=30), st.lists(st.text("ab🙂", min_size=1, max_size=3), max_size=2), st.data())
+@given(
+    st.text(alphabet="ab🙂é ", max_size=30), st.lists(st.text("ab🙂", min_size=1, max_size=3), max_size=2), st.data()
+)
 def test_a_replayed_choice_continues_with_the_text_that_the_first_worker_would_have_shown(
     text: str, stop: list[str], data: st.DataObject
 ) -> None:
