@@ -18,9 +18,11 @@ from transformers import AutoModelForCausalLM
 from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_worker.execute.attention.backend import AttentionRows
 from headrace_worker.execute.build import BuiltRunner, Parts, assemble
 from headrace_worker.execute.kv_cache import CacheSize
 from headrace_worker.execute.lean import LeanNetwork
+from headrace_worker.execute.native.library import LinearCall
 from headrace_worker.models.load import ModelSource, load_model
 from headrace_worker.schedule.plan import Plan, Slice
 from headrace_worker.schedule.request import Request, Sequence
@@ -70,10 +72,7 @@ def split_ms(built: BuiltRunner, plan: Plan, clock: Clock) -> tuple[float, float
     network = built.runner._network
     assert isinstance(network, LeanNetwork), "the split is known for lean networks only"
     rows, call = plan.num_tokens, network._call
-    network._attention.begin(network._attention.batch)
     hidden = torch.randn(len(plan.slices), call.hidden)
-    from headrace_worker.execute.native.library import LinearCall
-
     merged = call.attention.num_heads + 2 * call.attention.num_kv_heads
     heads, dim = call.attention.num_heads * call.attention.head_dim, call.attention.head_dim
     x = torch.randn(rows, max(call.intermediate, call.hidden, heads))
@@ -92,8 +91,6 @@ def split_ms(built: BuiltRunner, plan: Plan, clock: Clock) -> tuple[float, float
         network.logits(hidden)
 
     attention, batch = network._attention, network._attention.batch
-    from headrace_worker.execute.attention.backend import AttentionRows
-
     rules = attention.layers[0]
     qkv = [torch.randn(rows, n, dim) for n in (rules.num_heads, rules.num_kv_heads, rules.num_kv_heads)]
 

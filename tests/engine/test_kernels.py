@@ -1,18 +1,24 @@
 """The compiled kernels against torch, for every instruction set that this machine has."""
 
+import runpy
 from ctypes import byref
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_engine import build, prompts, run
 
 from headrace_worker.execute.attention.backend import AttentionRows, LayerCache
 from headrace_worker.execute.attention.batch import Batch
 from headrace_worker.execute.attention.native import NativeAttention
 from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
+from headrace_worker.execute.build import Parts
 from headrace_worker.execute.linear import NativeLinear, pack
+from headrace_worker.execute.native import library
 from headrace_worker.execute.native.library import LinearCall, kernels, load_kernels
 from headrace_worker.models.layers import AttentionLayer
 
+ROOT = Path(__file__).parents[2]
 BEST = kernels()
 assert BEST is not None, "the kernels were not built: install the package where there is a C compiler"
 SETS = {"avx512": ["avx512", "avx2", "base"], "avx2": ["avx2", "base"], "base": ["base"]}[BEST.isa]
@@ -151,3 +157,30 @@ def test_gated_projections_apply_their_activation(found, mode, activation):
     found.linear(byref(call), 1)
     gate, up = torch.nn.functional.linear(x, weight, bias).chunk(2, dim=1)
     torch.testing.assert_close(y, activation(gate) * up, rtol=1e-4, atol=1e-3)
+
+
+def test_without_compiled_kernels_torch_does_the_work_and_the_log_says_so_once(tiny, generate, monkeypatch, caplog):
+    monkeypatch.setattr(library, "_LIBRARY", Path("/nowhere/kernels.so"))
+    kernels.cache_clear()
+    try:
+        built = build(tiny("llama"), Parts())
+        build(tiny("llama"), Parts())
+    finally:
+        kernels.cache_clear()
+    assert built.runner._attention.backend.name == "portable"
+    assert [record.getMessage() for record in caplog.records].count(
+        "native kernels are not available: torch operators do their work"
+    ) == 1
+    asked = prompts(20)
+    assert run(built, asked, 6).tokens == [generate("llama", asked[0], 6)]
+
+
+def test_the_build_goes_on_without_a_compiler_and_with_a_broken_one(tmp_path, monkeypatch):
+    hook = runpy.run_path(str(ROOT / "hatch_build.py"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    target = tmp_path / "kernels.so"
+    assert "no C compiler" in hook["build_kernels"](target)
+    (tmp_path / "cc").write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
+    (tmp_path / "cc").chmod(0o755)
+    assert hook["build_kernels"](target).endswith("cc failed: broken")
+    assert not target.exists()

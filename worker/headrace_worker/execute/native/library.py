@@ -113,11 +113,14 @@ def load_kernels(isa: str | None = None) -> Kernels:
     library.hr_isa.restype = c_char_p
     isa = isa or library.hr_isa().decode()
 
-    def function(name: str, result: type[c_int] | None, *arguments: object) -> Callable[..., Any]:
+    def function(name: str, result: type[c_int] | type[c_int64] | None, *arguments: object) -> Callable[..., Any]:
         found = getattr(library, f"hr_{name}_{isa}")
         found.restype, found.argtypes = result, arguments
         return found  # type: ignore[no-any-return]  # ctypes knows nothing of what it calls
 
+    sizes = [ctypes.sizeof(each) for each in (DecoderCall, LayerCall, LinearCall)]
+    if function("layout", c_int64)() != (sizes[0] * 1000 + sizes[1]) * 1000 + sizes[2]:
+        raise OSError(f"{_LIBRARY.name} was built from other sources; install the package again")
     return Kernels(
         isa=isa,
         pack=function("pack", None, c_void_p, c_void_p, c_int, c_int, c_int),
