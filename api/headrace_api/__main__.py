@@ -4,6 +4,7 @@ Exit status: 0 after a clean stop, 2 when the settings are at fault (starting ag
 help), 1 for anything else, such as a port that is taken.
 """
 
+import signal
 import sys
 
 import uvicorn
@@ -24,6 +25,9 @@ def main() -> int:
             sys.stderr.write(f"headrace api: error: {name}: {problem['msg']}\n")
         return 2
     setup_logging(settings.log_level, settings.log_format)
+    # uvicorn raises the signal that stopped it once more when it has ended; that shall count as a clean end.
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda *_: sys.exit(0))
     server = uvicorn.Server(server_config(settings, redis, queue))
     server.run()
     return 0 if server.started else 1

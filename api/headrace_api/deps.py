@@ -48,7 +48,7 @@ async def read_body(request: Request, model: type[Body]) -> Body:
         )
     body = model.parse(await request.body())
     if unknown := body.unknown_fields():
-        log.warning("unknown fields in the body", extra={"fields": unknown_fields_header(unknown)})
+        log.info("unknown fields in the body", extra={"fields": unknown_fields_header(unknown)})
     return body
 
 

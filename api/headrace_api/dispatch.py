@@ -138,13 +138,14 @@ class Generation:
         self._closed = False
 
     async def first(self, wait_s: float) -> None:
-        """Wait for the first events, but not longer than ``wait_s``.
+        """Wait for the first token, but not longer than ``wait_s``.
 
-        Raises the failure when the request ended at once, so that it can have its own HTTP status.
+        Raises the failure when the request ends before, so that it can have its own HTTP status.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                self._ahead = await self.next_events()
+                while not (self.over or any(isinstance(event, Delta) for event in self._ahead)):
+                    self._ahead += await self._read()
 
     async def next_events(self) -> list[Event]:
         """Everything that is ready, at least one event; [] after the end.
@@ -154,19 +155,7 @@ class Generation:
         if self._ahead:
             events, self._ahead = self._ahead, []
             return events
-        if self.over and self._failure is None:
-            return []
-        frames = await self._frames()
-        events = [event for frame in frames for event in frame]
-        last = events[-1] if events else None
-        self.over = last is None or isinstance(last, Finished | Failed)
-        if isinstance(last, Failed):
-            self._failure = _as_error(last)
-            if not any(isinstance(event, Delta) for event in events):
-                raise self._failed_with(self._failure)
-            events.pop()  # The tokens first; the next call raises.
-        self._progress.saw(events)
-        return events
+        return await self._read()
 
     def fail(self, error: HeadraceError) -> None:
         """End it from this side: whoever waits for events gets ``error``."""
@@ -187,6 +176,21 @@ class Generation:
         await self._stream.close()
         self._progress.close()
         self._on_close(self)
+
+    async def _read(self) -> list[Event]:
+        if self.over and self._failure is None:
+            return []
+        frames = await self._frames()
+        events = [event for frame in frames for event in frame]
+        last = events[-1] if events else None
+        self.over = last is None or isinstance(last, Finished | Failed)
+        if isinstance(last, Failed):
+            self._failure = _as_error(last)
+            if not any(isinstance(event, Delta) for event in events):
+                raise self._failed_with(self._failure)
+            events.pop()  # The tokens first; the next call raises.
+        self._progress.saw(events)
+        return events
 
     async def _frames(self) -> list[list[Event]]:
         left_s = self._end_s - mono_s()

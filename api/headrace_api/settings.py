@@ -38,7 +38,7 @@ class ApiSettings(BaseSettings):
     request_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     """A request that is not finished by then is ended."""
     first_event_wait_s: Annotated[float, Field(ge=0)] = 1.0
-    """How long a stream's headers wait for the worker's first word, so that a refusal gets its own status."""
+    """How long a stream's headers wait for the first token, so that an early failure gets its own status."""
     no_worker_grace_s: Annotated[float, Field(gt=0)] = 30.0
     """A running request whose model has had no live worker for that long is ended."""
     keep_alive_s: Annotated[float, Field(gt=0)] = 10.0

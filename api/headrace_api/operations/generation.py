@@ -1,5 +1,6 @@
 """What chat and text completions have in common: ids, submitting jobs, and reading their events to the end."""
 
+import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -13,11 +14,12 @@ from headrace_api.output.envelope import Envelope
 from headrace_api.output.sse import error_frames
 from headrace_api.schemas.generation import GenerationRequest
 from headrace_shared.clock import mono_s, wall_ms, wall_s
-from headrace_shared.errors import HeadraceError
-from headrace_shared.ids import check_client_request_id
+from headrace_shared.errors import HeadraceError, InternalError
 from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.event import Event
 from headrace_shared.protocol.job import GenerateJob
+
+log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer", covariant=True)
 
@@ -54,7 +56,7 @@ def queue_id(call: Call, body: GenerationRequest) -> str:
     if not call.chosen_by_client and body.request_id is None:
         return call.request_id
     base = call.request_id if call.chosen_by_client or body.request_id is None else body.request_id
-    return f"{check_client_request_id(base)}-{secrets.token_hex(4)}"
+    return f"{base}-{secrets.token_hex(4)}"
 
 
 def ticket(call: Call, request_id: str, services: Services) -> Ticket:
@@ -91,7 +93,7 @@ async def collect(
 async def open_stream(
     jobs: Sequence[GenerateJob], card: ModelCard, renderer: Renderer, call: Call, services: Services
 ) -> "GenerationStream":
-    """Submit the jobs and hear each worker's first word, so that an early failure is raised here and now.
+    """Submit the jobs and wait a moment for the first token, so that an early failure is raised here and now.
 
     The caller must ``aclose`` the stream.
     """
@@ -131,6 +133,10 @@ class GenerationStream:
         except HeadraceError as error:
             self._over = True
             return error_frames(error)
+        except Exception:
+            log.exception("stream failed")
+            self._over = True
+            return error_frames(InternalError("stream failed"))
 
     async def aclose(self) -> None:
         """Whatever is not finished is cancelled."""

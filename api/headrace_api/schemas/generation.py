@@ -85,7 +85,11 @@ class GenerationRequest(RequestModel):
         int | None, Field(ge=-(2**53) + 1, le=2**53 - 1, description="Lower goes first. Redis orders by doubles.")
     ] = 0
     request_id: Annotated[
-        str | None, Field(description="Base of the answer's id, unless the header X-Request-Id is sent.")
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9._:\-]{1,128}$",
+            description="Base of the answer's id, unless the header X-Request-Id is sent.",
+        ),
     ] = None
     user: str | None = None
     metadata: JsonObject | None = None

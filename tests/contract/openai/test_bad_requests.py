@@ -64,7 +64,7 @@ BOTH: list[tuple[dict[str, Any], str, str]] = [
         "stream_options.include_obfuscation",
         "not supp",
     ),
-    ({"request_id": "a b"}, "X-Request-Id", "128 characters"),
+    ({"request_id": "a b"}, "request_id", "should match pattern"),
     ({"model": 7}, "model", "valid string"),
     ({"user": 7}, "user", "valid string"),
     ({"use_beam_search": True}, "use_beam_search", "not supported yet; leave it out or send false"),
