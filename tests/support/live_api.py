@@ -19,6 +19,7 @@ class Api:
     """A running API process and the ways to reach it."""
 
     def __init__(self, base_url: str, stop: Callable[[], None]) -> None:
+        self.base_url = base_url
         self._stop = stop
         self.sdk = openai.AsyncOpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0)
         self.http = httpx.AsyncClient(base_url=base_url, timeout=20)
