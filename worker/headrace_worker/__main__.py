@@ -4,6 +4,7 @@ Exit status: 0 after a clean stop, 2 when the settings or the model are at fault
 will not help), 1 for anything else.
 """
 
+import os
 import sys
 
 import uvloop
@@ -30,6 +31,9 @@ def main() -> int:
         return 2
     setup_logging(settings.log_level, settings.log_format)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    # Idle compute threads that spin take the cores from the event loop, the API and Redis. OpenMP reads this
+    # when torch is imported, which happens later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # noqa: TID251 it is written here, not read
     try:
         uvloop.run(_serve(settings, redis_settings))
     except EngineSetupError as error:

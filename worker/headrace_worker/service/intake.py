@@ -25,6 +25,8 @@ class Intake:
         self._queue = queue
         self._pump = pump
         self._room = room
+        self._tried = room
+        """What was free at the last claim: without a doorbell, only more makes another one worth it."""
         self._underway: dict[str, Job] = {}
         """Claimed, but not yet counted in ``_room``."""
         self._wake = asyncio.Event()
@@ -38,7 +40,9 @@ class Intake:
         self._room = report.room
         for request_id in (*report.added, *(request_id for request_id, _ in report.refused)):
             self._underway.pop(request_id, None)
-        self._wake.set()
+        free = self._free()
+        if free.slots > self._tried.slots or free.tokens > self._tried.tokens:
+            self._wake.set()
 
     async def run(self) -> None:
         """Claim until cancelled."""
@@ -46,6 +50,12 @@ class Intake:
             self._wake.clear()
             if not await self._claim():
                 await self._pause()
+
+    def _free(self) -> Room:
+        """The engine's room, less what is on its way there."""
+        slots = self._room.slots - sum(job.n for job in self._underway.values())
+        tokens = self._room.tokens - sum(job.header.cost_tokens for job in self._underway.values())
+        return Room(slots, tokens)
 
     async def _pause(self) -> None:
         try:
@@ -55,14 +65,14 @@ class Intake:
             pass
 
     async def _claim(self) -> bool:
-        """One claim; False when nothing came of it."""
-        slots = self._room.slots - sum(job.n for job in self._underway.values())
-        tokens = self._room.tokens - sum(job.header.cost_tokens for job in self._underway.values())
+        """One claim; True when there may be more at once."""
+        free = self._tried = self._free()
         idle = not self._pump
-        if slots <= 0 or (tokens <= 0 and not idle):
+        if free.slots <= 0 or (free.tokens <= 0 and not idle):
             return False
+        want = min(free.slots, _MOST_PER_CLAIM)
         try:
-            claims = await self._queue.claim(min(slots, _MOST_PER_CLAIM), tokens)
+            claims = await self._queue.claim(want, free.tokens)
             if not claims and idle:
                 # The head may cost more than all blocks together; it will never find more room than now.
                 claims = await self._queue.claim(1, _ANY_COST)
@@ -73,4 +83,5 @@ class Intake:
         for claim in claims:
             self._underway[claim.request_id] = claim.job
             self._pump.accept(claim)
-        return bool(claims)
+        # Fewer than asked for: the queue is empty, and rings when it no longer is, or its head needs more room.
+        return len(claims) == want

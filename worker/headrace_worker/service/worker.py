@@ -128,9 +128,10 @@ class Worker:
                 self._intake.ring()
 
     def _on_report(self, report: StepReport) -> None:
+        # Tokens first: what is delivered here goes out before the intake asks Redis for more.
+        self._pump.deliver(report)
         self._intake.note(report)
         self._heart.note(report)
-        self._pump.deliver(report)
 
     def _on_crash(self, error: BaseException) -> None:
         self._crash = error
