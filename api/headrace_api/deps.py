@@ -28,7 +28,8 @@ _LONGEST_NAME = 64
 _encode = msgspec.json.Encoder().encode
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
+    # Not a plain function: the framework would run that in a thread.
     services: Services = request.app.state.services
     return services
 

