@@ -147,6 +147,8 @@ async def quiet(api: Api) -> None:
 async def test_one_of_several_prompts_that_fails_ends_them_all(valkey_url: str) -> None:
     async def picky(worker: ScriptedWorker, claim: Claim) -> Frames:
         fails = claim.request_id.endswith("-1")
+        if fails:  # once the others run
+            await eventually(lambda: len(worker.claims) == 3)
         async with contextlib.aclosing((failing() if fails else slowly)(worker, claim)) as events:
             async for frame in events:
                 yield frame
