@@ -47,16 +47,16 @@ class Pump:
             self._fail(claim.request_id, Failed(ErrorCode.INVALID_REQUEST, str(error)))
             return
         self._answers[claim.request_id] = answer
-        log.info(
-            "request started",
-            extra={"request_id": claim.request_id, "attempt": claim.attempt, "queue_ms": answer.queue_ms},
-        )
         self._outbox.put(claim.request_id, [answer.started()])
         if answer.complete:
             # An earlier attempt has said everything but the closing event.
             self._close(answer)
         else:
             self._engine.add(request)
+        log.info(
+            "request started",
+            extra={"request_id": claim.request_id, "attempt": claim.attempt, "queue_ms": answer.queue_ms},
+        )
 
     def deliver(self, report: StepReport) -> None:
         """Turn one engine step into events."""
