@@ -23,7 +23,7 @@ export OMP_WAIT_POLICY := PASSIVE
 help:
 	@echo 'make serve      install, then serve a chat model on http://$(HOST):$(PORT)  (MODEL=path-or-id, PORT=, ARGS="...")'
 	@echo 'make test       install the development tools, then run all checks and tests'
-	@echo 'make test-fast  unit and contract tests only, under a minute'
+	@echo 'make test-fast  unit and contract tests without the slow ones, under a minute'
 	@echo 'make check      formatting, lint, types, import rules'
 	@echo 'make format     format the code and fix what lint can fix'
 	@echo 'make bench      measure a running server at http://$(HOST):$(PORT)  (ARGS="--concurrency 32")'
@@ -38,7 +38,7 @@ test: check
 	$(PYTEST) tests
 
 test-fast: $(VENV)/.dev
-	$(PYTEST) $(FAST)
+	$(BIN)/python -m pytest -n 4 -m "not slow" $(FAST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

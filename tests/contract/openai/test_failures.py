@@ -19,6 +19,8 @@ from headrace_shared.protocol.event import Delta, Event, Failed, Started
 from headrace_shared.queue.claims import Claim
 from headrace_shared.settings import QueueSettings
 
+pytestmark = pytest.mark.slow
+
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 STREAM = HI | {"stream": True}
 CHAT = "/v1/chat/completions"

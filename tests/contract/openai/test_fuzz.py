@@ -11,6 +11,8 @@ from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 from scripted_worker import ScriptedWorker
 
+pytestmark = pytest.mark.slow
+
 OPERATIONS = [
     "POST /v1/chat/completions",
     "POST /v1/completions",

@@ -17,6 +17,8 @@ from headrace_shared.queue.claims import AppendStatus, Claim, FrameOut, WorkerQu
 from headrace_shared.queue.hub import StreamHub
 from headrace_shared.queue.requests import QueueDepth, QueueLimits, RequestQueue
 
+pytestmark = pytest.mark.slow
+
 LEASE_MS = 250
 REQUESTS = 120
 TENANTS = 5

@@ -24,6 +24,8 @@ from headrace_shared.queue.requests import EnqueueResult, QueueLimits, RequestQu
 from headrace_shared.queue.stream import ResultStream
 from headrace_shared.settings import RedisSettings
 
+pytestmark = pytest.mark.slow
+
 ALL = 10**9
 
 

@@ -17,6 +17,8 @@ from headrace_api.prompt import sandbox
 from headrace_api.prompt.template import ChatTemplate
 from headrace_shared.errors import InvalidRequestError
 
+pytestmark = pytest.mark.slow
+
 Message = dict[str, Any]
 SPECIAL = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "pad_token": "<|pad|>"}
 NOON_MS = 1_753_531_200_000

@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from headrace_shared.text.detokenizer import Detokenizer
 from headrace_shared.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 _NAMED: dict[str, dict[str, str]] = {
     "gpt2": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
     "llama3": {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
