@@ -181,6 +181,8 @@ class Protocol(RuleBasedStateMachine):
                 self.model.end(request)
         expected = sum(self.model.give_back(worker, voluntary=False) for worker in sorted(self.model.dead))
         assert back == expected
+        for worker in self.model.dead:
+            self.unheard.pop(worker, None)  # its nonce is forgotten with it
         self.model.dead.clear()
         # One that was put back in this very call may have been swept already.
         self.end_expired()
@@ -190,6 +192,7 @@ class Protocol(RuleBasedStateMachine):
         back = self.reap_all(worker)
         assert back == self.model.give_back(worker, voluntary=True)
         self.model.dead.discard(worker)
+        self.unheard.pop(worker, None)
 
     def reap_all(self, victim: str) -> int:
         total, more = 0, 1
