@@ -1,5 +1,6 @@
 """Settings that more than one kind of process reads."""
 
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -44,4 +45,17 @@ class QueueSettings(BaseSettings):
     )
     max_attempts: int = Field(
         default=4, ge=1, description="Workers that may be lost while running a request before it is given up."
+    )
+    tenant_max_requests: int | None = Field(default=None, ge=1, description="Most requests that may wait per tenant.")
+    tenant_max_tokens: int | None = Field(
+        default=None, ge=1, description="Most context tokens that the waiting requests of one tenant may need."
+    )
+    tenant_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default={},
+        description='Share of a tenant among those of one priority, as JSON: {"ann": 2}; others have 1.',
+    )
+    aging_ms: int = Field(
+        default=0,
+        ge=0,
+        description="What has waited longer than this gets every eighth turn, whatever its priority; 0: never.",
     )

@@ -3,7 +3,7 @@
 local rid = ARGV[1]
 local key = request_key(rid)
 local now = now_ms()
-local h = redis.call('HMGET', key, 'state', 'seq', 'worker', 'cost')
+local h = redis.call('HMGET', key, 'state', 'seq', 'worker', 'cost', 'priority', 'tenant')
 if not h[1] or h[1] == 'D' then return 0 end
 
 redis.call('HSET', key, 'cancel', ARGV[2])
@@ -16,10 +16,10 @@ if h[1] == 'R' then
   -- Its worker is dead, and there may be no other that would reap it.
   redis.call('HDEL', key, 'worker')
   redis.call('ZREM', BASE .. 'own:' .. h[3], rid)
-  tally(0, 0, -1)
+  count_running(-1)
 else
-  tally(-1, -tonumber(h[4]), 0)
+  stop_waiting(rid, h[5], h[6], h[4])
 end
 log_frame(rid, h[2] + 1, ARGV[3])
-finish(rid, now)
+finish(rid, now, false)
 return 1

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import ErrorCode, UnavailableError
 from headrace_shared.protocol.codec import ProtocolVersionError, decode_frame, decode_job, encode_frame
-from headrace_shared.protocol.event import Event, Failed
+from headrace_shared.protocol.event import Delta, Event, Failed, Finished
 from headrace_shared.protocol.job import Job
 from headrace_shared.queue import keys
 from headrace_shared.queue.client import Endpoint
@@ -60,6 +60,8 @@ class FrameOut:
     seq: int
     events: Sequence[Event]
     final: bool = False
+    used_tokens: int | None = None
+    """Of a final frame: prompt and generated tokens, for the tenant's account; None: what Finished says, if it does."""
 
 
 class AppendStatus(IntEnum):
@@ -137,7 +139,7 @@ class WorkerQueue:
         for start in range(0, len(frames), _FRAMES_PER_CALL):
             args: list[bytes | str | int] = []
             for frame in frames[start : start + _FRAMES_PER_CALL]:
-                args += (frame.request_id, frame.epoch, frame.seq, int(frame.final), encode_frame(frame.events))
+                args += (frame.request_id, frame.epoch, frame.seq, _mark(frame), encode_frame(frame.events))
             flat = await self._run(Script.APPEND, self._worker_id, self._lease_ms, *args)
             answers += [Appended(AppendStatus(flat[i]), flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
         return answers
@@ -228,3 +230,14 @@ class WorkerQueue:
             await self.append([FrameOut(request_id, epoch, seq + 1, [failed], final=True)])
             return None
         return Claim(request_id, epoch, seq, epoch, int(row[3]), int(row[4]), int(row[5]), job, events)
+
+
+def _mark(frame: FrameOut) -> str:
+    """What append.lua must know of a frame without reading it."""
+    if not frame.final:
+        return "t" if any(isinstance(event, Delta) for event in frame.events) else "s"
+    last = frame.events[-1] if frame.events else None
+    used = frame.used_tokens
+    if not isinstance(last, Finished):
+        return f"x{'' if used is None else used}"
+    return f"f{last.prompt_tokens + last.completion_tokens if used is None else used}"

@@ -1,25 +1,52 @@
 -- ARGV: rid priority lane cost body timeout_ms('' = none) max_requests max_tokens ttl_ms max_attempts
--- Returns {code, requests queued before, tokens queued before}; code 0 new, 1 known already, 2 queue full.
+--   weight aging_ms tenant_requests tenant_tokens idem('' = none) fingerprint
+-- Returns {code, requests and tokens queued before, work and busy ms of the pace, request id}. Codes: 0 new, 1 known
+-- already, 2 queue full, 3 tenant's share full (the numbers are its own), 4 and 5 the idempotency key is that of the
+-- request returned, with the same fingerprint and with another one.
 local rid, priority, lane, cost, timeout = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[6]
 local key = request_key(rid)
 local counts = redis.call('HMGET', BASE .. 'cnt', 'requests', 'tokens')
-local requests, tokens = tonumber(counts[1] or '0'), tonumber(counts[2] or '0')
+local pace = redis.call('HMGET', BASE .. 'pace', 'work', 'busy', 'aging')
 
-if redis.call('EXISTS', key) == 1 then return {1, requests, tokens} end
--- An empty queue takes any request, so that none is too large for ever.
-if requests >= tonumber(ARGV[7]) or (requests > 0 and tokens + cost > tonumber(ARGV[8])) then
-  return {2, requests, tokens}
+local function answer(code, held, owner)
+  return {code, tonumber(held[1] or '0'), tonumber(held[2] or '0'), pace[1] or '0', pace[2] or '0', owner or rid}
 end
+
+-- An empty queue takes any request, so that none is too large for ever.
+local function full(held, max_requests, max_tokens)
+  local requests, tokens = tonumber(held[1] or '0'), tonumber(held[2] or '0')
+  return requests >= tonumber(max_requests) or (requests > 0 and tokens + cost > tonumber(max_tokens))
+end
+
+if redis.call('EXISTS', key) == 1 then return answer(1, counts) end
+local idem = BASE .. 'idem:' .. ARGV[15]
+if ARGV[15] ~= '' then
+  local earlier = redis.call('HMGET', idem, 'rid', 'print')
+  local known = earlier[1] and redis.call('HMGET', request_key(earlier[1]), 'state', 'cancel')
+  if known and known[1] and not known[2] then
+    return answer(earlier[2] == ARGV[16] and 4 or 5, counts, earlier[1])
+  end
+end
+local share = redis.call('HMGET', BASE .. 'tenants', 'r' .. lane, 't' .. lane)
+if full(counts, ARGV[7], ARGV[8]) then return answer(2, counts) end
+if full(share, ARGV[13], ARGV[14]) then return answer(3, share) end
 
 local now = now_ms()
 redis.call('SET', BASE .. 'body:' .. rid, ARGV[5])
-local entry = enter_lane(priority, lane, rid, cost)
-redis.call('HSET', key, 'state', 'Q', 'priority', priority, 'lane', lane, 'entry', entry, 'cost', cost, 'epoch', 0,
-  'seq', 0, 'lost', 0, 'max', ARGV[10], 'ttl', ARGV[9], 'enqueued', now)
+local entry, ticket = enter_lane(rid, priority, lane, lane, cost, now)
+redis.call('HSET', key, 'state', 'Q', 'priority', priority, 'lane', lane, 'tenant', lane, 'entry', entry, 'cost', cost,
+  'epoch', 0, 'seq', 0, 'lost', 0, 'max', ARGV[10], 'ttl', ARGV[9], 'enqueued', now, 'ticket', ticket)
+if ARGV[11] ~= '1' then redis.call('HSET', key, 'weight', ARGV[11]) end
+if (pace[3] or '0') ~= ARGV[12] then set_pace('aging', ARGV[12]) end
 if timeout ~= '' then
   redis.call('HSET', key, 'deadline', now + timeout)
   redis.call('ZADD', BASE .. 'due', now + timeout, rid)
 end
+if ARGV[15] ~= '' then
+  redis.call('HSET', key, 'idem', ARGV[15])
+  redis.call('HSET', idem, 'rid', rid, 'print', ARGV[16])
+  redis.call('PERSIST', idem)
+end
 -- Workers drain a queue that is not empty without being told; waking them for each request would be a stampede.
-if requests == 0 then redis.call('PUBLISH', BASE .. 'bell', '') end
-return {0, requests, tokens}
+if tonumber(counts[1] or '0') == 0 then redis.call('PUBLISH', BASE .. 'bell', '') end
+return answer(0, counts)

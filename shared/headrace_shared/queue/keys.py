@@ -9,6 +9,11 @@ Those of one queue share the base ``hr:{<queue>}:`` and with it a hash slot; the
 ``rest:<prio>``        zset      service had by lanes that are empty just now
 ``vtime:<prio>``       string    virtual time of the fair order
 ``cnt``                hash      ``requests`` and ``tokens`` queued, ``running``
+``tenants``            hash      per lane what of it is queued: ``r<lane>`` requests, ``t<lane>`` tokens
+``level:<prio>``       hash      how many came (``in``) and went (``out``) since nobody waited on this priority
+``age``                zset      queued requests -> time of enqueue
+``pace``               hash      how fast the queue drains, and what the order needs to remember
+``idem:<digest>``      hash      idempotency key: ``rid`` and ``print`` of the body
 ``due``                zset      queued requests with a deadline -> deadline
 ``req:<rid>``          hash      the request's state (``state.lua``)
 ``body:<rid>``         string    the encoded job, until it is done
@@ -39,12 +44,33 @@ def tenant_lane(tenant: str) -> str:
     return f"={tenant}"
 
 
+def tenant_of(lane: str) -> str:
+    """Inverse of ``tenant_lane``."""
+    return lane[1:]
+
+
 def counters(queue: str) -> str:
     return f"{base(queue)}cnt"
 
 
 def request(queue: str, request_id: str) -> str:
     return f"{base(queue)}req:{request_id}"
+
+
+def body(queue: str, request_id: str) -> str:
+    return f"{base(queue)}body:{request_id}"
+
+
+def ages(queue: str) -> str:
+    return f"{base(queue)}age"
+
+
+def pace(queue: str) -> str:
+    return f"{base(queue)}pace"
+
+
+def dead_letters(queue: str) -> str:
+    return f"{base(queue)}dlq"
 
 
 def token_log(queue: str, request_id: str) -> str:

@@ -8,7 +8,7 @@ local put_back = 0
 
 local function end_with(rid, seq, frame)
   log_frame(rid, seq + 1, frame)
-  finish(rid, now)
+  finish(rid, now, false)
 end
 
 local function bury(rid, h)
@@ -17,33 +17,34 @@ local function bury(rid, h)
   end_with(rid, h[2], ARGV[5])
 end
 
-local function put_back_request(rid, priority, cost, deadline)
-  local h = redis.call('HMGET', request_key(rid), 'lane', 'entry')
-  leave_lane(priority, h[1], h[2])
-  local entry = enter_lane(priority, CONTINUATION, rid, cost)
-  redis.call('HSET', request_key(rid), 'state', 'O', 'lane', CONTINUATION, 'entry', entry)
-  if deadline then redis.call('ZADD', BASE .. 'due', deadline, rid) end
+local function put_back_request(rid)
+  local key = request_key(rid)
+  local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'tenant', 'cost', 'enqueued', 'deadline')
+  leave_lane(h[1], h[2], h[3])
+  local entry = enter_lane(rid, h[1], CONTINUATION, h[4], h[5], h[6])
+  redis.call('HSET', key, 'state', 'O', 'lane', CONTINUATION, 'entry', entry)
+  if h[7] then redis.call('ZADD', BASE .. 'due', h[7], rid) end
   put_back = put_back + 1
 end
 
 local function take_from_victim(rid)
   local key = request_key(rid)
-  local h = redis.call('HMGET', key, 'state', 'seq', 'worker', 'lost', 'max', 'cancel', 'priority', 'cost', 'deadline')
+  local h = redis.call('HMGET', key, 'state', 'seq', 'worker', 'lost', 'max', 'cancel')
   if h[1] ~= 'R' or h[3] ~= victim then return end
   if not voluntary then h[4] = redis.call('HINCRBY', key, 'lost', 1) end
   redis.call('HDEL', key, 'worker') -- the fence: append compares it
-  tally(0, 0, -1)
+  count_running(-1)
   if h[6] then end_with(rid, h[2], ARGV[6])
   elseif tonumber(h[4]) >= tonumber(h[5]) then bury(rid, h)
-  else put_back_request(rid, h[7], h[8], h[9]) end
+  else put_back_request(rid) end
 end
 
 local function expire_queued()
   local due = redis.call('ZRANGEBYSCORE', BASE .. 'due', '-inf', now, 'LIMIT', 0, limit)
   for _, rid in ipairs(due) do
-    local h = redis.call('HMGET', request_key(rid), 'state', 'seq', 'cost')
+    local h = redis.call('HMGET', request_key(rid), 'state', 'seq', 'cost', 'priority', 'tenant')
     if h[1] == 'Q' or h[1] == 'O' then
-      tally(-1, -tonumber(h[3]), 0)
+      stop_waiting(rid, h[4], h[5], h[3])
       end_with(rid, h[2], ARGV[7])
     else
       redis.call('ZREM', BASE .. 'due', rid)

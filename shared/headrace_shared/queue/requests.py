@@ -1,6 +1,8 @@
 """RequestQueue: the API's end of the queue."""
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from redis.asyncio import Redis
@@ -11,12 +13,22 @@ from headrace_shared.protocol.codec import encode_frame, encode_job
 from headrace_shared.protocol.event import Failed
 from headrace_shared.protocol.job import Job
 from headrace_shared.queue import keys
-from headrace_shared.queue.client import reaching
 from headrace_shared.queue.scripts import Script, run_script
+from headrace_shared.queue.status import (
+    Backlog,
+    QueueDepth,
+    RequestState,
+    drain_rate,
+    read_backlog,
+    read_depth,
+    read_state,
+    retry_after_s,
+)
 from headrace_shared.settings import QueueSettings
 
 _MAX_PRIORITY = 2**53 - 1
 """Redis orders by doubles; beyond this two priorities could become one."""
+_NO_LIMIT = 2**53 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,10 @@ class QueueLimits:
     max_tokens: int = 100_000_000
     replay_ttl_s: int = 600
     max_attempts: int = 4
+    tenant_max_requests: int | None = None
+    tenant_max_tokens: int | None = None
+    tenant_weights: Mapping[str, float] = field(default_factory=dict)
+    aging_ms: int = 0
 
     @classmethod
     def of_settings(cls, settings: QueueSettings) -> "QueueLimits":
@@ -40,6 +56,11 @@ class EnqueueResult(StrEnum):
     DUPLICATE = "duplicate"
     """The id was there already, waiting, running or done: nothing changed."""
     FULL = "full"
+    TENANT_FULL = "tenant full"
+    ATTACHED = "attached"
+    """The idempotency key is that of an earlier request: ``Enqueued.request_id``, to be followed instead."""
+    CONFLICT = "conflict"
+    """The same, but its body was another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +70,18 @@ class Enqueued:
     result: EnqueueResult
     queued_requests: int
     queued_tokens: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A tenant's own name for one request. ``fingerprint`` is that of the body; both of any length."""
+
+    key: str
+    fingerprint: str
+
+    def digest(self, tenant: str) -> str:
+        return hashlib.sha256(f"{len(tenant)}:{tenant}{self.key}".encode()).hexdigest()[:32]
 
 
 class CancelOutcome(StrEnum):
@@ -62,14 +95,14 @@ class CancelOutcome(StrEnum):
     """It is running; its worker has been told and will say the last word."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueueDepth:
-    queued_requests: int
-    queued_tokens: int
-    running: int
-
-
-_ENQUEUE_RESULTS = (EnqueueResult.NEW, EnqueueResult.DUPLICATE, EnqueueResult.FULL)
+_ENQUEUE_RESULTS = (
+    EnqueueResult.NEW,
+    EnqueueResult.DUPLICATE,
+    EnqueueResult.FULL,
+    EnqueueResult.TENANT_FULL,
+    EnqueueResult.ATTACHED,
+    EnqueueResult.CONFLICT,
+)
 _CANCEL_OUTCOMES = (CancelOutcome.GONE, CancelOutcome.CANCELLED, CancelOutcome.REQUESTED)
 
 
@@ -80,11 +113,12 @@ class RequestQueue:
         self._redis = redis
         self._limits = limits
 
-    async def enqueue(self, job: Job) -> Enqueued:
+    async def enqueue(self, job: Job, idempotency: IdempotencyKey | None = None) -> Enqueued:
         """Put a job into its queue; a second time with the same request id it changes nothing.
 
-        Raises OverloadedError when the queue is full, DeadlineExceededError when the deadline has passed,
-        InvalidRequestError when the priority cannot be ordered.
+        An idempotency key belongs to the request until it ends without an answer, or its log is gone.
+        Raises OverloadedError when the queue, or the tenant's share of it, is full, DeadlineExceededError when the
+        deadline has passed, InvalidRequestError when the priority cannot be ordered.
         """
         header = job.header
         if abs(header.priority) > _MAX_PRIORITY:
@@ -95,7 +129,8 @@ class RequestQueue:
         timeout_ms = header.deadline_ms - wall_ms() if header.deadline_ms is not None else None
         if timeout_ms is not None and timeout_ms <= 0:
             raise DeadlineExceededError("the request's deadline has passed")
-        code, requests, tokens = await run_script(
+        limits = self._limits
+        code, requests, tokens, work, busy, request_id = await run_script(
             self._redis,
             Script.ENQUEUE,
             keys.base(header.queue),
@@ -105,15 +140,25 @@ class RequestQueue:
             header.cost_tokens,
             encode_job(job),
             "" if timeout_ms is None else timeout_ms,
-            self._limits.max_requests,
-            self._limits.max_tokens,
-            self._limits.replay_ttl_s * 1000,
-            self._limits.max_attempts,
+            limits.max_requests,
+            limits.max_tokens,
+            limits.replay_ttl_s * 1000,
+            limits.max_attempts,
+            f"{limits.tenant_weights.get(header.tenant, 1.0):.12g}",
+            limits.aging_ms,
+            limits.tenant_max_requests or _NO_LIMIT,
+            limits.tenant_max_tokens or _NO_LIMIT,
+            idempotency.digest(header.tenant) if idempotency else "",
+            idempotency.fingerprint if idempotency else "",
         )
         result = _ENQUEUE_RESULTS[code]
-        if result is EnqueueResult.FULL:
-            raise OverloadedError(f"the queue is full: {requests} requests with {tokens} tokens are waiting")
-        return Enqueued(result, requests, tokens)
+        if result in (EnqueueResult.FULL, EnqueueResult.TENANT_FULL):
+            whose = "the queue is full" if result is EnqueueResult.FULL else "this tenant's share of the queue is full"
+            raise OverloadedError(
+                f"{whose}: {requests} requests with {tokens} tokens are waiting",
+                retry_after_s=retry_after_s(tokens, drain_rate(work, busy)),
+            )
+        return Enqueued(result, requests, tokens, request_id.decode())
 
     async def cancel(self, queue: str, request_id: str, reason: str) -> CancelOutcome:
         """Stop a request wherever it is. Its stream ends with ``Failed(CANCELLED, reason)``, unless it was faster."""
@@ -123,8 +168,12 @@ class RequestQueue:
 
     async def depth(self, queue: str) -> QueueDepth:
         """What waits and what runs now."""
-        async with reaching(self._redis):
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.hmget(keys.counters(queue), ["requests", "tokens", "running"])
-            [counts] = await pipeline.execute()
-        return QueueDepth(*(int(count or 0) for count in counts))
+        return await read_depth(self._redis, queue)
+
+    async def backlog(self, queue: str) -> Backlog:
+        """How much waits, for how long, and how fast it is served: what scaling needs to know."""
+        return await read_backlog(self._redis, queue)
+
+    async def state(self, queue: str, request_id: str) -> RequestState | None:
+        """Where a request stands; None when it is unknown, or its result is no longer kept."""
+        return await read_state(self._redis, queue, request_id)

@@ -21,6 +21,7 @@ class Script(StrEnum):
     APPEND = "append"
     REAP = "reap"
     CANCEL = "cancel"
+    DESCRIBE = "describe"
     ANNOUNCE = "announce"
     FLEET = "fleet"
 

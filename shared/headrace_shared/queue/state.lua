@@ -17,11 +17,33 @@ local function request_key(rid) return BASE .. 'req:' .. rid end
 
 local function lane_key(priority, lane) return BASE .. 'q:' .. priority .. ':' .. lane end
 
-local function tally(requests, tokens, running)
-  local key = BASE .. 'cnt'
-  if requests ~= 0 then redis.call('HINCRBY', key, 'requests', requests) end
-  if tokens ~= 0 then redis.call('HINCRBY', key, 'tokens', tokens) end
-  if running ~= 0 then redis.call('HINCRBY', key, 'running', running) end
+local function count_waiting(requests, tokens)
+  redis.call('HINCRBY', BASE .. 'cnt', 'requests', requests)
+  redis.call('HINCRBY', BASE .. 'cnt', 'tokens', tokens)
+end
+
+local function count_running(change) return redis.call('HINCRBY', BASE .. 'cnt', 'running', change) end
+
+-- One request more (sign 1) or less (-1) that waits for this tenant, on this priority.
+local function count_share(sign, priority, tenant, cost)
+  local tenants = BASE .. 'tenants'
+  redis.call('HINCRBY', tenants, 't' .. tenant, sign * cost)
+  if redis.call('HINCRBY', tenants, 'r' .. tenant, sign) <= 0 then
+    redis.call('HDEL', tenants, 'r' .. tenant, 't' .. tenant)
+  end
+  return redis.call('HINCRBY', BASE .. 'level:' .. priority, sign > 0 and 'in' or 'out', 1)
+end
+
+local function stop_waiting(rid, priority, tenant, cost)
+  count_waiting(-1, -cost)
+  count_share(-1, priority, tenant, cost)
+  redis.call('ZREM', BASE .. 'age', rid)
+  redis.call('ZREM', BASE .. 'due', rid)
+end
+
+local function set_pace(...)
+  redis.call('HSET', BASE .. 'pace', ...)
+  redis.call('PEXPIRE', BASE .. 'pace', 86400000)
 end
 
 -- A lane with nothing left to hand out leaves the order. How much service it had is remembered while others of its
@@ -33,7 +55,7 @@ local function rest_lane(priority, lane)
   redis.call('ZREM', lanes, lane)
   if redis.call('EXISTS', lanes) == 0 then
     redis.call('ZREM', BASE .. 'prios', priority)
-    redis.call('DEL', BASE .. 'rest:' .. priority, BASE .. 'vtime:' .. priority)
+    redis.call('DEL', BASE .. 'rest:' .. priority, BASE .. 'vtime:' .. priority, BASE .. 'level:' .. priority)
   elseif lane ~= CONTINUATION then
     redis.call('ZADD', BASE .. 'rest:' .. priority, served, lane)
   end
@@ -53,15 +75,17 @@ local function join_order(priority, lane)
   redis.call('ZADD', BASE .. 'prios', priority, priority)
 end
 
--- Returns the id of the new lane entry.
-local function enter_lane(priority, lane, rid, cost)
+-- Returns the id of the new lane entry, and which one it is on its level since that was last empty.
+local function enter_lane(rid, priority, lane, tenant, cost, enqueued)
   local key = lane_key(priority, lane)
   if redis.call('EXISTS', key) == 0 then
     redis.call('XGROUP', 'CREATE', key, 'workers', '0', 'MKSTREAM')
   end
   join_order(priority, lane)
-  tally(1, tonumber(cost), 0)
-  return redis.call('XADD', key, '*', 'r', rid, 'c', cost)
+  redis.call('ZADD', BASE .. 'age', enqueued, rid)
+  count_waiting(1, cost)
+  local ticket = count_share(1, priority, tenant, cost)
+  return redis.call('XADD', key, '*', 'r', rid, 'c', cost), ticket
 end
 
 -- Acknowledge and delete one entry, delivered or not; an empty lane disappears.
@@ -83,13 +107,18 @@ local function log_frame(rid, seq, frame)
 end
 
 -- Whatever state it is in, the request is done now. Its terminal frame must be in the log already.
-local function finish(rid, now)
+-- Only an answer is worth coming back to: an idempotency key whose request has none is free again.
+local function finish(rid, now, answered)
   local key = request_key(rid)
-  local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'ttl')
+  local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'ttl', 'idem')
   leave_lane(h[1], h[2], h[3])
   redis.call('DEL', BASE .. 'body:' .. rid)
-  redis.call('ZREM', BASE .. 'due', rid)
-  redis.call('HSET', key, 'state', 'D', 'finished', now)
+  redis.call('HSET', key, 'state', 'D', 'finished', now, 'answered', answered and 1 or 0)
+  if h[5] then
+    local idem = BASE .. 'idem:' .. h[5]
+    if answered then redis.call('PEXPIRE', idem, h[4])
+    elseif redis.call('HGET', idem, 'rid') == rid then redis.call('DEL', idem) end
+  end
   redis.call('PEXPIRE', key, h[4])
   redis.call('PEXPIRE', BASE .. 'out:' .. rid, h[4])
 end

@@ -12,7 +12,8 @@ from headrace_shared.protocol.event import Failed, Finished
 from headrace_shared.queue import keys
 from headrace_shared.queue.claims import AppendStatus, ControlKind, ControlMessage, FrameOut, WorkerQueue
 from headrace_shared.queue.hub import StreamHub
-from headrace_shared.queue.requests import CancelOutcome, QueueDepth, RequestQueue
+from headrace_shared.queue.requests import CancelOutcome, RequestQueue
+from headrace_shared.queue.status import QueueDepth
 from headrace_shared.queue.stream import ResultStream
 
 ALL = 10**9

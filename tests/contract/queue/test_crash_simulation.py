@@ -15,7 +15,8 @@ from headrace_shared.protocol.event import Delta, Event, Failed, Finished
 from headrace_shared.queue import keys
 from headrace_shared.queue.claims import AppendStatus, Claim, FrameOut, WorkerQueue
 from headrace_shared.queue.hub import StreamHub
-from headrace_shared.queue.requests import QueueDepth, QueueLimits, RequestQueue
+from headrace_shared.queue.requests import QueueLimits, RequestQueue
+from headrace_shared.queue.status import QueueDepth
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 
 from headrace_shared.errors import InvalidRequestError, OverloadedError
 from headrace_shared.queue.claims import WorkerQueue
-from headrace_shared.queue.requests import EnqueueResult, QueueDepth, QueueLimits, RequestQueue
+from headrace_shared.queue.requests import EnqueueResult, QueueLimits, RequestQueue
+from headrace_shared.queue.status import QueueDepth
 
 ALL = 10**9
 

@@ -147,7 +147,7 @@ class Protocol(RuleBasedStateMachine):
 
     def say(self, rid: str, worker: str, epoch: int, seq: int, final: bool) -> None:
         events: list[Event] = [FINISHED] if final else [token(seq)]
-        frame = (rid, epoch, seq, int(final), encode_frame(events))
+        frame = (rid, epoch, seq, "f13" if final else "t", encode_frame(events))
         status, last, _ = self.call(Script.APPEND, worker, LEASE_MS, *frame)
         self.model.dead.discard(worker)
         assert status == self.model.append(rid, worker, epoch, seq, final=final)
@@ -211,7 +211,7 @@ class Protocol(RuleBasedStateMachine):
         for worker in WORKERS:
             self.reap_all(worker)
         names = [key.decode().removeprefix(self.base) for key in self.run(self.redis.keys("*"))]
-        assert {name for name in names if name.split(":")[0] not in ("req", "out")} <= {"cnt", "dlq"}
+        assert {name for name in names if name.split(":")[0] not in ("req", "out")} <= {"cnt", "dlq", "pace"}
 
     def cancel_for_good(self, rid: str) -> None:
         assert self.run(self.queue.cancel(QUEUE, rid, "x")) is CancelOutcome.CANCELLED

@@ -24,7 +24,8 @@ from headrace_shared.queue import keys
 from headrace_shared.queue.claims import AppendStatus, FrameOut, WorkerQueue
 from headrace_shared.queue.client import connect
 from headrace_shared.queue.hub import StreamHub
-from headrace_shared.queue.requests import QueueDepth, QueueLimits, RequestQueue
+from headrace_shared.queue.requests import QueueLimits, RequestQueue
+from headrace_shared.queue.status import QueueDepth
 from headrace_shared.settings import RedisSettings
 
 ALL = 10**9
