@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from headrace_shared.errors import ErrorCode, HeadraceError, OverloadedError, UnavailableError
+from headrace_shared.errors import ErrorCode, HeadraceError, OverloadedError, RateLimitedError, UnavailableError
 from headrace_shared.telemetry.context import current_request_id
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ ANSWERS: Mapping[ErrorCode, _Answer] = {
     ErrorCode.METHOD_NOT_ALLOWED: _Answer(405, "invalid_request_error"),
     ErrorCode.PAYLOAD_TOO_LARGE: _Answer(413, "invalid_request_error"),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: _Answer(415, "invalid_request_error"),
+    ErrorCode.CONFLICT: _Answer(409, "conflict_error"),
+    ErrorCode.RATE_LIMITED: _Answer(429, "rate_limit_error"),
     ErrorCode.OVERLOADED: _Answer(429, "overloaded_error"),
     ErrorCode.CANCELLED: _Answer(499, "cancelled_error"),
     ErrorCode.INTERNAL: _Answer(500, "internal_error"),
@@ -74,7 +76,7 @@ def status_of(error: HeadraceError) -> int:
 def error_response(error: HeadraceError) -> Response:
     """The whole HTTP answer for ``error``, with the headers that its status asks for."""
     headers: dict[str, str] = {}
-    if isinstance(error, OverloadedError | UnavailableError):
+    if isinstance(error, OverloadedError | RateLimitedError | UnavailableError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["Retry-After-Ms"] = str(max(1, round(error.retry_after_s * 1000)))
     if error.code is ErrorCode.UNAUTHORIZED:

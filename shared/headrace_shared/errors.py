@@ -8,6 +8,8 @@ HeadraceError
 ├── PayloadTooLargeError     body above the limit
 ├── OverloadedError          the queue is full; try later
 ├── UnavailableError         Redis or every worker is away; try later
+├── ConflictError            the same idempotency key with another body
+├── RateLimitedError         this client has used up its rate; try later
 ├── DeadlineExceededError    the request's own deadline passed
 ├── CancelledRequestError    somebody cancelled it
 └── InternalError            our fault; the log line carries the details
@@ -27,6 +29,8 @@ class ErrorCode(enum.StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     PAYLOAD_TOO_LARGE = "payload_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    CONFLICT = "idempotency_key_reused"
+    RATE_LIMITED = "rate_limit_exceeded"
     OVERLOADED = "overloaded"
     UNAVAILABLE = "unavailable"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -92,6 +96,22 @@ class UnavailableError(HeadraceError):
     """Redis cannot be reached, or no worker is alive; ``retry_after_s`` as above."""
 
     code = ErrorCode.UNAVAILABLE
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ConflictError(HeadraceError):
+    """The idempotency key belongs to a request with another body."""
+
+    code = ErrorCode.CONFLICT
+
+
+class RateLimitedError(HeadraceError):
+    """This client has used up its rate; ``retry_after_s`` is when the next request will be accepted."""
+
+    code = ErrorCode.RATE_LIMITED
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)

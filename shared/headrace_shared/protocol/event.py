@@ -43,6 +43,8 @@ class Started(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     worker: str
     attempt: int = 1
     queue_ms: float = 0.0
+    traceparent: str | None = None
+    """The span of this attempt; the next one, if there is one, links to it."""
 
 
 class PromptScored(msgspec.Struct, frozen=True, array_like=True, tag="p"):

@@ -20,6 +20,10 @@ class JobHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     """Wall clock, milliseconds; None: no deadline."""
     traceparent: str | None = None
     tracestate: str | None = None
+    detached: bool = False
+    """Goes on although nobody listens, for somebody who comes back."""
+    affinity: tuple[bytes, ...] = ()
+    """Digests of beginnings of the prompt, the longest last: a worker that has served one of them has it cached."""
 
 
 class GenerateJob(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
