@@ -47,7 +47,7 @@ JOBS = {
     ),
 }
 FRAMES: dict[str, tuple[list[Event], str]] = {
-    "started": ([Started("w1", 2, 1.5)], "019194a173a2773102cb3ff8000000000000"),
+    "started": ([Started("w1", 2, 1.5)], "019195a173a2773102cb3ff8000000000000c0"),
     "delta": ([Delta(0, [1, 70000], "hé")], "019197a164009201ce00011170a368c3a9c0c0c0"),
     "delta with everything": (
         [Delta(1, [9], "", [TokenLogprob(9, -0.5, 2, [TopLogprob(8, -0.25, 1)])], FinishReason.STOP, "\n\n")],
