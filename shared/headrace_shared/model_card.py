@@ -48,6 +48,8 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     defaults: GenerationDefaults = GenerationDefaults()
     max_logprobs: int = 20
     trust_request_chat_template: bool = False
+    grammar_backends: tuple[str, ...] = ()
+    """Which ``GrammarBackend`` its workers have, the preferred one first; none: answers cannot be constrained."""
 
     @property
     def digest(self) -> str:

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from headrace_shared.protocol.grammar import GrammarSpec
+
 
 class SamplingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the next token is drawn. Every value is legal and every default resolved before it gets here.
@@ -27,6 +29,8 @@ class SamplingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     logprobs: int | None = None
     """None: no logprobs. 0: of the sampled token only. k: also of the k most likely tokens."""
     prompt_logprobs: int | None = None
+    grammar: GrammarSpec | None = None
+    """What the answer must look like; None: anything."""
 
 
 class StoppingSpec(msgspec.Struct, frozen=True, omit_defaults=True):

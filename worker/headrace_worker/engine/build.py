@@ -1,12 +1,18 @@
 """build_engine: the engine that the settings ask for; only the one asked for is imported."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from headrace_shared.errors import HeadraceError
+from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.engine.generate import GenerateEngine, Runner
 from headrace_worker.models.files import ModelFiles
 from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
 from headrace_worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from headrace_worker.execute.grammar.compiler import GrammarCompiler
 
 
 class EngineSetupError(HeadraceError):
@@ -24,6 +30,8 @@ class EngineSetup:
     dtype: str
     vocab_size: int
     eos_token_ids: frozenset[int]
+    grammars: "Callable[[Tokenizer], GrammarCompiler] | None" = None
+    """Makes the compiler of grammars for the model's tokenizer; None: the engine cannot constrain its answers."""
 
 
 def build_engine(settings: WorkerSettings) -> EngineSetup:
@@ -56,6 +64,8 @@ def _build_simulated(settings: WorkerSettings) -> EngineSetup:
 
 def _build_torch(settings: WorkerSettings) -> EngineSetup:
     from headrace_worker.execute.build import build_runner
+    from headrace_worker.execute.grammar.compiler import GrammarCompiler
+    from headrace_worker.execute.grammar.vocabulary import Vocabulary
     from headrace_worker.models.errors import ModelLoadError
     from headrace_worker.models.tokenizer import load_files
 
@@ -74,6 +84,9 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
         dtype=str(model.dtype).removeprefix("torch."),
         vocab_size=model.vocab_size,
         eos_token_ids=model.eos_token_ids,
+        grammars=lambda tokenizer: GrammarCompiler(
+            lambda: Vocabulary.of(tokenizer, model.vocab_size, model.eos_token_ids)
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from headrace_shared.protocol.event import TokenLogprob
 from headrace_worker.execute.logits.base import LogitsProcessor
 from headrace_worker.execute.logits.bias import AllowedTokens, BadWords, LogitBias
 from headrace_worker.execute.logits.draw import draw
+from headrace_worker.execute.logits.grammar import GrammarMask, MatcherCache
 from headrace_worker.execute.logits.limits import MinTokens
 from headrace_worker.execute.logits.logprobs import RowLogprobs, describe
 from headrace_worker.execute.logits.penalties import CountsCache, Penalties
@@ -36,13 +37,15 @@ class Sampler:
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._counts = CountsCache()
+        self._matchers = MatcherCache()
         self._batch: _Batch | None = None
 
     def sample(self, logits: torch.Tensor, sequences: list[request.Sequence]) -> SampledRows:
         """One token for each row of ``logits`` [rows, vocab], contiguous float32, which is changed in place.
 
         Log-probabilities are those of the logits as they come in. A row whose every token is
-        forbidden by its own parameters gets some token, always the same.
+        forbidden by its own parameters gets some token, always the same; one with a grammar gets a
+        token that its grammar allows.
         """
         batch = self._batch
         if batch is None or batch.sequences != sequences or batch.device != logits.device:
@@ -67,12 +70,19 @@ class Sampler:
             self._batch = None
 
     def _assemble(self, sequences: Sequence[request.Sequence], device: torch.device) -> "_Batch":
-        wanted: list[LogitsProcessor | None] = [
+        mask = GrammarMask.for_batch(sequences, self._vocab_size, device, self._matchers)
+        limits: list[LogitsProcessor | None] = [
             AllowedTokens.for_batch(sequences, self._vocab_size, device),
             BadWords.for_batch(sequences, self._vocab_size, device),
             MinTokens.for_batch(sequences, self._eos_token_ids, self._vocab_size, device),
+        ]
+        rescue = mask.rescue() if mask is not None and any(limits) else None
+        wanted: list[LogitsProcessor | None] = [
+            mask,
+            *limits,
             LogitBias.for_batch(sequences, self._vocab_size, device),
             Penalties.for_batch(sequences, self._counts),
+            rescue,
         ]
         processors = [processor for processor in wanted if processor is not None]
         return _Batch(sequences, processors, self._vocab_size, device)

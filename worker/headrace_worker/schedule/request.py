@@ -3,12 +3,34 @@
 import enum
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from headrace_shared.protocol.codec import unpack_ids
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
 from headrace_shared.protocol.job import GenerateJob
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+
+if TYPE_CHECKING:
+    # The simulated engine runs without it.
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Matcher(Protocol):
+    """Where one sequence is in its grammar: a pure function of the grammar and the tokens accepted so far."""
+
+    def accept(self, token_id: int) -> None:
+        """Go on by one token of the output."""
+
+    def fill(self, bitmask: "NDArray[np.int32]", row: int) -> None:
+        """Set the row of a bitmask [rows, words] to the tokens that may come next: at least one, bit i of word w is token 32 w + i."""
+
+
+class Grammar(Protocol):
+    """A compiled grammar, which the scheduler only carries to the runner."""
+
+    def matcher(self) -> Matcher:
+        """A matcher that has not accepted any token."""
 
 
 class SequenceState(enum.Enum):
@@ -43,6 +65,8 @@ class Sequence:
     stop_token_ids: frozenset[int]
     cache_salt: bytes = b""
     """Sequences share cached blocks only when their salts are equal."""
+    grammar: Grammar | None = None
+    """``sampling.grammar`` compiled; set before the sequence is scheduled."""
     prompt_scores: list[TokenLogprob | None] | None = None
     """Log-probabilities of ``token_ids[:len(prompt_scores)]`` so far; None: not wanted, or already reported."""
     num_computed: int = 0
@@ -133,3 +157,8 @@ class Request:
         if sequences and job.sampling.prompt_logprobs is not None and not prompt_scored:
             sequences[0].prompt_scores = [None]
         return cls(header.request_id, header.priority, arrival, len(prompt), sequences)
+
+    def constrain(self, grammar: Grammar) -> None:
+        """Give every choice the compiled form of its grammar."""
+        for sequence in self.sequences:
+            sequence.grammar = grammar

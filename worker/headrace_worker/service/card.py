@@ -3,6 +3,7 @@
 from pathlib import PurePath
 
 from headrace_shared.model_card import ModelCard
+from headrace_shared.protocol.grammar import GrammarBackend
 from headrace_shared.queue.blobs import BlobStore
 from headrace_worker.engine.build import EngineSetup
 from headrace_worker.settings import WorkerSettings
@@ -32,6 +33,7 @@ async def publish_card(settings: WorkerSettings, setup: EngineSetup, blobs: Blob
         defaults=files.defaults,
         max_logprobs=settings.max_logprobs,
         trust_request_chat_template=settings.trust_request_chat_template,
+        grammar_backends=(GrammarBackend.XGRAMMAR.value, GrammarBackend.GUIDANCE.value) if setup.grammars else (),
     )
 
 

@@ -53,6 +53,8 @@ class Intake:
 
     def _free(self) -> Room:
         """The engine's room, less what is on its way there."""
+        # What has ended on its way never gets there.
+        self._underway = {request_id: job for request_id, job in self._underway.items() if request_id in self._pump}
         slots = self._room.slots - sum(job.n for job in self._underway.values())
         tokens = self._room.tokens - sum(job.header.cost_tokens for job in self._underway.values())
         return Room(slots, tokens)

@@ -1,12 +1,17 @@
 """Pump: claimed requests into the engine, engine outputs into the token log."""
 
+import asyncio
 import logging
+from concurrent.futures import Future
+from typing import Protocol
 
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.event import Failed
+from headrace_shared.protocol.grammar import GrammarSpec
 from headrace_shared.queue.claims import AppendStatus, Claim
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.schedule.plan import SequenceOutput
+from headrace_worker.schedule.request import Grammar, Request
 from headrace_worker.service.answer import Answer
 from headrace_worker.service.bridge import EngineThread, StepReport
 from headrace_worker.service.outbox import Outbox
@@ -19,12 +24,24 @@ _CLOSING = {
 }
 
 
+_COMPILE_S = 60.0
+"""How long a grammar may take to compile, the wait for a thread included."""
+
+
+class Grammars(Protocol):
+    """Compiles grammars in threads of its own."""
+
+    def compile(self, spec: GrammarSpec, /) -> "Future[Grammar]": ...
+
+
 class Pump:
     """Owns the answers in the making. All methods run on the event loop."""
 
-    def __init__(self, tokenizer: Tokenizer, worker_id: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, worker_id: str, grammars: Grammars | None = None) -> None:
         self._tokenizer = tokenizer
         self._worker_id = worker_id
+        self._grammars = grammars
+        self._compiling: set[asyncio.Task[None]] = set()
         self._answers: dict[str, Answer] = {}
         self._engine: EngineThread
         self._outbox: Outbox
@@ -36,6 +53,9 @@ class Pump:
 
     def __len__(self) -> int:
         return len(self._answers)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._answers
 
     def accept(self, claim: Claim) -> None:
         """Begin, or continue, a claimed request."""
@@ -51,6 +71,10 @@ class Pump:
         if answer.complete:
             # An earlier attempt has said everything but the closing event.
             self._close(answer)
+        elif (grammar := claim.job.sampling.grammar) is not None:
+            task = asyncio.create_task(self._constrain(answer, request, grammar))
+            self._compiling.add(task)
+            task.add_done_callback(self._compiling.discard)
         else:
             self._engine.add(request)
         log.info(
@@ -87,6 +111,32 @@ class Pump:
             self._engine.abort(request_id)
             self._outbox.close(request_id)
         self._answers.clear()
+
+    async def _constrain(self, answer: Answer, request: Request, spec: GrammarSpec) -> None:
+        """Hand a request over once its grammar is ready; others go first meanwhile."""
+        failure: Failed | None = None
+        try:
+            async with asyncio.timeout(_COMPILE_S):
+                request.constrain(await self._compiled(spec))
+        except TimeoutError:
+            failure = Failed(ErrorCode.INVALID_REQUEST, "the grammar takes too long to compile", "response_format")
+        except ValueError as error:
+            failure = Failed(ErrorCode.INVALID_REQUEST, str(error), "response_format")
+        except Exception:
+            log.exception("grammar compiler failed", extra={"request_id": answer.request_id})
+            failure = Failed(ErrorCode.INTERNAL, "the grammar compiler failed")
+        if self._answers.get(answer.request_id) is not answer:
+            return
+        if failure is None:
+            self._engine.add(request)
+        else:
+            self._fail(answer.request_id, failure)
+
+    async def _compiled(self, spec: GrammarSpec) -> Grammar:
+        if self._grammars is None:
+            raise ValueError("the model's workers cannot constrain answers to a grammar")
+        # Others may wait for the same one: our end of it must not cancel it.
+        return await asyncio.shield(asyncio.wrap_future(self._grammars.compile(spec)))
 
     def _deliver(self, answer: Answer, output: SequenceOutput) -> None:
         events = answer.feed(output)

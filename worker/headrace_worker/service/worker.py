@@ -73,7 +73,9 @@ class Worker:
             return
         worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         queue = WorkerQueue(redis, card.queue, worker_id, settings.lease_ms)
-        pump = Pump(_tokenizer(setup), worker_id)
+        tokenizer = _tokenizer(setup)
+        grammars = setup.grammars(tokenizer) if setup.grammars else None
+        pump = Pump(tokenizer, worker_id, grammars)
         engine = EngineThread(setup.engine, self._on_report, self._on_crash)
         outbox = Outbox(queue, pump.lost)
         pump.connect(engine, outbox)
@@ -106,6 +108,8 @@ class Worker:
             await heart.drain(card, settings.lease_ms)
             await self._hand_over(queue, outbox)
         await asyncio.to_thread(engine.stop)
+        if grammars is not None:
+            grammars.close()
         with contextlib.suppress(UnavailableError):
             await presence.withdraw(worker_id)
 

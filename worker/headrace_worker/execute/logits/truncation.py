@@ -73,7 +73,8 @@ def _cut(values: torch.Tensor, totals: torch.Tensor, truncation: Truncation, voc
     weights = (values - values[:, :1]).exp()
     # A top_k that is on never reaches beyond what was looked at.
     kth = values.gather(1, truncation.top_k.clamp_max(count) - 1).where(truncation.top_k < vocab, -torch.inf)
-    stays = (values >= kth) & (weights >= truncation.min_p)
+    # An impossible token never stays, however few others there are.
+    stays = (values >= kth) & (weights >= truncation.min_p) & (values > -torch.inf)
     complete = ~stays[:, -1:] | everything
     sums = weights.where(stays, 0.0).cumsum(1)
     unbounded = totals > 0

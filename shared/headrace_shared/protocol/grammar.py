@@ -1,0 +1,45 @@
+"""GrammarSpec: the form that an answer must have."""
+
+import enum
+
+import msgspec
+
+
+class GrammarKind(enum.StrEnum):
+    """How ``GrammarSpec.source`` is written."""
+
+    JSON_SCHEMA = "json_schema"
+    """A JSON schema as JSON text."""
+    REGEX = "regex"
+    """A regular expression for the whole answer."""
+    CHOICE = "choice"
+    """A JSON list of strings, of which the answer is one."""
+    EBNF = "ebnf"
+    """GBNF, with a rule ``root``."""
+    LARK = "lark"
+    """Lark, with a rule ``start``."""
+    STRUCTURAL_TAG = "structural_tag"
+    """A structural tag as JSON text, in the form with ``format``."""
+
+
+class GrammarBackend(enum.StrEnum):
+    """Which library turns the grammar into token masks."""
+
+    AUTO = "auto"
+    """xgrammar; guidance where xgrammar cannot."""
+    XGRAMMAR = "xgrammar"
+    GUIDANCE = "guidance"
+
+
+class GrammarSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Checked by the API node before it gets here; equal specs are compiled once per worker."""
+
+    kind: GrammarKind
+    source: str
+    backend: GrammarBackend = GrammarBackend.AUTO
+    whitespace: str | None = None
+    """Regular expression for the blanks between JSON tokens; None: a limited number of them."""
+    compact: bool = False
+    """No blanks between JSON tokens."""
+    after: str | None = None
+    """The grammar begins after the token that completes this text, such as ``</think>``; None: at once."""

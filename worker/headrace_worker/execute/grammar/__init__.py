@@ -1,0 +1,1 @@
+"""Grammars: from what an answer must look like to masks over the vocabulary."""

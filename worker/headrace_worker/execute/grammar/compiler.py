@@ -1,0 +1,98 @@
+"""GrammarCompiler: grammars compiled in threads of their own, each once."""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+
+from headrace_shared.protocol.grammar import GrammarBackend, GrammarKind, GrammarSpec
+from headrace_worker.execute.grammar.backend import Backend, GrammarError, RawGrammar
+from headrace_worker.execute.grammar.guidance_backend import GuidanceBackend
+from headrace_worker.execute.grammar.matcher import CompiledGrammar
+from headrace_worker.execute.grammar.vocabulary import Vocabulary
+from headrace_worker.execute.grammar.xgrammar_backend import XgrammarBackend
+from headrace_worker.schedule.request import Grammar
+
+log = logging.getLogger(__name__)
+
+BACKENDS = (GrammarBackend.XGRAMMAR, GrammarBackend.GUIDANCE)
+_THREADS = 2
+_MOST_KEPT = 256
+
+
+class GrammarCompiler:
+    """For one model. Safe to use from several threads."""
+
+    def __init__(self, load_vocabulary: Callable[[], Vocabulary]) -> None:
+        """``load_vocabulary`` is called once, in a thread, when the first grammar comes."""
+        self._load_vocabulary = load_vocabulary
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="grammar")
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+        self._kept: OrderedDict[GrammarSpec, Future[Grammar]] = OrderedDict()
+
+    def compile(self, spec: GrammarSpec) -> Future[Grammar]:
+        """The compiled grammar, or GrammarError; equal specs share one. Must not be cancelled."""
+        with self._lock:
+            found = self._kept.get(spec)
+            if found is None:
+                found = self._kept[spec] = self._executor.submit(self._compile, spec)
+            self._kept.move_to_end(spec)
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        return found
+
+    def close(self) -> None:
+        """Let go of the threads; grammars that wait for one are dropped."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _compile(self, spec: GrammarSpec) -> Grammar:
+        begin = time.monotonic()
+        with self._loading:
+            vocabulary = self._vocabulary
+        if not vocabulary.eos_token_ids:
+            raise GrammarError("the model has no end-of-text token, so a constrained answer could not end")
+        raw = self._first_that_can(spec)
+        log.info(
+            "grammar compiled",
+            extra={
+                "kind": spec.kind.value,
+                "by": type(raw).__name__,
+                "ms": round((time.monotonic() - begin) * 1000, 1),
+            },
+        )
+        return CompiledGrammar(raw, vocabulary, spec.after)
+
+    def _first_that_can(self, spec: GrammarSpec) -> RawGrammar:
+        if spec.backend is not GrammarBackend.AUTO:
+            return self._backend(spec.backend).compile(spec)
+        first, second = BACKENDS
+        if spec.whitespace is not None or spec.kind is GrammarKind.LARK:
+            # guidance knows the pattern, and all of the notation.
+            first, second = second, first
+        try:
+            return self._backend(first).compile(spec)
+        except GrammarError as error:
+            try:
+                return self._backend(second).compile(spec)
+            except GrammarError:
+                raise error from None
+
+    def _backend(self, name: GrammarBackend) -> Backend:
+        with self._loading:
+            return self._xgrammar if name is GrammarBackend.XGRAMMAR else self._guidance
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return self._load_vocabulary()
+
+    @cached_property
+    def _xgrammar(self) -> XgrammarBackend:
+        return XgrammarBackend(self._vocabulary)
+
+    @cached_property
+    def _guidance(self) -> GuidanceBackend:
+        return GuidanceBackend(self._vocabulary)
