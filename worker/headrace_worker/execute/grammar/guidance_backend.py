@@ -82,7 +82,7 @@ def _grammar(spec: GrammarSpec) -> str:
     match spec.kind:
         case GrammarKind.JSON_SCHEMA:
             blanks = spec.whitespace or rf"[\x20\x0A\x0D\x09]{{1,{MOST_BLANKS}}}"
-            options: "JsonCompileOptions" = (
+            options: JsonCompileOptions = (
                 {"whitespace_flexible": False} if spec.compact else {"whitespace_pattern": blanks}
             )
             return llguidance.LLMatcher.grammar_from_json_schema(spec.source, overrides=options)
