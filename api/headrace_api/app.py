@@ -14,6 +14,7 @@ from headrace_api.auth import ApiKeys, BearerAuth
 from headrace_api.directory import ModelDirectory
 from headrace_api.dispatch import Dispatcher, DispatchSettings
 from headrace_api.errors import on_headrace_error, on_http_exception
+from headrace_api.grammar.check import GrammarChecker
 from headrace_api.metrics import Metrics
 from headrace_api.middleware import BodyLimit, RequestContext
 from headrace_api.openapi import document
@@ -86,6 +87,8 @@ async def _services(
         stack.push_async_callback(redis.aclose)
         tokenizers = TokenizerPool(settings.tokenizer_threads)
         stack.callback(tokenizers.close)
+        grammars = GrammarChecker(settings.max_grammar_bytes, settings.grammar_timeout_s)
+        stack.callback(grammars.close)
         directory = ModelDirectory(Presence(redis), BlobStore(redis), metrics)
         stack.push_async_callback(directory.close)
         await directory.start()
@@ -101,7 +104,7 @@ async def _services(
         )
         stack.push_async_callback(dispatcher.close)
         await dispatcher.start()
-        yield Services(settings, metrics, directory, dispatcher, tokenizers)
+        yield Services(settings, metrics, directory, dispatcher, tokenizers, grammars)
 
 
 async def _on_client_gone(_request: Request, _error: Exception) -> Response:

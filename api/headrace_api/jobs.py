@@ -10,6 +10,7 @@ from headrace_api.schemas.generation import GenerationRequest
 from headrace_shared.errors import ErrorCode, InvalidRequestError
 from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.codec import pack_ids
+from headrace_shared.protocol.grammar import GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
 from headrace_shared.text.tokenizer import Tokenizer
@@ -31,6 +32,8 @@ class Ticket:
     traceparent: str | None = None
     tracestate: str | None = None
     max_stop_strings: int = 64
+    grammar: GrammarSpec | None = None
+    """What the answer must look like, already checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def _job(
         header=header,
         prompt=pack_ids(prompt.token_ids),
         n=body.choices,
-        sampling=_sampling(body, ask, card, tokenizer),
+        sampling=_sampling(body, ask, card, tokenizer, ticket.grammar),
         stopping=stopping,
     )
 
@@ -132,7 +135,9 @@ def _stopping(body: GenerationRequest, max_tokens: int, card: ModelCard, max_sto
     )
 
 
-def _sampling(body: GenerationRequest, ask: _Ask, card: ModelCard, tokenizer: Tokenizer) -> SamplingSpec:
+def _sampling(
+    body: GenerationRequest, ask: _Ask, card: ModelCard, tokenizer: Tokenizer, grammar: GrammarSpec | None
+) -> SamplingSpec:
     defaults = card.defaults
     temperature = _first(body.temperature, defaults.temperature, 1.0)
     greedy = temperature == 0
@@ -157,6 +162,7 @@ def _sampling(body: GenerationRequest, ask: _Ask, card: ModelCard, tokenizer: To
         bad_words=_bad_words(body.bad_words or [], tokenizer),
         logprobs=ask.logprobs,
         prompt_logprobs=ask.prompt_logprobs,
+        grammar=grammar,
     )
 
 

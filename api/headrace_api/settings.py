@@ -33,6 +33,10 @@ class ApiSettings(BaseSettings):
     """Largest request body; a larger one gets 413."""
     tokenizer_threads: Annotated[int, Field(ge=1)] = 2
     """Threads that render templates and tokenize prompts."""
+    max_grammar_bytes: Annotated[int, Field(ge=1)] = 256 * 1024
+    """Largest JSON schema, regular expression or grammar that an answer may have to follow."""
+    grammar_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    """How long such a grammar may take to be checked."""
     max_stop_strings: Annotated[int, Field(ge=1)] = 64
     """Stop strings that one request may have."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 3600.0

@@ -9,6 +9,7 @@ from headrace_api.operations.generation import (
     GenerationStream,
     collect,
     envelope,
+    grammar_of,
     open_stream,
     queue_id,
     ticket,
@@ -42,7 +43,9 @@ async def stream(body: ChatRequest, call: Call, services: Services) -> Generatio
 async def _prepare(body: ChatRequest, call: Call, services: Services) -> _Prepared:
     model = services.directory.resolve(body.model)
     request_id = queue_id(call, body)
-    prompt, job = await services.tokenizers.run(_prompt_and_job, body, model, ticket(call, request_id, services))
+    grammar = await grammar_of(body, model.card, services)
+    its_ticket = ticket(call, request_id, services, grammar)
+    prompt, job = await services.tokenizers.run(_prompt_and_job, body, model, its_ticket)
     role = model.card.response_role if body.opens_reply else str(body.messages[-1]["role"])
     shape = ChatShape(
         envelope=envelope("chatcmpl", request_id, body.model, model.card),

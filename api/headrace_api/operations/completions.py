@@ -9,6 +9,7 @@ from headrace_api.operations.generation import (
     GenerationStream,
     collect,
     envelope,
+    grammar_of,
     open_stream,
     queue_id,
     ticket,
@@ -42,8 +43,9 @@ async def stream(body: CompletionRequest, call: Call, services: Services) -> Gen
 async def _prepare(body: CompletionRequest, call: Call, services: Services) -> _Prepared:
     model = services.directory.resolve(body.model)
     request_id = queue_id(call, body)
+    grammar = await grammar_of(body, model.card, services)
     tickets = [
-        ticket(call, f"{request_id}-{number}" if len(body.prompt) > 1 else request_id, services)
+        ticket(call, f"{request_id}-{number}" if len(body.prompt) > 1 else request_id, services, grammar)
         for number in range(len(body.prompt))
     ]
     prompts, jobs = await services.tokenizers.run(_prompts_and_jobs, body, model, tickets)

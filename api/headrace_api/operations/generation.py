@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from headrace_api.dispatch import Generation, merge
+from headrace_api.grammar.translate import constraint_of
 from headrace_api.jobs import Ticket
 from headrace_api.operations.services import Services
 from headrace_api.output.envelope import Envelope
@@ -17,6 +18,7 @@ from headrace_shared.clock import mono_s, wall_ms, wall_s
 from headrace_shared.errors import HeadraceError, InternalError
 from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.event import Event
+from headrace_shared.protocol.grammar import GrammarSpec
 from headrace_shared.protocol.job import GenerateJob
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,18 @@ def queue_id(call: Call, body: GenerationRequest) -> str:
     return f"{base}-{secrets.token_hex(4)}"
 
 
-def ticket(call: Call, request_id: str, services: Services) -> Ticket:
+async def grammar_of(body: GenerationRequest, card: ModelCard, services: Services) -> GrammarSpec | None:
+    """What the answer must look like. Raises InvalidRequestError for a grammar that no worker could use."""
+    if not body.constraints() and body.guided_decoding_backend is None:
+        return None
+    constraint = await services.tokenizers.run(constraint_of, body, card.grammar_backends)
+    if constraint is None:
+        return None
+    await services.grammars.check(constraint)
+    return constraint.spec
+
+
+def ticket(call: Call, request_id: str, services: Services, grammar: GrammarSpec | None) -> Ticket:
     settings = services.settings
     return Ticket(
         request_id=request_id,
@@ -67,6 +80,7 @@ def ticket(call: Call, request_id: str, services: Services) -> Ticket:
         traceparent=call.traceparent,
         tracestate=call.tracestate,
         max_stop_strings=settings.max_stop_strings,
+        grammar=grammar,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from headrace_api.directory import ModelDirectory
 from headrace_api.dispatch import Dispatcher
+from headrace_api.grammar.check import GrammarChecker
 from headrace_api.metrics import Metrics
 from headrace_api.prompt.build import TokenizerPool
 from headrace_api.settings import ApiSettings
@@ -18,3 +19,4 @@ class Services:
     directory: ModelDirectory
     dispatcher: Dispatcher
     tokenizers: TokenizerPool
+    grammars: GrammarChecker

@@ -5,8 +5,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
-from headrace_api.schemas.base import Int64, JsonObject, OffValues, RequestModel, StopStrings, StreamOptions
+from headrace_api.schemas.base import Int64, JsonObject, OffValues, StopStrings, StreamOptions
 from headrace_api.schemas.problems import Problem
+from headrace_api.schemas.structured import StructuredRequest
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 BadWords = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=128)]
@@ -15,12 +16,6 @@ TokenId = Annotated[int, Field(ge=0)]
 NOT_SUPPORTED: Mapping[str, OffValues] = {
     "cache_salt": (),
     "ec_transfer_params": (),
-    "guided_choice": (),
-    "guided_decoding_backend": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_whitespace_pattern": (),
     "kv_transfer_params": (),
     "length_penalty": (1.0, 1),
     "logits_processors": ([],),
@@ -29,14 +24,12 @@ NOT_SUPPORTED: Mapping[str, OffValues] = {
     "mm_processor_kwargs": ({},),
     "prompt_embeds": (),
     "repetition_detection": (),
-    "response_format": ({"type": "text"},),
     "return_token_offsets": (False,),
     "return_weight_versions": (False,),
     "routed_experts_prompt_start": (),
     "service_tier": ("auto", "default"),
     "session_id": (),
     "stream_interval": (1,),
-    "structured_outputs": (),
     "thinking_token_budget": (-1,),
     "truncate_prompt_tokens": (),
     "truncation_side": (),
@@ -46,7 +39,7 @@ NOT_SUPPORTED: Mapping[str, OffValues] = {
 }
 
 
-class GenerationRequest(RequestModel):
+class GenerationRequest(StructuredRequest):
     """A null stands for the field's default throughout, as clients of these endpoints send it."""
 
     not_supported: ClassVar[Mapping[str, OffValues]] = NOT_SUPPORTED
@@ -100,7 +93,7 @@ class GenerationRequest(RequestModel):
         return None if value is None else float(value)
 
     def conflicts(self) -> list[Problem]:
-        problems = []
+        problems = super().conflicts()
         if self.stream_options is not None and not self.stream:
             problems.append(Problem("stream_options", "is only allowed with stream: true"))
         if self.stream_options is not None and self.stream_options.include_obfuscation:
