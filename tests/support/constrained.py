@@ -1,0 +1,135 @@
+"""A tiny model with a real tokenizer, and answers of it that follow a grammar."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizer_families
+import torch
+from tiny_engine import build
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from headrace_api.grammar.translate import constraint_of
+from headrace_api.schemas.completions import CompletionRequest
+from headrace_shared.protocol.codec import pack_ids
+from headrace_shared.protocol.event import FinishReason, TokenLogprob
+from headrace_shared.protocol.grammar import GrammarSpec
+from headrace_shared.protocol.job import GenerateJob, JobHeader
+from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_shared.text.tokenizer import Tokenizer
+from headrace_worker.execute.build import Parts
+from headrace_worker.execute.grammar.compiler import GrammarCompiler
+from headrace_worker.execute.grammar.vocabulary import Vocabulary
+from headrace_worker.schedule.request import Request
+from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
+
+MAX_MODEL_LEN = 1024
+PADDING = 13
+"""Logits that no token of the tokenizer has."""
+
+
+def spec_of(**fields: Any) -> GrammarSpec:
+    """The grammar of a request with these fields."""
+    body = CompletionRequest.parse(json.dumps({"prompt": "x", **fields}).encode())
+    constraint = constraint_of(body, ["xgrammar", "guidance"])
+    assert constraint is not None
+    return constraint.spec
+
+
+@dataclass
+class Asked:
+    """One request: its prompt, parameters, and the tokens of an earlier attempt by choice."""
+
+    prompt: list[int]
+    sampling: SamplingSpec
+    stopping: StoppingSpec
+    n: int = 1
+    resumed: dict[int, list[int]] | None = None
+
+
+@dataclass
+class Answered:
+    """One choice."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprob]
+    finish_reason: FinishReason
+    text: str
+
+
+class ConstrainedEngine:
+    """Scheduler, runner and grammar compiler, driven step by step."""
+
+    def __init__(self, folder: Path, family: str = "gpt2", *, blocks: int = 1024) -> None:
+        backend = tokenizer_families.FAMILIES[family]()
+        self.tokenizer = Tokenizer.from_bytes(backend.to_str().encode())
+        self.eos = max(self.tokenizer.special_ids)
+        self.vocab_size = self.tokenizer.vocab_size + PADDING
+        self._built = build(_model(folder, self.vocab_size, self.eos), Parts(), blocks=blocks)
+        self.compiler = GrammarCompiler(lambda: Vocabulary.of(self.tokenizer, self.vocab_size, frozenset({self.eos})))
+        self.preemptions = 0
+
+    def ask(
+        self, text: str = "answer:", *, max_tokens: int = 400, min_tokens: int = 0, n: int = 1, **sampling: Any
+    ) -> Asked:
+        prompt = self.tokenizer.encode(text, add_special_tokens=False)
+        return Asked(prompt, SamplingSpec(**sampling), StoppingSpec(max_tokens=max_tokens, min_tokens=min_tokens), n)
+
+    def run(self, asked: list[Asked], *, blocks: int | None = None) -> list[list[Answered]]:
+        """All requests side by side; the choices of each."""
+        limits = SchedulerLimits(
+            max_num_seqs=32,
+            max_num_batched_tokens=256,
+            max_model_len=MAX_MODEL_LEN,
+            block_size=16,
+            num_blocks=blocks or self._built.num_blocks,
+        )
+        scheduler = Scheduler(limits, eos_token_ids=frozenset({self.eos}))
+        for number, one in enumerate(asked):
+            scheduler.add(self._request(number, one))
+        found = [
+            {choice: Answered(list((one.resumed or {}).get(choice, [])), [], FinishReason.ABORT, "") for choice in range(one.n)}
+            for one in asked
+        ]  # fmt: skip
+        while scheduler.has_work():
+            plan = scheduler.plan()
+            for output in scheduler.commit(plan, self._built.runner.execute(plan)):
+                answer = found[int(output.request_id)][output.choice]
+                answer.token_ids += output.token_ids
+                answer.logprobs += output.logprobs or []
+                if output.finish_reason is not None:
+                    answer.finish_reason = output.finish_reason
+        self.preemptions = scheduler.stats().preemptions
+        for answer in (answer for choices in found for answer in choices.values()):
+            answer.text = self.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+        return [list(choices.values()) for choices in found]
+
+    def _request(self, number: int, asked: Asked) -> Request:
+        job = GenerateJob(
+            JobHeader(str(number), "tests"), pack_ids(asked.prompt), asked.n, asked.sampling, asked.stopping
+        )
+        request = Request.from_job(job, arrival=number, resumed=asked.resumed)
+        if asked.sampling.grammar is not None:
+            request.constrain(self.compiler.compile(asked.sampling.grammar).result())
+        return request
+
+
+def _model(folder: Path, vocab_size: int, eos: int) -> Path:
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=vocab_size,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_MODEL_LEN,
+        bos_token_id=None,
+        eos_token_id=eos,
+        pad_token_id=None,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(7)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    return folder
