@@ -34,6 +34,9 @@ class GrammarChecker:
 
     async def check(self, constraint: Constraint) -> None:
         """Raises InvalidRequestError that says what is wrong with the grammar, and where."""
+        if constraint.whitespace_param is not None and constraint.spec.whitespace is not None:
+            pattern = GrammarSpec(GrammarKind.REGEX, constraint.spec.whitespace)
+            await self.check(Constraint(constraint.whitespace_param, pattern))
         spec, param = constraint.spec, constraint.param
         size = len(spec.source.encode(errors="replace"))
         if size > self._most_bytes:
@@ -110,9 +113,9 @@ class GrammarChecker:
                 spec = GrammarSpec(GrammarKind.JSON_SCHEMA, "", GrammarBackend.XGRAMMAR)
                 error = self._schema_problem(format_["json_schema"], spec)
             elif format_["type"] == "regex":
-                error = self._error("regex", str(format_.get("pattern")))
+                error = _named("regular expression", self._error("regex", str(format_.get("pattern"))))
             elif format_["type"] == "grammar":
-                error = self._error("gbnf", str(format_.get("grammar")))
+                error = _named("grammar", self._error("gbnf", str(format_.get("grammar"))))
             if error is not None:
                 return f"{path}: {error}"
         return None

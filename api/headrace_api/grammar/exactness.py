@@ -23,7 +23,8 @@ _TYPED = _BOUNDS | {
 _ALONE = ("$ref", "anyOf", "enum", "const")
 _ASSERTIONS = _NEVER | _TYPED | {*_ALONE, "type"}
 
-_FORMATS = frozenset({"duration", "email", "ipv4", "ipv6", "uuid"})
+_FORMATS = frozenset({"uuid"})
+"""Others it takes too widely: dates that no month has, addresses with zeros in front."""
 _LARGEST = 2**53
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -108,15 +109,16 @@ def _has_type(value: object, node: Schema) -> bool:
 
 
 def _inexact_string(node: Schema) -> str | None:
+    # A string with a length may have control characters, which JSON has not.
+    for keyword in ("maxLength", "minLength"):
+        if keyword in node:
+            return keyword
     pattern, format_ = node.get("pattern"), node.get("format")
-    sized = "minLength" in node or "maxLength" in node
     if pattern is not None and (
-        sized or format_ is not None or not (isinstance(pattern, str) and is_plain(pattern, in_json=True))
+        format_ is not None or not (isinstance(pattern, str) and is_plain(pattern, in_json=True))
     ):
         return "pattern"
-    if format_ is not None and (sized or format_ not in _FORMATS):
-        return "format"
-    return None
+    return "format" if format_ is not None and format_ not in _FORMATS else None
 
 
 def _inexact_number(node: Schema) -> str | None:

@@ -31,6 +31,8 @@ class Constraint:
 
     param: str
     spec: GrammarSpec
+    whitespace_param: str | None = None
+    """The one that ``spec.whitespace`` came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ def constraint_of(body: StructuredRequest, available: Collection[str]) -> Constr
     kind, value = _asked(body, param)
     if param == "response_format" and kind is GrammarKind.JSON_SCHEMA and body.response_format is not None:
         param = "response_format.json_schema.schema" if body.response_format.json_schema else param
-    return Constraint(param, _spec(param, kind, value, wish))
+    whitespace_param = body.whitespace_pattern[0] if body.whitespace_pattern else None
+    return Constraint(param, _spec(param, kind, value, wish), whitespace_param)
 
 
 def _wish(body: StructuredRequest, available: Collection[str]) -> _Wish:

@@ -7,6 +7,7 @@ from worker_process import card_of_fleet, workers
 
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.event import Delta, Failed, Finished, FinishReason, PromptScored, Started
+from headrace_shared.protocol.grammar import GrammarKind, GrammarSpec
 
 
 async def test_a_request_is_answered_from_started_to_finished_with_its_usage(valkey_url: str) -> None:
@@ -113,3 +114,13 @@ async def _until_idle(client: object, name: str) -> None:
             if all(state.running == 0 and state.waiting == 0 for state in states):
                 return
             await asyncio.sleep(0.05)
+
+
+async def test_the_simulated_engine_refuses_a_grammar(valkey_url: str) -> None:
+    with workers(valkey_url, 1):
+        async with queue_client(valkey_url) as client:
+            card = await card_of_fleet(client.presence, 1)
+            events = await client.run(generate_job(card.queue, "g", grammar=GrammarSpec(GrammarKind.REGEX, "a")))
+    assert card.grammar_backends == ()
+    assert isinstance(events[-1], Failed)
+    assert events[-1].code is ErrorCode.INVALID_REQUEST

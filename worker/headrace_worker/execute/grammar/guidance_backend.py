@@ -72,9 +72,24 @@ class _Tokens:
         self.eos_token_id = vocabulary.eos_token_ids[0]
         self.bos_token_id = None
 
-    def __call__(self, _text: bytes) -> list[int]:
-        """Only asked for tokens that a grammar forces, which we do not use."""
-        return []
+        self._ids = {
+            token: token_id
+            for token_id, token in reversed(list(enumerate(vocabulary.tokens)))
+            if token and token_id not in vocabulary.special_ids
+        }
+        self._longest = max(map(len, self._ids), default=0)
+
+    def __call__(self, text: bytes) -> list[int]:
+        """Any tokens that make up the text: the library asks for those of what a grammar forces, to know what may begin it."""
+        ids, place = [], 0
+        while place < len(text):
+            sizes = range(min(self._longest, len(text) - place), 0, -1)
+            size = next((size for size in sizes if text[place : place + size] in self._ids), 0)
+            if not size:
+                return ids
+            ids.append(self._ids[text[place : place + size]])
+            place += size
+        return ids
 
 
 def _grammar(spec: GrammarSpec) -> str:
