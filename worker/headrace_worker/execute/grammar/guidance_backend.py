@@ -81,7 +81,8 @@ class _Tokens:
 
     def __call__(self, text: bytes) -> list[int]:
         """Any tokens that make up the text: the library asks for those of what a grammar forces, to know what may begin it."""
-        ids, place = [], 0
+        ids: list[int] = []
+        place = 0
         while place < len(text):
             sizes = range(min(self._longest, len(text) - place), 0, -1)
             size = next((size for size in sizes if text[place : place + size] in self._ids), 0)
