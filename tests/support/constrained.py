@@ -66,7 +66,7 @@ class ConstrainedEngine:
         self.tokenizer = Tokenizer.from_bytes(backend.to_str().encode())
         self.eos = max(self.tokenizer.special_ids)
         self.vocab_size = self.tokenizer.vocab_size + PADDING
-        self._built = build(_model(folder, self.vocab_size, self.eos), Parts(), blocks=blocks)
+        self._built = build(save_model(folder, self.vocab_size, self.eos), Parts(), blocks=blocks)
         self.compiler = GrammarCompiler(lambda: Vocabulary.of(self.tokenizer, self.vocab_size, frozenset({self.eos})))
         self.preemptions = 0
 
@@ -115,7 +115,8 @@ class ConstrainedEngine:
         return request
 
 
-def _model(folder: Path, vocab_size: int, eos: int) -> Path:
+def save_model(folder: Path, vocab_size: int, eos: int) -> Path:
+    """A random model with so many logits, for a tokenizer that lies elsewhere or beside it."""
     config = AutoConfig.for_model(
         "llama",
         vocab_size=vocab_size,

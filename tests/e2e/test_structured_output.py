@@ -1,0 +1,113 @@
+"""Real models behind real processes: answers that follow a schema, also across the loss of a worker."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import openai
+import pytest
+import tokenizer_families
+from constrained import save_model
+from fleet import ApiProcess, Fleet, fleet_on
+from worker_process import WorkerProcess
+
+from headrace_cli.embedded_redis import EmbeddedRedis
+
+MODEL = "constrained"
+SCHEMA = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": 2,
+    "items": {
+        "type": "object",
+        "properties": {"id": {"type": "integer", "minimum": 1000, "maximum": 9999}, "kind": {"enum": ["cat", "dog"]}},
+        "required": ["id", "kind"],
+    },
+}
+HELLO = [{"role": "user", "content": "hello"}]
+
+COMPACT = "auto:disable-any-whitespace"
+WORKERS: list[WorkerProcess] = []
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model with a tokenizer and a template, as a hub would have it."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = tokenizer_families.FAMILIES["qwen"]()
+    end = "<|im_end|>"
+    save_model(folder, tokenizer.get_vocab_size(), tokenizer.token_to_id(end))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with EmbeddedRedis(tmp_path_factory.mktemp("valkey")) as server, fleet_on(server.url) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def api(system: Fleet, folder: Path) -> ApiProcess:
+    _worker(system, folder)
+    node = system.api(no_worker_grace_s=90)
+    node.wait_until_ready()
+    return node
+
+
+def _worker(system: Fleet, folder: Path) -> None:
+    settings = {"engine": "torch", "device": "cpu", "threads": 1, "kv_cache_memory": "64MiB"}
+    WORKERS.append(system.worker(model=str(folder), served_model_name=MODEL, **settings))
+
+
+def _ask(api: ApiProcess, **fields: object) -> str:
+    answer = api.client().chat.completions.create(
+        model=MODEL,
+        messages=HELLO,
+        max_tokens=900,
+        seed=4,
+        extra_body=fields,  # type: ignore[arg-type]
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    return answer.choices[0].message.content or ""
+
+
+def test_every_kind_of_constraint_holds(api: ApiProcess) -> None:
+    wrapped = {"type": "json_schema", "json_schema": {"name": "pets", "schema": SCHEMA, "strict": True}}
+    for fields in ({"response_format": wrapped}, {"guided_json": SCHEMA, "guided_decoding_backend": "guidance"}):
+        jsonschema.validate(json.loads(_ask(api, **fields)), SCHEMA)
+    assert _ask(api, guided_choice=["yes", "no"]) in ("yes", "no")
+    assert len(_ask(api, guided_regex="[0-9]{5}")) == 5
+    assert _ask(api, guided_grammar='root ::= "a" "b"') == "ab"
+
+
+def test_what_only_a_worker_finds_out_is_refused_too(api: ApiProcess) -> None:
+    tag = {"type": "structural_tag", "format": {"type": "tag", "begin": "<a>"}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        _ask(api, response_format=tag)
+    assert caught.value.param == "response_format"
+
+
+def test_an_answer_goes_on_when_its_worker_is_lost(system: Fleet, api: ApiProcess, folder: Path) -> None:
+    wish = {"guided_json": {**SCHEMA, "minItems": 22, "maxItems": 24}, "guided_decoding_backend": COMPACT}
+    whole = _ask(api, **wish)
+    chunks = api.client().chat.completions.create(
+        model=MODEL, messages=HELLO, max_tokens=900, seed=4, stream=True, extra_body=wish  # type: ignore[arg-type]
+    )  # fmt: skip
+    text, killed_s = "", 0.0
+    for number, chunk in enumerate(chunks):
+        text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
+        if number == 5:
+            killed_s = time.monotonic()
+            WORKERS.pop().kill()
+            _worker(system, folder)
+    assert text == whole
+    # The rest came from the new worker, which needs a while to load its model.
+    assert time.monotonic() - killed_s > 1
