@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 from constrained import Answered, Asked, ConstrainedEngine, spec_of
 
@@ -174,6 +175,24 @@ def test_every_family_of_tokenizers_can_be_constrained(tmp_path: Path, family: s
         for text in only(engine.run(asked)):
             jsonschema.validate(json.loads(text), PERSON)
     engine.compiler.close()
+
+
+@pytest.mark.parametrize("backend", [GrammarBackend.XGRAMMAR, GrammarBackend.GUIDANCE])
+def test_an_answer_whose_grammar_wants_what_no_token_has_is_cut_off(
+    engine: ConstrainedEngine, backend: GrammarBackend
+) -> None:
+    vocabulary = Vocabulary.of(engine.tokenizer, engine.vocab_size, frozenset({engine.eos}))
+    without_z = [b"" if b"z" in token else token for token in vocabulary.tokens]
+    compiler = GrammarCompiler(lambda: replace(vocabulary, tokens=without_z))
+    spec = GrammarSpec(GrammarKind.REGEX, "a[bc]z", backend)
+    compiled = compiler.compile(spec).result().matcher()
+    for token in engine.tokenizer.encode("ab", add_special_tokens=False):
+        compiled.accept(token)
+    bitmask = np.zeros((1, -(-engine.vocab_size // 32)), dtype=np.int32)
+    compiled.fill(bitmask, 0)
+    assert compiled.broken
+    assert np.flatnonzero(np.unpackbits(bitmask.view(np.uint8), bitorder="little")).tolist() == [engine.eos]
+    compiler.close()
 
 
 def test_equal_grammars_are_compiled_once(engine: ConstrainedEngine) -> None:

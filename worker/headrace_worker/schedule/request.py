@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 class Matcher(Protocol):
     """Where one sequence is in its grammar: a pure function of the grammar and the tokens accepted so far."""
 
+    @property
+    def broken(self) -> bool:
+        """The grammar can neither end nor go on: whatever comes now, the answer is not whole."""
+
     def accept(self, token_id: int) -> None:
         """Go on by one token of the output."""
 
@@ -67,6 +71,8 @@ class Sequence:
     """Sequences share cached blocks only when their salts are equal."""
     grammar: Grammar | None = None
     """``sampling.grammar`` compiled; set before the sequence is scheduled."""
+    broken: bool = False
+    """Its grammar is: end-of-text, which is all that may come, cuts it off."""
     prompt_scores: list[TokenLogprob | None] | None = None
     """Log-probabilities of ``token_ids[:len(prompt_scores)]`` so far; None: not wanted, or already reported."""
     num_computed: int = 0

@@ -271,7 +271,7 @@ class Scheduler:
         stopping = sequence.stopping
         if sequence.output_len >= stopping.min_tokens:
             if token_id in self._eos_token_ids and not stopping.ignore_eos:
-                return FinishReason.STOP
+                return FinishReason.LENGTH if sequence.broken else FinishReason.STOP
             if token_id in sequence.stop_token_ids:
                 sequence.stop_reason = token_id
                 return FinishReason.STOP

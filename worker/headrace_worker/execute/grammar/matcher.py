@@ -24,10 +24,7 @@ class CompiledGrammar:
 
 
 class TokenMatcher:
-    """Before the marker everything is allowed, after the grammar's end only end-of-text.
-
-    The same where a library finds no token at all: the vocabulary may have none for what has to come.
-    """
+    """Before the marker everything is allowed; after the grammar's end, and when it is broken, only end-of-text."""
 
     def __init__(self, raw: RawGrammar, vocabulary: Vocabulary, after: bytes | None) -> None:
         self._matcher = raw.matcher()
@@ -36,13 +33,17 @@ class TokenMatcher:
         self._tail = b""
         """The end of the text before the marker, in which it may have begun."""
         self._ended = False
+        self.broken = False
+        """The grammar can neither end nor go on."""
 
     def accept(self, token_id: int) -> None:
         """Go on by one token of the output."""
         if self._after is not None:
             self._look_for(self._after, token_id)
         elif not self._ended:
-            self._ended = token_id in self._vocabulary.eos_token_ids or not self._accept(token_id)
+            self._ended = token_id in self._vocabulary.eos_token_ids
+            if not self._ended and not self._matcher.accept(token_id):
+                self._break("a token is not in the grammar")
 
     def fill(self, bitmask: NDArray[np.int32], row: int) -> None:
         """Set the row of a bitmask [rows, words] to the tokens that may come next."""
@@ -50,9 +51,10 @@ class TokenMatcher:
             bitmask[row] = -1
             return
         if not self._ended and not self._matcher.fill(bitmask, row):
-            log.warning("a grammar became too complex, its answer ends early")
-            self._ended = True
-        if self._ended or not bitmask[row].any():
+            self._break("a grammar became too complex")
+        if not self._ended and not bitmask[row].any():
+            self._break("the vocabulary has no token for what a grammar wants")
+        if self._ended:
             self._only_end(bitmask[row])
 
     def _look_for(self, after: bytes, token_id: int) -> None:
@@ -62,11 +64,9 @@ class TokenMatcher:
             self._after = None
         self._tail = text[-(len(after) - 1) :] if len(after) > 1 else b""
 
-    def _accept(self, token_id: int) -> bool:
-        accepted = self._matcher.accept(token_id)
-        if not accepted:
-            log.warning("a token is not in the grammar, the answer ends", extra={"token": token_id})
-        return accepted
+    def _break(self, reason: str) -> None:
+        log.warning("a constrained answer is cut off", extra={"reason": reason})
+        self._ended = self.broken = True
 
     def _only_end(self, words: NDArray[np.int32]) -> None:
         words[:] = 0

@@ -25,6 +25,7 @@ class _Followed:
             self._matcher.accept(token_id)
         self._accepted = sequence.output_len
         self._matcher.fill(bitmask, row)
+        sequence.broken = self._matcher.broken
 
 
 MatcherCache = WeakKeyDictionary[request.Sequence, _Followed]
