@@ -39,22 +39,18 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _PLAIN = re.compile(
     r"""\^?(?:
         \\[dws] | \\[.+*?()\[\]{}|^$/-] |
-        \[\^?(?:\\[dws.\]-] | [^\\\[\]"^])+\] |
-        \{\d+(?:,\d*)?\} | [^\\\[\]"^${}\x00-\x1f]
+        \[(?:\\[dws.\]-] | [^\\\[\]"^])+\] |
+        \{\d+(?:,\d*)?\} | [^\\\[\]"^${}.\x00-\x1f]
     )*\$?""",
     re.VERBOSE,
 )
-"""No two of the alternatives begin alike, so that no pattern takes long to look at."""
+"""No two of the alternatives begin alike, so that no pattern takes long to look at. There are no dots and no
+classes of all but some characters among them: xgrammar lets them have bytes that are no character."""
 
 
-def is_plain(pattern: str, *, in_json: bool) -> bool:
-    """Whether a regular expression has only what xgrammar reads as everybody else does.
-
-    ``in_json``: it is for the inside of a JSON string, where a line has no end that a dot could stop at.
-    """
+def is_plain(pattern: str) -> bool:
+    """Whether a regular expression has only what xgrammar reads as everybody else does."""
     if "(?" in pattern.replace("(?:", "") or re.search(r"[+*?}]\+", pattern):
-        return False
-    if not in_json and "." in pattern.replace(r"\.", ""):
         return False
     return _PLAIN.fullmatch(pattern) is not None
 
@@ -114,9 +110,7 @@ def _inexact_string(node: Schema) -> str | None:
         if keyword in node:
             return keyword
     pattern, format_ = node.get("pattern"), node.get("format")
-    if pattern is not None and (
-        format_ is not None or not (isinstance(pattern, str) and is_plain(pattern, in_json=True))
-    ):
+    if pattern is not None and (format_ is not None or not (isinstance(pattern, str) and is_plain(pattern))):
         return "pattern"
     return "format" if format_ is not None and format_ not in _FORMATS else None
 

@@ -143,7 +143,7 @@ def _regex_spec(param: str, pattern: str, wish: _Wish) -> GrammarSpec:
     if "\0" in pattern:
         raise _refusal(param, "should not have a NUL character")
     backend = wish.backend
-    if not is_plain(pattern, in_json=False):
+    if not is_plain(pattern):
         if backend is GrammarBackend.XGRAMMAR:
             raise _refusal(param, "the backend xgrammar does not know everything in this pattern; use guidance or auto")
         backend = GrammarBackend.GUIDANCE

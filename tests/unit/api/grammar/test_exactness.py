@@ -61,5 +61,36 @@ def test_ordinary_schemas_are_left_to_xgrammar(schema: Any) -> None:
 @pytest.mark.parametrize("pattern", ["(?:a" * 4000 + "\x01", "[" * 9000, "[a" * 9000, r"\d" * 9000 + '"', "{1" * 9000])
 def test_no_pattern_takes_long_to_look_at(pattern: str) -> None:
     begin = time.monotonic()
-    assert not is_plain(pattern, in_json=True)
+    assert not is_plain(pattern)
     assert time.monotonic() - begin < 1
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^a{1,3}$", "(?:ab|c)+", r"^\d{3}-\d{4}$", "[äöü_.]?", r"v\d\.\d", "^$", "[a-z0-9]*@x"]
+)
+def test_plain_patterns_are_known(pattern: str) -> None:
+    assert is_plain(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        ".",
+        "[^a]",
+        r"\S",
+        "(?i)a",
+        "a$b",
+        "a|^b",
+        r"\bab",
+        r"(a)\1",
+        "a++",
+        '"',
+        r"\\",
+        r"\n",
+        "[[:alpha:]]",
+        r"\p{L}",
+        "(?=a)",
+    ],
+)
+def test_other_patterns_are_left_to_guidance(pattern: str) -> None:
+    assert not is_plain(pattern)
