@@ -30,7 +30,7 @@ class GrammarChecker:
         self._most_bytes = most_bytes
         self._timeout_s = timeout_s
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="grammar")
-        self._kept: OrderedDict[GrammarSpec, str | None] = OrderedDict()
+        self._kept: OrderedDict[bytes, str | None] = OrderedDict()
 
     async def check(self, constraint: Constraint) -> None:
         """Raises InvalidRequestError that says what is wrong with the grammar, and where."""
@@ -41,12 +41,13 @@ class GrammarChecker:
         size = len(spec.source.encode(errors="replace"))
         if size > self._most_bytes:
             raise refuse([Problem(param, f"should have at most {self._most_bytes} bytes, got {size}")])
-        if spec not in self._kept:
-            self._kept[spec] = await self._find(spec)
-        self._kept.move_to_end(spec)
+        digest = spec.digest
+        if digest not in self._kept:
+            self._kept[digest] = await self._find(spec)
+        self._kept.move_to_end(digest)
         while len(self._kept) > _MOST_KEPT:
             self._kept.popitem(last=False)
-        wrong = self._kept[spec]
+        wrong = self._kept[digest]
         if wrong is not None:
             raise refuse([Problem(param, wrong)])
 

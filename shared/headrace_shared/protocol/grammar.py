@@ -1,6 +1,7 @@
 """GrammarSpec: the form that an answer must have."""
 
 import enum
+import hashlib
 
 import msgspec
 
@@ -43,3 +44,8 @@ class GrammarSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """No blanks between JSON tokens."""
     after: str | None = None
     """The grammar begins after the token that completes this text, such as ``</think>``; None: at once."""
+
+    @property
+    def digest(self) -> bytes:
+        """16 bytes, the same for equal specs: what caches go by, since sources can be long."""
+        return hashlib.blake2b(msgspec.msgpack.encode(self), digest_size=16).digest()

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 BACKENDS = (GrammarBackend.XGRAMMAR, GrammarBackend.GUIDANCE)
 _THREADS = 2
-_MOST_KEPT = 256
+_MOST_KEPT = 64
 
 
 class GrammarCompiler:
@@ -32,15 +32,16 @@ class GrammarCompiler:
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="grammar")
         self._lock = threading.Lock()
         self._loading = threading.Lock()
-        self._kept: OrderedDict[GrammarSpec, Future[Grammar]] = OrderedDict()
+        self._kept: OrderedDict[bytes, Future[Grammar]] = OrderedDict()
 
     def compile(self, spec: GrammarSpec) -> Future[Grammar]:
         """The compiled grammar, or GrammarError; equal specs share one. Must not be cancelled."""
+        digest = spec.digest
         with self._lock:
-            found = self._kept.get(spec)
+            found = self._kept.get(digest)
             if found is None:
-                found = self._kept[spec] = self._executor.submit(self._compile, spec)
-            self._kept.move_to_end(spec)
+                found = self._kept[digest] = self._executor.submit(self._compile, spec)
+            self._kept.move_to_end(digest)
             while len(self._kept) > _MOST_KEPT:
                 self._kept.popitem(last=False)
         return found
