@@ -43,7 +43,7 @@ class GrammarChecker:
             raise refuse([Problem(param, f"should have at most {self._most_bytes} bytes, got {size}")])
         digest = spec.digest
         if digest not in self._kept:
-            self._kept[digest] = await self._find(spec)
+            self._kept[digest] = await self._find(constraint)
         self._kept.move_to_end(digest)
         while len(self._kept) > _MOST_KEPT:
             self._kept.popitem(last=False)
@@ -54,12 +54,13 @@ class GrammarChecker:
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _find(self, spec: GrammarSpec) -> str | None:
+    async def _find(self, constraint: Constraint) -> str | None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, self._problem, spec)
+                return await asyncio.get_running_loop().run_in_executor(self._executor, self._problem, constraint.spec)
         except TimeoutError:
-            return "is too complex: it takes too long to compile"
+            # Not kept: it may only have been a busy moment.
+            raise refuse([Problem(constraint.param, "is too complex: it takes too long to compile")]) from None
 
     def _problem(self, spec: GrammarSpec) -> str | None:
         match spec.kind:
