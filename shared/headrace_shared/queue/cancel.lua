@@ -10,7 +10,7 @@ redis.call('HSET', key, 'cancel', ARGV[2])
 if h[1] == 'R' then
   local lease = redis.call('ZSCORE', BASE .. 'wk', h[3])
   if lease and tonumber(lease) > now then
-    redis.call('PUBLISH', BASE .. 'ctl:' .. h[3], rid)
+    redis.call('SPUBLISH', BASE .. 'ctl:' .. h[3], rid)
     return 2
   end
   -- Its worker is dead, and there may be no other that would reap it.

@@ -48,5 +48,5 @@ if ARGV[15] ~= '' then
   redis.call('PERSIST', idem)
 end
 -- Workers drain a queue that is not empty without being told; waking them for each request would be a stampede.
-if tonumber(counts[1] or '0') == 0 then redis.call('PUBLISH', BASE .. 'bell', '') end
+if tonumber(counts[1] or '0') == 0 then redis.call('SPUBLISH', BASE .. 'bell', '') end
 return answer(0, counts)

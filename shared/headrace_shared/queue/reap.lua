@@ -75,5 +75,5 @@ if redis.call('EXISTS', own) == 0 then
 else
   more = true
 end
-if put_back > 0 then redis.call('PUBLISH', BASE .. 'bell', '') end
+if put_back > 0 then redis.call('SPUBLISH', BASE .. 'bell', '') end
 return {put_back, more and 1 or 0}

@@ -103,7 +103,7 @@ end
 local function log_frame(rid, seq, frame)
   redis.call('XADD', BASE .. 'out:' .. rid, seq .. '-0', 'd', frame)
   redis.call('HSET', request_key(rid), 'seq', seq)
-  return redis.call('PUBLISH', BASE .. 'tok:' .. rid, seq .. '|' .. frame)
+  return redis.call('SPUBLISH', BASE .. 'tok:' .. rid, seq .. '|' .. frame)
 end
 
 -- Whatever state it is in, the request is done now. Its terminal frame must be in the log already.

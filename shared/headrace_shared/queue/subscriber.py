@@ -151,8 +151,8 @@ class Subscriber:
         unsubscribe, self._to_unsubscribe = self._to_unsubscribe, {}
         # Without a link nothing is lost: the next one subscribes to all that is wanted.
         if self._link is not None:
-            self._send(b"UNSUBSCRIBE", unsubscribe)
-            self._send(b"SUBSCRIBE", subscribe)
+            self._send(b"SUNSUBSCRIBE", unsubscribe)
+            self._send(b"SSUBSCRIBE", subscribe)
 
     def _send(self, command: bytes, channels: Iterable[bytes]) -> None:
         names = list(channels)
@@ -174,7 +174,7 @@ class Subscriber:
             self._link = link
             try:
                 self._to_subscribe.clear()
-                self._send(b"SUBSCRIBE", self._wanted)
+                self._send(b"SSUBSCRIBE", self._wanted)
                 await self._watch(link)
                 log.warning("lost the subscription to redis, connecting again")
             finally:
@@ -223,9 +223,9 @@ class Subscriber:
     def _on_reply(self, reply: object) -> None:
         if isinstance(reply, list):
             kind, channel = reply[0], reply[1]
-            if kind == b"message":
+            if kind == b"smessage":
                 self._on_message(channel, reply[2])
-            elif kind == b"subscribe" and channel in self._wanted:
+            elif kind == b"ssubscribe" and channel in self._wanted:
                 self._confirm(channel)
         elif self._hello is not None and not self._hello.done():
             if isinstance(reply, Exception):
