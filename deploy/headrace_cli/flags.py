@@ -117,6 +117,20 @@ WORKER_FLAGS = (
     _worker(
         "lease-ms", int, "Silence after which other workers take over this worker's requests (default 3000).", "MS"
     ),
+    _worker(
+        "drain",
+        Literal["handover", "finish"],
+        "What a signal to stop does with running requests: hand them to other workers (default), or finish them.",
+    ),
+    _worker(
+        "drain-timeout-s", float, "How long finishing may take before the rest is handed over (default 300).", "SECONDS"
+    ),
+    _worker(
+        "orphan-grace-s",
+        float,
+        "A request whose tokens nobody has listened to for that long is ended (default 10).",
+        "SECONDS",
+    ),
 )
 
 

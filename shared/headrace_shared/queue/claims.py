@@ -144,9 +144,14 @@ class WorkerQueue:
             answers += [Appended(AppendStatus(flat[i]), flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
         return answers
 
-    async def renew(self) -> None:
-        """Keep the lease while there is nothing to say."""
-        await self._run(Script.APPEND, self._worker_id, self._lease_ms)
+    async def renew(self) -> dict[str, AppendStatus]:
+        """Keep the lease while there is nothing to say.
+
+        Returns the requests of this worker that it has to end, with CANCELLED or DEADLINE: their next frame would be
+        refused, but in a long prefill there is none, and the control message may have been lost.
+        """
+        flat = await self._run(Script.APPEND, self._worker_id, self._lease_ms)
+        return {flat[i].decode(): AppendStatus(flat[i + 1]) for i in range(0, len(flat), 2)}
 
     async def release(self) -> int:
         """Hand back every request this worker owns; others continue them. Returns how many."""

@@ -55,6 +55,11 @@ class Answer:
     def complete(self) -> bool:
         return not self._choices
 
+    @property
+    def used_tokens(self) -> int:
+        """Prompt and everything generated so far, by earlier attempts too: what the tenant has had."""
+        return self._prompt_tokens + self._completion_tokens
+
     def runs(self, choice: int) -> bool:
         """Whether more tokens of that choice are wanted."""
         return choice in self._choices

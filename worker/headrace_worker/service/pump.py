@@ -17,6 +17,7 @@ _CLOSING = {
     AppendStatus.CANCELLED: Failed(ErrorCode.CANCELLED, "the request was cancelled"),
     AppendStatus.DEADLINE: Failed(ErrorCode.DEADLINE_EXCEEDED, "the request's deadline passed"),
 }
+_UNHEARD = Failed(ErrorCode.CANCELLED, "nobody listens")
 
 
 class Pump:
@@ -44,7 +45,7 @@ class Pump:
             answer = Answer(claim, self._tokenizer, self._worker_id)
             request = answer.to_request()
         except ValueError as error:
-            self._fail(claim.request_id, Failed(ErrorCode.INVALID_REQUEST, str(error)))
+            self._outbox.end(claim.request_id, Failed(ErrorCode.INVALID_REQUEST, str(error)), used_tokens=0)
             return
         self._answers[claim.request_id] = answer
         self._outbox.put(claim.request_id, [answer.started()])
@@ -61,16 +62,22 @@ class Pump:
     def deliver(self, report: StepReport) -> None:
         """Turn one engine step into events."""
         for request_id, reason in report.refused:
-            self._fail(request_id, Failed(ErrorCode.INVALID_REQUEST, reason))
+            self._answers.pop(request_id, None)
+            self._outbox.end(request_id, Failed(ErrorCode.INVALID_REQUEST, reason), used_tokens=0)
         for output in report.outputs:
             answer = self._answers.get(output.request_id)
             if answer is not None:
                 self._deliver(answer, output)
 
-    def cancel(self, request_id: str) -> None:
-        """Stop a request that its client gave up."""
+    def give_up(self, request_id: str, status: AppendStatus) -> None:
+        """Stop a request that its client gave up, or whose deadline has passed; one that has ended stays as it is."""
         if request_id in self._answers:
-            self._end_early(request_id, AppendStatus.CANCELLED)
+            self._end_early(request_id, _CLOSING[status])
+
+    def unheard(self, request_id: str) -> None:
+        """Stop a request whose answer nobody listens to: see ``Outbox``."""
+        if request_id in self._answers:
+            self._end_early(request_id, _UNHEARD)
 
     def lost(self, request_id: str, status: AppendStatus) -> None:
         """The log refused a frame: see ``Outbox``."""
@@ -79,7 +86,8 @@ class Pump:
             self._engine.abort(request_id)
             self._answers.pop(request_id, None)
         else:
-            self._end_early(request_id, status)
+            # Even when it has ended here: its closing event may have been refused as well.
+            self._end_early(request_id, _CLOSING[status])
 
     def abandon_all(self) -> None:
         """Forget every request, for another worker to continue."""
@@ -101,7 +109,7 @@ class Pump:
 
     def _close(self, answer: Answer) -> None:
         closing = answer.finished()
-        self._outbox.put(answer.request_id, [closing], final=True)
+        self._outbox.end(answer.request_id, closing, answer.used_tokens)
         self._answers.pop(answer.request_id, None)
         log.info(
             "request finished",
@@ -112,11 +120,8 @@ class Pump:
             },
         )
 
-    def _end_early(self, request_id: str, status: AppendStatus) -> None:
-        log.info("request ended early", extra={"request_id": request_id, "why": status.name.lower()})
+    def _end_early(self, request_id: str, failure: Failed) -> None:
+        log.info("request ended early", extra={"request_id": request_id, "why": failure.message})
         self._engine.abort(request_id)
-        self._fail(request_id, _CLOSING[status])
-
-    def _fail(self, request_id: str, failure: Failed) -> None:
-        self._answers.pop(request_id, None)
-        self._outbox.put(request_id, [failure], final=True)
+        answer = self._answers.pop(request_id, None)
+        self._outbox.end(request_id, failure, answer.used_tokens if answer else None)

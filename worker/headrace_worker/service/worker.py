@@ -10,9 +10,10 @@ import socket
 from collections.abc import Coroutine
 from typing import Any
 
+from headrace_shared.clock import mono_s
 from headrace_shared.errors import UnavailableError
 from headrace_shared.queue.blobs import BlobStore
-from headrace_shared.queue.claims import ControlKind, WorkerQueue
+from headrace_shared.queue.claims import AppendStatus, ControlKind, WorkerQueue
 from headrace_shared.queue.client import connect
 from headrace_shared.queue.presence import Presence
 from headrace_shared.settings import RedisSettings
@@ -32,6 +33,7 @@ _REDIS_RETRY_S = 1.0
 _CANCEL_AGAIN_S = 0.2
 _LAST_WORDS_S = 2.0
 """How long frames may take to reach the log when the worker leaves."""
+_DRAIN_LOOK_S = 0.05
 
 
 class EngineCrashedError(RuntimeError):
@@ -45,10 +47,11 @@ class Worker:
         self._settings = settings
         self._redis_settings = redis_settings
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._crash: BaseException | None = None
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT.
+        """Serve until SIGTERM or SIGINT, then drain as the settings say; a second signal cuts that short.
 
         Raises EngineSetupError when the model cannot be loaded, EngineCrashedError after a failed step.
         """
@@ -56,7 +59,7 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         setup = await asyncio.to_thread(build_engine, self._settings)
         for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, self._stop.set)
+            asyncio.get_running_loop().add_signal_handler(name, self._on_signal)
         redis = connect(self._redis_settings)
         try:
             await self._serve(setup, redis)
@@ -75,11 +78,11 @@ class Worker:
         queue = WorkerQueue(redis, card.queue, worker_id, settings.lease_ms)
         pump = Pump(_tokenizer(setup), worker_id)
         engine = EngineThread(setup.engine, self._on_report, self._on_crash)
-        outbox = Outbox(queue, pump.lost)
+        outbox = Outbox(queue, pump.lost, pump.unheard, settings.orphan_grace_s)
         pump.connect(engine, outbox)
         presence = Presence(redis)
         state = starting_state(worker_id, card, setup.engine.stats(), settings.max_num_seqs)
-        self._heart = Heart(queue, presence, engine, state, publish)
+        self._heart = Heart(queue, presence, engine, pump, state, publish)
         self._intake = Intake(queue, pump, setup.engine.room())
         self._pump = pump
         engine.start()
@@ -104,10 +107,21 @@ class Worker:
             async with _running({"intake": self._intake.run()}, self._task_failed):
                 await self._stop.wait()
             await heart.drain(card, settings.lease_ms)
+            if settings.drain == "finish":
+                await self._finish_running()
             await self._hand_over(queue, outbox)
         await asyncio.to_thread(engine.stop)
         with contextlib.suppress(UnavailableError):
             await presence.withdraw(worker_id)
+
+    async def _finish_running(self) -> None:
+        log.info("finishing running requests", extra={"running": len(self._pump)})
+        end_s = mono_s() + self._settings.drain_timeout_s
+        while self._pump and self._crash is None and mono_s() < end_s:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_LOOK_S):
+                    await self._hurry.wait()
+                    return
 
     async def _hand_over(self, queue: WorkerQueue, outbox: Outbox) -> None:
         """Give running requests back with their logs; whoever claims them goes on after the last token."""
@@ -123,9 +137,14 @@ class Worker:
     async def _obey(self, queue: WorkerQueue) -> None:
         async for message in queue.control():
             if message.kind is ControlKind.CANCEL:
-                self._pump.cancel(message.request_id)
+                self._pump.give_up(message.request_id, AppendStatus.CANCELLED)
             else:
                 self._intake.ring()
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
 
     def _on_report(self, report: StepReport) -> None:
         # Tokens first: what is delivered here goes out before the intake asks Redis for more.
