@@ -1,5 +1,5 @@
 -- ARGV: rid priority lane cost body timeout_ms('' = none) max_requests max_tokens ttl_ms max_attempts
---   weight aging_ms tenant_requests tenant_tokens idem('' = none) fingerprint
+--   weight aging_ms tenant_requests tenant_tokens idem('' = none) fingerprint ask_id('' = none) ask
 -- Returns {code, requests and tokens queued before, work and busy ms of the pace, request id}. Codes: 0 new, 1 known
 -- already, 2 queue full, 3 tenant's share full (the numbers are its own), 4 and 5 the idempotency key is that of the
 -- request returned, with the same fingerprint and with another one.
@@ -46,6 +46,13 @@ if ARGV[15] ~= '' then
   redis.call('HSET', key, 'idem', ARGV[15])
   redis.call('HSET', idem, 'rid', rid, 'print', ARGV[16])
   redis.call('PERSIST', idem)
+end
+if ARGV[17] ~= '' then
+  local ask = BASE .. 'ask:' .. ARGV[17]
+  redis.call('HSET', key, 'ask', ARGV[17])
+  redis.call('HSETNX', ask, 'ask', ARGV[18])
+  redis.call('HINCRBY', ask, 'open', 1)
+  redis.call('PERSIST', ask)
 end
 -- Workers drain a queue that is not empty without being told; waking them for each request would be a stampede.
 if tonumber(counts[1] or '0') == 0 then redis.call('SPUBLISH', BASE .. 'bell', '') end

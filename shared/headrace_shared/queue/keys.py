@@ -14,6 +14,7 @@ Those of one queue share the base ``hr:{<queue>}:`` and with it a hash slot; the
 ``age``                zset      queued requests -> time of enqueue
 ``pace``               hash      how fast the queue drains, and what the order needs to remember
 ``idem:<digest>``      hash      idempotency key: ``rid`` and ``print`` of the body
+``ask:<id>``           hash      ``ask`` what a client asked for, ``open`` how many of its jobs are not done
 ``due``                zset      queued requests with a deadline -> deadline
 ``req:<rid>``          hash      the request's state (``state.lua``)
 ``body:<rid>``         string    the encoded job, until it is done
@@ -28,7 +29,7 @@ Those of one queue share the base ``hr:{<queue>}:`` and with it a hash slot; the
 =====================  ========  ==============================================================================
 
 All times are Redis' own, in milliseconds. The fleet's keys have the base ``hr:{fleet}:``:
-``leases`` (zset), ``states`` (hash), ``card:<digest>`` and ``blob:<digest>`` (strings).
+``leases`` and ``queues`` (zsets), ``states`` (hash), ``card:<digest>`` and ``blob:<digest>`` (strings).
 """
 
 FLEET = "hr:{fleet}:"
@@ -61,12 +62,20 @@ def body(queue: str, request_id: str) -> str:
     return f"{base(queue)}body:{request_id}"
 
 
+def ask(queue: str, request_id: str) -> str:
+    return f"{base(queue)}ask:{request_id}"
+
+
 def ages(queue: str) -> str:
     return f"{base(queue)}age"
 
 
 def pace(queue: str) -> str:
     return f"{base(queue)}pace"
+
+
+def idempotency(queue: str, digest: str) -> str:
+    return f"{base(queue)}idem:{digest}"
 
 
 def dead_letters(queue: str) -> str:

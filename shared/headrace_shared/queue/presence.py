@@ -75,6 +75,7 @@ class Presence:
             card.digest,
             self._encode(card),
             KEEP_MS,
+            state.queue,
             *digests,
         )
         return [digest.decode() for digest in missing]
@@ -105,6 +106,11 @@ class Presence:
             for digest, card in self._cards.items()
         ]
         return Fleet(sorted(models, key=lambda model: (model.card.name, model.card.digest)))
+
+    async def queues(self) -> list[str]:
+        """Every queue that a worker has announced within the last day, oldest first."""
+        rows: list[bytes] = await run_script(self._redis, Script.QUEUES, keys.FLEET)
+        return [row.decode() for row in rows]
 
     async def _learn(self, digests: list[str]) -> None:
         if not digests:

@@ -22,11 +22,13 @@ class Script(StrEnum):
     REAP = "reap"
     CANCEL = "cancel"
     DESCRIBE = "describe"
+    BACKLOG = "backlog"
     ANNOUNCE = "announce"
     FLEET = "fleet"
+    QUEUES = "queues"
 
 
-_WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET}
+_WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET, Script.QUEUES}
 
 
 def _source(script: Script) -> bytes:

@@ -106,11 +106,17 @@ local function log_frame(rid, seq, frame)
   return redis.call('SPUBLISH', BASE .. 'tok:' .. rid, seq .. '|' .. frame)
 end
 
+-- What was asked for outlives the last of its jobs by as long as that one's log.
+local function close_ask(id, ttl)
+  local ask = BASE .. 'ask:' .. id
+  if redis.call('HINCRBY', ask, 'open', -1) <= 0 then redis.call('PEXPIRE', ask, ttl) end
+end
+
 -- Whatever state it is in, the request is done now. Its terminal frame must be in the log already.
 -- Only an answer is worth coming back to: an idempotency key whose request has none is free again.
 local function finish(rid, now, answered)
   local key = request_key(rid)
-  local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'ttl', 'idem')
+  local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'ttl', 'idem', 'ask')
   leave_lane(h[1], h[2], h[3])
   redis.call('DEL', BASE .. 'body:' .. rid)
   redis.call('HSET', key, 'state', 'D', 'finished', now, 'answered', answered and 1 or 0)
@@ -119,6 +125,7 @@ local function finish(rid, now, answered)
     if answered then redis.call('PEXPIRE', idem, h[4])
     elseif redis.call('HGET', idem, 'rid') == rid then redis.call('DEL', idem) end
   end
+  if h[6] then close_ask(h[6], h[4]) end
   redis.call('PEXPIRE', key, h[4])
   redis.call('PEXPIRE', BASE .. 'out:' .. rid, h[4])
 end
