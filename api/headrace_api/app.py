@@ -89,7 +89,7 @@ async def _services(
         directory = ModelDirectory(Presence(redis), BlobStore(redis), metrics)
         stack.push_async_callback(directory.close)
         await directory.start()
-        hub = StreamHub(redis_settings, redis)
+        hub = StreamHub(redis)
         stack.push_async_callback(hub.close)
         await hub.start()
         dispatcher = Dispatcher(

@@ -115,9 +115,9 @@ async def appends(redis: Redis, batch: int, steps: int) -> None:
     await timed(f"append, {batch} sequences per step, nobody listens", batch * steps, "tokens", say)
 
 
-async def streams(redis: Redis, settings: RedisSettings, batch: int, steps: int) -> None:
+async def streams(redis: Redis, batch: int, steps: int) -> None:
     """Worker and reader share this process and its event loop."""
-    hub = StreamHub(settings, redis)
+    hub = StreamHub(redis)
     await hub.start()
     await redis.flushall()
     readers = [await hub.open(QUEUE, f"r{number}") for number in range(batch)]
@@ -171,7 +171,7 @@ async def run(url: str, count: int) -> None:
     for batch, steps in ((1, 1000), (8, 500), (32, 300), (128, 150)):
         await appends(redis, batch, steps)
     for batch, steps in ((1, 500), (32, 200), (200, 100)):
-        await streams(redis, settings, batch, steps)
+        await streams(redis, batch, steps)
     await log_memory(redis)
     await redis.aclose()
 

@@ -18,7 +18,6 @@ from headrace_shared.protocol.codec import ProtocolVersionError, decode_frame, d
 from headrace_shared.protocol.event import Delta, Event, Failed, Finished
 from headrace_shared.protocol.job import Job
 from headrace_shared.queue import keys
-from headrace_shared.queue.client import Endpoint
 from headrace_shared.queue.scripts import Script, run_script
 from headrace_shared.queue.subscriber import Subscriber
 from headrace_shared.queue.token_log import TokenLog
@@ -191,7 +190,7 @@ class WorkerQueue:
         def on_subscribed(channel: bytes) -> None:
             on_message(bell, b"")
 
-        subscriber = Subscriber(Endpoint.of_client(self._redis), on_message, on_subscribed)
+        subscriber = Subscriber(self._redis, on_message, on_subscribed)
         subscriber.want(bell, control)
         await subscriber.start()
         try:

@@ -83,9 +83,10 @@ class Presence:
     async def withdraw(self, worker_id: str) -> None:
         """Be gone at once."""
         async with reaching(self._redis):
-            pipeline = self._redis.pipeline(transaction=True)
-            pipeline.zrem(keys.fleet_leases(), worker_id)
+            # In this order: a lease without a state ends by itself.
+            pipeline = self._redis.pipeline(transaction=False)
             pipeline.hdel(keys.fleet_states(), worker_id)
+            pipeline.zrem(keys.fleet_leases(), worker_id)
             await pipeline.execute()
 
     async def fleet(self) -> Fleet:

@@ -46,8 +46,8 @@ def worker(make_worker: MakeWorker) -> WorkerQueue:
 
 
 @pytest.fixture
-async def hub(settings: RedisSettings, redis: Redis) -> AsyncIterator[StreamHub]:
-    hub = StreamHub(settings, redis)
+async def hub(redis: Redis) -> AsyncIterator[StreamHub]:
+    hub = StreamHub(redis)
     await hub.start()
     yield hub
     await hub.close()

@@ -16,7 +16,6 @@ from headrace_shared.queue.claims import Claim, FrameOut, WorkerQueue
 from headrace_shared.queue.hub import StreamHub
 from headrace_shared.queue.requests import RequestQueue
 from headrace_shared.queue.stream import ResultStream
-from headrace_shared.settings import RedisSettings
 
 ALL = 10**9
 
@@ -314,8 +313,8 @@ async def test_many_streams_are_opened_with_few_commands(hub: StreamHub, redis: 
     assert await subscribers(redis, "r499") == 1
 
 
-async def test_closing_the_hub_ends_its_streams(settings: RedisSettings, redis: Redis) -> None:
-    hub = StreamHub(settings, redis)
+async def test_closing_the_hub_ends_its_streams(redis: Redis) -> None:
+    hub = StreamHub(redis)
     await hub.start()
     stream = await hub.open(QUEUE, "r")
     reader = asyncio.create_task(stream.next_frames())

@@ -6,14 +6,17 @@ import pytest
 from pydantic import ValidationError
 
 from headrace_shared.queue import keys, scripts
-from headrace_shared.queue.client import Endpoint, connect
+from headrace_shared.queue.client import connect, topology_of
 from headrace_shared.queue.requests import QueueLimits
 from headrace_shared.queue.scripts import Script
+from headrace_shared.queue.topology import Endpoint
 from headrace_shared.settings import QueueSettings, RedisSettings
 
 
 def endpoint(url: str) -> Endpoint:
-    return Endpoint.of_settings(RedisSettings(url=url))
+    home = topology_of(connect(RedisSettings(url=url))).home(b"any")
+    assert home is not None
+    return home
 
 
 def test_every_part_of_an_address_is_understood() -> None:
