@@ -30,6 +30,7 @@ Those of one queue share the base ``hr:{<queue>}:`` and with it a hash slot; the
 
 All times are Redis' own, in milliseconds. The fleet's keys have the base ``hr:{fleet}:``:
 ``leases`` and ``queues`` (zsets), ``states`` (hash), ``card:<digest>`` and ``blob:<digest>`` (strings).
+A tenant's rates are the hash ``hr:{rate:<digest>}``.
 """
 
 FLEET = "hr:{fleet}:"
@@ -104,6 +105,11 @@ def card(digest: str) -> str:
 
 def blob(digest: str) -> str:
     return f"{FLEET}blob:{digest}"
+
+
+def rate(digest: str) -> str:
+    """What one tenant has used of its rates; a slot of its own."""
+    return f"hr:{{rate:{digest}}}"
 
 
 def fleet_leases() -> str:

@@ -113,6 +113,16 @@ class Presence:
         rows: list[bytes] = await run_script(self._redis, Script.QUEUES, keys.FLEET)
         return [row.decode() for row in rows]
 
+    async def card(self, digest: str) -> ModelCard | None:
+        """A card that was announced within the last day, by its digest; None when it is not known."""
+        async with reaching(self._redis):
+            data = await self._redis.get(keys.card(digest))
+        try:
+            return None if data is None else self._decode_card(data)
+        except msgspec.DecodeError as error:
+            log.warning("undecodable model card", extra={"digest": digest, "error": str(error)})
+            return None
+
     async def _learn(self, digests: list[str]) -> None:
         if not digests:
             return

@@ -26,9 +26,10 @@ class Script(StrEnum):
     ANNOUNCE = "announce"
     FLEET = "fleet"
     QUEUES = "queues"
+    RATE_LIMIT = "rate_limit"
 
 
-_WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET, Script.QUEUES}
+_WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET, Script.QUEUES, Script.RATE_LIMIT}
 
 
 def _source(script: Script) -> bytes:
