@@ -67,3 +67,25 @@ class QueueSettings(BaseSettings):
         ge=0,
         description="What has waited longer than this gets every eighth turn, whatever its priority; 0: never.",
     )
+
+
+class TracingSettings(BaseSettings):
+    """Whether traces are wanted: the part of OpenTelemetry's own variables that is not left to its SDK."""
+
+    model_config = SettingsConfigDict(env_prefix="OTEL_", frozen=True, extra="forbid", env_ignore_empty=True)
+
+    exporter_otlp_endpoint: str | None = Field(default=None, description="Base URL of a collector; none: no traces.")
+    exporter_otlp_traces_endpoint: str | None = Field(default=None, description="The same, for traces alone, in full.")
+    exporter_otlp_protocol: str = Field(default="http/protobuf", description="Only http/protobuf is supported.")
+    exporter_otlp_traces_protocol: str | None = Field(default=None, description="The same, for traces alone.")
+    traces_exporter: str = Field(default="otlp", description="`otlp`, or `none` for no traces.")
+    sdk_disabled: bool = Field(default=False, description="No traces, whatever else is set.")
+
+    @property
+    def enabled(self) -> bool:
+        named = self.exporter_otlp_endpoint or self.exporter_otlp_traces_endpoint
+        return bool(named) and "otlp" in self.traces_exporter.split(",") and not self.sdk_disabled
+
+    @property
+    def protocol(self) -> str:
+        return self.exporter_otlp_traces_protocol or self.exporter_otlp_protocol

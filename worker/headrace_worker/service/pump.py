@@ -8,6 +8,7 @@ from headrace_shared.queue.claims import AppendStatus, Claim
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.schedule.plan import SequenceOutput
 from headrace_worker.service.answer import Answer
+from headrace_worker.service.attempt_span import AttemptSpans
 from headrace_worker.service.bridge import EngineThread, StepReport
 from headrace_worker.service.outbox import Outbox
 
@@ -23,9 +24,10 @@ _UNHEARD = Failed(ErrorCode.CANCELLED, "nobody listens")
 class Pump:
     """Owns the answers in the making. All methods run on the event loop."""
 
-    def __init__(self, tokenizer: Tokenizer, worker_id: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, worker_id: str, spans: AttemptSpans) -> None:
         self._tokenizer = tokenizer
         self._worker_id = worker_id
+        self._spans = spans
         self._answers: dict[str, Answer] = {}
         self._engine: EngineThread
         self._outbox: Outbox
@@ -41,10 +43,11 @@ class Pump:
     def accept(self, claim: Claim) -> None:
         """Begin, or continue, a claimed request."""
         self._outbox.open(claim)
+        answer = Answer(claim, self._tokenizer, self._worker_id, self._spans.start(claim))
         try:
-            answer = Answer(claim, self._tokenizer, self._worker_id)
             request = answer.to_request()
         except ValueError as error:
+            answer.leave(ErrorCode.INVALID_REQUEST)
             self._outbox.end(claim.request_id, Failed(ErrorCode.INVALID_REQUEST, str(error)), used_tokens=0)
             return
         self._answers[claim.request_id] = answer
@@ -62,7 +65,7 @@ class Pump:
     def deliver(self, report: StepReport) -> None:
         """Turn one engine step into events."""
         for request_id, reason in report.refused:
-            self._answers.pop(request_id, None)
+            self._leave(request_id, ErrorCode.INVALID_REQUEST)
             self._outbox.end(request_id, Failed(ErrorCode.INVALID_REQUEST, reason), used_tokens=0)
         for output in report.outputs:
             answer = self._answers.get(output.request_id)
@@ -84,7 +87,7 @@ class Pump:
         if status is AppendStatus.FENCED:
             log.warning("request lost to another worker", extra={"request_id": request_id})
             self._engine.abort(request_id)
-            self._answers.pop(request_id, None)
+            self._leave(request_id, "fenced")
         else:
             # Even when it has ended here: its closing event may have been refused as well.
             self._end_early(request_id, _CLOSING[status])
@@ -94,7 +97,7 @@ class Pump:
         for request_id in list(self._answers):
             self._engine.abort(request_id)
             self._outbox.close(request_id)
-        self._answers.clear()
+            self._leave(request_id, "handed over")
 
     def _deliver(self, answer: Answer, output: SequenceOutput) -> None:
         events = answer.feed(output)
@@ -110,7 +113,7 @@ class Pump:
     def _close(self, answer: Answer) -> None:
         closing = answer.finished()
         self._outbox.end(answer.request_id, closing, answer.used_tokens)
-        self._answers.pop(answer.request_id, None)
+        self._leave(answer.request_id, "finished")
         log.info(
             "request finished",
             extra={
@@ -123,5 +126,12 @@ class Pump:
     def _end_early(self, request_id: str, failure: Failed) -> None:
         log.info("request ended early", extra={"request_id": request_id, "why": failure.message})
         self._engine.abort(request_id)
-        answer = self._answers.pop(request_id, None)
+        answer = self._leave(request_id, failure.code)
         self._outbox.end(request_id, failure, answer.used_tokens if answer else None)
+
+    def _leave(self, request_id: str, outcome: str) -> Answer | None:
+        """Forget an answer; None when there was none any more."""
+        answer = self._answers.pop(request_id, None)
+        if answer is not None:
+            answer.leave(outcome)
+        return answer

@@ -17,8 +17,10 @@ from headrace_shared.queue.claims import AppendStatus, ControlKind, WorkerQueue
 from headrace_shared.queue.client import connect
 from headrace_shared.queue.presence import Presence
 from headrace_shared.settings import RedisSettings
+from headrace_shared.telemetry.tracing import setup_tracing
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.engine.build import EngineSetup, build_engine
+from headrace_worker.service.attempt_span import AttemptSpans
 from headrace_worker.service.beat import Heart, starting_state
 from headrace_worker.service.bridge import EngineThread, StepReport
 from headrace_worker.service.card import publish_card
@@ -60,11 +62,14 @@ class Worker:
         setup = await asyncio.to_thread(build_engine, self._settings)
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, self._on_signal)
+        self._tracing = setup_tracing("headrace-worker")
         redis = connect(self._redis_settings)
         try:
             await self._serve(setup, redis)
         finally:
             await redis.aclose()
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.close)
         if self._crash is not None:
             raise EngineCrashedError("the engine crashed, see the log above") from self._crash
 
@@ -76,7 +81,7 @@ class Worker:
             return
         worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         queue = WorkerQueue(redis, card.queue, worker_id, settings.lease_ms)
-        pump = Pump(_tokenizer(setup), worker_id)
+        pump = Pump(_tokenizer(setup), worker_id, AttemptSpans(self._tracing, card.name, worker_id))
         engine = EngineThread(setup.engine, self._on_report, self._on_crash)
         outbox = Outbox(queue, pump.lost, pump.unheard, settings.orphan_grace_s)
         pump.connect(engine, outbox)
