@@ -20,7 +20,6 @@ from headrace_shared.settings import QueueSettings, RedisSettings
 from headrace_worker.settings import WorkerSettings
 
 DOCS = Path(__file__).parent
-FLAGS = (*flags.API_FLAGS, *flags.WORKER_FLAGS, *flags.logging_flags("API", "WORKER"), flags.REDIS_FLAG)
 SECTIONS: list[tuple[str, type[BaseSettings], str]] = [
     ("Redis", RedisSettings, "Read by API nodes and workers."),
     ("Queue", QueueSettings, "Read by API nodes and workers."),
@@ -67,7 +66,7 @@ def _setting_row(settings: type[BaseSettings], name: str, field: FieldInfo) -> s
         if isinstance(alias, AliasChoices)
         else f"{settings.model_config['env_prefix']}{name.upper()}"
     )
-    flag = next((f for f in FLAGS if variable in f.variables), None)
+    flag = next((f for f in flags.ALL_FLAGS if variable in f.variables), None)
     option = f"`--{flag.name}`" if flag else "`MODEL`" if variable == "HEADRACE_WORKER_MODEL" else ""
     default = "required" if field.is_required() else _default(field.default)
     return _row(f"`{variable}`", option, default, field.description or "")
