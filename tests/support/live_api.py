@@ -77,3 +77,14 @@ def data_lines(text: str) -> Iterator[str]:
     for line in text.split("\n"):
         if line.startswith("data: "):
             yield line.removeprefix("data: ")
+
+
+def sse_events(text: str) -> list[tuple[str, str]]:
+    """The id and the data of each event of an SSE body; comments are left out."""
+    found = []
+    for block in text.split("\n\n")[:-1]:
+        if block.startswith(":"):
+            continue
+        head, data = block.split("\n")
+        found.append((head.removeprefix("id: "), data.removeprefix("data: ")))
+    return found
