@@ -67,6 +67,11 @@ class QueueSettings(BaseSettings):
         ge=0,
         description="What has waited longer than this gets every eighth turn, whatever its priority; 0: never.",
     )
+    affinity_hold_ms: int = Field(
+        default=25,
+        ge=0,
+        description="How long the next request is kept for a worker that has its prompt's beginning cached; 0: not.",
+    )
 
 
 class TracingSettings(BaseSettings):

@@ -111,6 +111,8 @@ class WorkerQueue:
         self._lease_ms = lease_ms
         self._log = TokenLog(redis)
         self._nonce = secrets.token_hex(8)
+        self.ask_again_s: float | None = None
+        """Set by each claim: after how many seconds to claim again, because what comes next is held for another worker."""
         self._calm_s = 0.0  # nobody is declared dead before this time
 
     async def claim(self, want: int, max_cost_tokens: int) -> list[Claim]:
@@ -121,9 +123,10 @@ class WorkerQueue:
         """
         if want <= 0:
             return []
-        rows = await self._run(
+        again_ms, *rows = await self._run(
             Script.CLAIM, self._worker_id, self._nonce, want, max_cost_tokens, self._lease_ms, _DEADLINE
         )
+        self.ask_again_s = again_ms / 1000 if again_ms > 0 else None
         claims = [claim for row in rows if (claim := await self._read(row)) is not None]
         # Only now: had the reply or a log been lost, the same nonce would bring the same requests again.
         self._nonce = secrets.token_hex(8)

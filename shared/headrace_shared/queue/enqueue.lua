@@ -1,12 +1,13 @@
 -- ARGV: rid priority lane cost body timeout_ms('' = none) max_requests max_tokens ttl_ms max_attempts
 --   weight aging_ms tenant_requests tenant_tokens idem('' = none) fingerprint ask_id('' = none) ask
+--   affinity(digests, comma between) hold_ms
 -- Returns {code, requests and tokens queued before, work and busy ms of the pace, request id}. Codes: 0 new, 1 known
 -- already, 2 queue full, 3 tenant's share full (the numbers are its own), 4 and 5 the idempotency key is that of the
 -- request returned, with the same fingerprint and with another one.
 local rid, priority, lane, cost, timeout = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[6]
 local key = request_key(rid)
 local counts = redis.call('HMGET', BASE .. 'cnt', 'requests', 'tokens')
-local pace = redis.call('HMGET', BASE .. 'pace', 'work', 'busy', 'aging')
+local pace = redis.call('HMGET', BASE .. 'pace', 'work', 'busy', 'aging', 'hold')
 
 local function answer(code, held, owner)
   return {code, tonumber(held[1] or '0'), tonumber(held[2] or '0'), pace[1] or '0', pace[2] or '0', owner or rid}
@@ -37,7 +38,8 @@ local entry, ticket = enter_lane(rid, priority, lane, lane, cost, now)
 redis.call('HSET', key, 'state', 'Q', 'priority', priority, 'lane', lane, 'tenant', lane, 'entry', entry, 'cost', cost,
   'epoch', 0, 'seq', 0, 'lost', 0, 'max', ARGV[10], 'ttl', ARGV[9], 'enqueued', now, 'ticket', ticket)
 if ARGV[11] ~= '1' then redis.call('HSET', key, 'weight', ARGV[11]) end
-if (pace[3] or '0') ~= ARGV[12] then set_pace('aging', ARGV[12]) end
+if ARGV[19] ~= '' then redis.call('HSET', key, 'affinity', ARGV[19]) end
+if (pace[3] or '0') ~= ARGV[12] or (pace[4] or '0') ~= ARGV[20] then set_pace('aging', ARGV[12], 'hold', ARGV[20]) end
 if timeout ~= '' then
   redis.call('HSET', key, 'deadline', now + timeout)
   redis.call('ZADD', BASE .. 'due', now + timeout, rid)

@@ -14,6 +14,7 @@ Those of one queue share the base ``hr:{<queue>}:`` and with it a hash slot; the
 ``age``                zset      queued requests -> time of enqueue
 ``pace``               hash      how fast the queue drains, and what the order needs to remember
 ``idem:<digest>``      hash      idempotency key: ``rid`` and ``print`` of the body
+``aff:<digest>``       string    the worker that has served a prompt with this beginning lately
 ``ask:<id>``           hash      ``ask`` what a client asked for, ``open`` how many of its jobs are not done
 ``due``                zset      queued requests with a deadline -> deadline
 ``req:<rid>``          hash      the request's state (``state.lua``)
@@ -65,6 +66,11 @@ def body(queue: str, request_id: str) -> str:
 
 def ask(queue: str, request_id: str) -> str:
     return f"{base(queue)}ask:{request_id}"
+
+
+def affinity_name(digest: bytes) -> str:
+    """What stands for a digest in ``aff:<digest>``; it is a hint, so that half of it is enough."""
+    return digest[:8].hex()
 
 
 def ages(queue: str) -> str:

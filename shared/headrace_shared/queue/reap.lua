@@ -17,12 +17,14 @@ local function bury(rid, h)
   end_with(rid, h[2], ARGV[5])
 end
 
-local function put_back_request(rid)
+-- Two more losses convict a suspect, and it is never held beside another one: the innocent are not convicted with it.
+local function put_back_request(rid, lost, max)
   local key = request_key(rid)
+  local lane = lost >= math.max(max - 2, 1) and SUSPECTS or CONTINUATION
   local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'tenant', 'cost', 'enqueued', 'deadline')
   leave_lane(h[1], h[2], h[3])
-  local entry = enter_lane(rid, h[1], CONTINUATION, h[4], h[5], h[6])
-  redis.call('HSET', key, 'state', 'O', 'lane', CONTINUATION, 'entry', entry)
+  local entry = enter_lane(rid, h[1], lane, h[4], h[5], h[6])
+  redis.call('HSET', key, 'state', 'O', 'lane', lane, 'entry', entry)
   if h[7] then redis.call('ZADD', BASE .. 'due', h[7], rid) end
   put_back = put_back + 1
 end
@@ -36,7 +38,7 @@ local function take_from_victim(rid)
   count_running(-1)
   if h[6] then end_with(rid, h[2], ARGV[6])
   elseif tonumber(h[4]) >= tonumber(h[5]) then bury(rid, h)
-  else put_back_request(rid) end
+  else put_back_request(rid, tonumber(h[4]), tonumber(h[5])) end
 end
 
 local function expire_queued()

@@ -45,6 +45,7 @@ class QueueLimits:
     tenant_max_tokens: int | None = None
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
     aging_ms: int = 0
+    affinity_hold_ms: int = 25
 
     @classmethod
     def of_settings(cls, settings: QueueSettings) -> "QueueLimits":
@@ -157,6 +158,8 @@ class RequestQueue:
             idempotency.fingerprint if idempotency else "",
             ask.request_id if ask else "",
             encode_ask(ask) if ask else "",
+            ",".join(map(keys.affinity_name, header.affinity)),
+            limits.affinity_hold_ms,
         )
         result = _ENQUEUE_RESULTS[code]
         if result in (EnqueueResult.FULL, EnqueueResult.TENANT_FULL):

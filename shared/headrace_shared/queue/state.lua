@@ -6,7 +6,9 @@
 --   O  queued again, owner was lost   D  done: the last frame of its log is terminal
 -- Only Redis' clock is read, so that no host's clock matters.
 local BASE = KEYS[1]
+-- Lanes of what is to be continued, first in their level: all tenants' lanes begin with '=', and '~' sorts before '~!'.
 local CONTINUATION = '~'
+local SUSPECTS = '~!'
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -17,6 +19,8 @@ local function request_key(rid) return BASE .. 'req:' .. rid end
 
 local function lane_key(priority, lane) return BASE .. 'q:' .. priority .. ':' .. lane end
 
+local function is_returned(lane) return lane == CONTINUATION or lane == SUSPECTS end
+
 local function count_waiting(requests, tokens)
   redis.call('HINCRBY', BASE .. 'cnt', 'requests', requests)
   redis.call('HINCRBY', BASE .. 'cnt', 'tokens', tokens)
@@ -24,19 +28,19 @@ end
 
 local function count_running(change) return redis.call('HINCRBY', BASE .. 'cnt', 'running', change) end
 
--- One request more (sign 1) or less (-1) that waits for this tenant, on this priority.
-local function count_share(sign, priority, tenant, cost)
+-- What waits for this tenant.
+local function count_share(requests, tenant, tokens)
   local tenants = BASE .. 'tenants'
-  redis.call('HINCRBY', tenants, 't' .. tenant, sign * cost)
-  if redis.call('HINCRBY', tenants, 'r' .. tenant, sign) <= 0 then
+  redis.call('HINCRBY', tenants, 't' .. tenant, tokens)
+  if redis.call('HINCRBY', tenants, 'r' .. tenant, requests) <= 0 then
     redis.call('HDEL', tenants, 'r' .. tenant, 't' .. tenant)
   end
-  return redis.call('HINCRBY', BASE .. 'level:' .. priority, sign > 0 and 'in' or 'out', 1)
 end
 
 local function stop_waiting(rid, priority, tenant, cost)
   count_waiting(-1, -cost)
-  count_share(-1, priority, tenant, cost)
+  count_share(-1, tenant, -cost)
+  redis.call('HINCRBY', BASE .. 'level:' .. priority, 'out', 1)
   redis.call('ZREM', BASE .. 'age', rid)
   redis.call('ZREM', BASE .. 'due', rid)
 end
@@ -56,7 +60,7 @@ local function rest_lane(priority, lane)
   if redis.call('EXISTS', lanes) == 0 then
     redis.call('ZREM', BASE .. 'prios', priority)
     redis.call('DEL', BASE .. 'rest:' .. priority, BASE .. 'vtime:' .. priority, BASE .. 'level:' .. priority)
-  elseif lane ~= CONTINUATION then
+  elseif not is_returned(lane) then
     redis.call('ZADD', BASE .. 'rest:' .. priority, served, lane)
   end
 end
@@ -66,7 +70,7 @@ local function join_order(priority, lane)
   local lanes = BASE .. 'lanes:' .. priority
   if redis.call('ZSCORE', lanes, lane) then return end
   local start = '-inf'
-  if lane ~= CONTINUATION then
+  if not is_returned(lane) then
     local stood = redis.call('ZSCORE', BASE .. 'rest:' .. priority, lane) or '0'
     start = math.max(tonumber(redis.call('GET', BASE .. 'vtime:' .. priority) or '0'), tonumber(stood))
     redis.call('ZREM', BASE .. 'rest:' .. priority, lane)
@@ -84,7 +88,8 @@ local function enter_lane(rid, priority, lane, tenant, cost, enqueued)
   join_order(priority, lane)
   redis.call('ZADD', BASE .. 'age', enqueued, rid)
   count_waiting(1, cost)
-  local ticket = count_share(1, priority, tenant, cost)
+  count_share(1, tenant, cost)
+  local ticket = redis.call('HINCRBY', BASE .. 'level:' .. priority, 'in', 1)
   return redis.call('XADD', key, '*', 'r', rid, 'c', cost), ticket
 end
 

@@ -96,7 +96,7 @@ class Protocol(RuleBasedStateMachine):
     @rule(worker=workers, want=st.integers(1, 3), heard=st.booleans())
     def claim(self, worker: str, want: int, heard: bool) -> None:
         """``heard`` False: the reply is lost, and the next claim of this worker repeats the nonce."""
-        rows = self.call(Script.CLAIM, worker, self.nonces[worker], want, 10**9, LEASE_MS, FAILED)
+        _, *rows = self.call(Script.CLAIM, worker, self.nonces[worker], want, 10**9, LEASE_MS, FAILED)
         got = [(row[0].decode(), int(row[1])) for row in rows]
         self.model.dead.discard(worker)
         if worker in self.unheard:
@@ -116,10 +116,11 @@ class Protocol(RuleBasedStateMachine):
 
     def take(self, worker: str, want: int, got: list[str]) -> None:
         self.end_expired()
-        ready = [rid for rid, request in self.model.waiting().items() if not request.expired]
-        assert len(got) == min(want, len(ready))
+        ready = [request for request in self.model.open_to(worker).values() if not request.expired]
+        suspects = sum(self.model.is_suspect(request) for request in ready)
+        assert len(got) == min(want, len(ready) - max(suspects - 1, 0))
         for rid in got:
-            assert self.model.may_be_next(rid)
+            assert self.model.may_be_next(rid, worker)
             self.model.claim(rid, worker)
 
     def end_expired(self) -> None:
