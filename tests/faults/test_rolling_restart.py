@@ -5,13 +5,16 @@ import itertools
 import random
 from dataclasses import dataclass, field
 
+import httpx
 import pytest
+from eventually import eventually
 from fleet import ApiProcess, Fleet, fleet_on
 from openai import AsyncOpenAI
 from worker_process import WorkerProcess
 
 MODEL = "simulated"
 WORKERS, NODES, USERS, SEEDS = 3, 2, 24, 40
+DRAIN_DELAY_S = 2.0
 Answer = tuple[str, tuple[tuple[str, str | None], ...]]
 """Usage, and each choice's text and finish reason."""
 
@@ -67,13 +70,23 @@ async def _replace_workers(fleet: Fleet, workers: list[WorkerProcess], watch: Ap
         await asyncio.to_thread(watch.wait_until_ready, 1, WORKERS)
 
 
+async def _until_out_of_rotation(node: ApiProcess) -> None:
+    """What a balancer's health check does; meanwhile requests still come."""
+    async with httpx.AsyncClient(base_url=node.url) as checks:
+
+        async def met() -> bool:
+            return (await checks.get("/ready")).status_code == 503
+
+        await eventually(met)
+
+
 async def _replace_nodes(fleet: Fleet, balancer: Balancer) -> None:
     for old in list(balancer.nodes):
-        balancer.nodes.remove(old)
-        await asyncio.sleep(0.5)  # for those that have chosen it and not reached it yet
         old.process.terminate()
+        await _until_out_of_rotation(old)
+        balancer.nodes.remove(old)
         assert await asyncio.to_thread(old.process.wait, 30) in (0, -15)
-        new = fleet.api()
+        new = fleet.api(drain_delay_s=DRAIN_DELAY_S)
         await asyncio.to_thread(new.wait_until_ready, 1, WORKERS)
         balancer.nodes.append(new)
 
@@ -82,7 +95,7 @@ async def _replace_nodes(fleet: Fleet, balancer: Balancer) -> None:
 def test_a_rolling_restart_of_everything_loses_and_changes_nothing(valkey_url: str) -> None:
     with fleet_on(valkey_url) as fleet:
         workers = [fleet.worker(simulated_step_ms=5) for _ in range(WORKERS)]
-        balancer = Balancer([fleet.api() for _ in range(NODES)])
+        balancer = Balancer([fleet.api(drain_delay_s=DRAIN_DELAY_S) for _ in range(NODES)])
         for node in balancer.nodes:
             node.wait_until_ready(workers=WORKERS)
 
