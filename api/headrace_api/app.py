@@ -33,6 +33,7 @@ from headrace_shared.queue.hub import StreamHub
 from headrace_shared.queue.presence import Presence
 from headrace_shared.queue.rates import Rates
 from headrace_shared.queue.requests import QueueLimits, RequestQueue
+from headrace_shared.queue.server_check import checking_server
 from headrace_shared.settings import QueueSettings, RedisSettings
 
 CLIENT_CLOSED_REQUEST = 499
@@ -98,6 +99,7 @@ async def _services(
     async with AsyncExitStack() as stack:
         redis = connect(redis_settings)
         stack.push_async_callback(redis.aclose)
+        await stack.enter_async_context(checking_server(redis))
         tokenizers = TokenizerPool(settings.tokenizer_threads)
         stack.callback(tokenizers.close)
         directory = ModelDirectory(Presence(redis), BlobStore(redis), metrics)

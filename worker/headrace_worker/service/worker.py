@@ -16,6 +16,7 @@ from headrace_shared.queue.blobs import BlobStore
 from headrace_shared.queue.claims import AppendStatus, ControlKind, WorkerQueue
 from headrace_shared.queue.client import connect
 from headrace_shared.queue.presence import Presence
+from headrace_shared.queue.server_check import checking_server
 from headrace_shared.settings import RedisSettings
 from headrace_shared.telemetry.tracing import setup_tracing
 from headrace_shared.text.tokenizer import Tokenizer
@@ -65,7 +66,8 @@ class Worker:
         self._tracing = setup_tracing("headrace-worker")
         redis = connect(self._redis_settings)
         try:
-            await self._serve(setup, redis)
+            async with checking_server(redis):
+                await self._serve(setup, redis)
         finally:
             await redis.aclose()
             if self._tracing is not None:
