@@ -11,9 +11,17 @@ local function end_with(rid, seq, frame)
   finish(rid, now, false)
 end
 
+-- With what is needed to enqueue it again, and the last frames, each under its number, to see how it died.
 local function bury(rid, h)
-  local body = redis.call('GET', BASE .. 'body:' .. rid) or ''
-  redis.call('XADD', BASE .. 'dlq', 'MAXLEN', '~', 10000, '*', 'r', rid, 'worker', victim, 'lost', h[4], 'seq', h[2], 'body', body)
+  local key = request_key(rid)
+  local kept = redis.call('HMGET', key, 'ttl', 'weight')
+  local entry = {'r', rid, 'worker', victim, 'lost', h[4], 'max', h[5], 'seq', h[2], 'ttl', kept[1],
+    'weight', kept[2] or '1', 'body', redis.call('GET', BASE .. 'body:' .. rid) or ''}
+  for _, frame in ipairs(redis.call('XREVRANGE', BASE .. 'out:' .. rid, '+', '-', 'COUNT', 8)) do
+    entry[#entry + 1] = frame[1]:match('^%d+')
+    entry[#entry + 1] = frame[2][2]
+  end
+  redis.call('XADD', BASE .. 'dlq', 'MAXLEN', '~', 10000, '*', unpack(entry))
   end_with(rid, h[2], ARGV[5])
 end
 

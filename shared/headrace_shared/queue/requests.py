@@ -30,7 +30,7 @@ from headrace_shared.settings import QueueSettings
 
 _MAX_PRIORITY = 2**53 - 1
 """Redis orders by doubles; beyond this two priorities could become one."""
-_NO_LIMIT = 2**53 - 1
+NO_LIMIT = 2**53 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,44 @@ _ENQUEUE_RESULTS = (
 _CANCEL_OUTCOMES = (CancelOutcome.GONE, CancelOutcome.CANCELLED, CancelOutcome.REQUESTED, CancelOutcome.HEARD)
 
 
+def enqueue_args(
+    job: Job,
+    limits: QueueLimits,
+    idempotency: IdempotencyKey | None = None,
+    ask: Ask | None = None,
+    dead_letter: str = "",
+) -> list[bytes | str | int]:
+    """The arguments of enqueue.lua. Raises DeadlineExceededError when the deadline has passed."""
+    header = job.header
+    # Sent as a duration: this host's clock may differ from Redis', which judges the deadline.
+    timeout_ms = header.deadline_ms - wall_ms() if header.deadline_ms is not None else None
+    if timeout_ms is not None and timeout_ms <= 0:
+        raise DeadlineExceededError("the request's deadline has passed")
+    return [
+        header.request_id,
+        header.priority,
+        keys.tenant_lane(header.tenant),
+        header.cost_tokens,
+        encode_job(job),
+        "" if timeout_ms is None else timeout_ms,
+        limits.max_requests,
+        limits.max_tokens,
+        limits.replay_ttl_s * 1000,
+        limits.max_attempts,
+        f"{limits.tenant_weights.get(header.tenant, 1.0):.12g}",
+        limits.aging_ms,
+        limits.tenant_max_requests or NO_LIMIT,
+        limits.tenant_max_tokens or NO_LIMIT,
+        idempotency.digest(header.tenant) if idempotency else "",
+        idempotency.fingerprint if idempotency else "",
+        ask.request_id if ask else "",
+        encode_ask(ask) if ask else "",
+        ",".join(map(keys.affinity_name, header.affinity)),
+        limits.affinity_hold_ms,
+        dead_letter,
+    ]
+
+
 class RequestQueue:
     """Every method may be called again after a failure. Raises UnavailableError when Redis is away."""
 
@@ -131,35 +169,8 @@ class RequestQueue:
             raise InvalidRequestError(
                 f"priority must be between -{_MAX_PRIORITY} and {_MAX_PRIORITY}", param="priority"
             )
-        # Sent as a duration: this host's clock may differ from Redis', which judges the deadline.
-        timeout_ms = header.deadline_ms - wall_ms() if header.deadline_ms is not None else None
-        if timeout_ms is not None and timeout_ms <= 0:
-            raise DeadlineExceededError("the request's deadline has passed")
-        limits = self._limits
         code, requests, tokens, work, busy, request_id = await run_script(
-            self._redis,
-            Script.ENQUEUE,
-            keys.base(header.queue),
-            header.request_id,
-            header.priority,
-            keys.tenant_lane(header.tenant),
-            header.cost_tokens,
-            encode_job(job),
-            "" if timeout_ms is None else timeout_ms,
-            limits.max_requests,
-            limits.max_tokens,
-            limits.replay_ttl_s * 1000,
-            limits.max_attempts,
-            f"{limits.tenant_weights.get(header.tenant, 1.0):.12g}",
-            limits.aging_ms,
-            limits.tenant_max_requests or _NO_LIMIT,
-            limits.tenant_max_tokens or _NO_LIMIT,
-            idempotency.digest(header.tenant) if idempotency else "",
-            idempotency.fingerprint if idempotency else "",
-            ask.request_id if ask else "",
-            encode_ask(ask) if ask else "",
-            ",".join(map(keys.affinity_name, header.affinity)),
-            limits.affinity_hold_ms,
+            self._redis, Script.ENQUEUE, keys.base(header.queue), *enqueue_args(job, self._limits, idempotency, ask)
         )
         result = _ENQUEUE_RESULTS[code]
         if result in (EnqueueResult.FULL, EnqueueResult.TENANT_FULL):
