@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from headrace_cli import flags, folders, models, servers
+from headrace_cli.dlq import commands as dlq
 from headrace_cli.errors import EXIT_INTERRUPTED, CliError
 from headrace_cli.terminal import Terminal
 
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(dlq.app, name="dlq")
 
 _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8000
