@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from headrace_cli.errors import CliError
 from headrace_cli.main import app
 from headrace_shared.model_card import ModelCard
-from headrace_shared.protocol.event import Delta, Started
+from headrace_shared.protocol.event import Delta, Event, Started
 from headrace_shared.queue.claims import FrameOut, WorkerQueue
 from headrace_shared.queue.client import connect
 from headrace_shared.queue.presence import Presence, WorkerState
@@ -57,7 +57,7 @@ async def _bury(url: str, *request_ids: str) -> None:
             await requests.enqueue(generate_job(CARD.queue, request_id, tenant="ann", prompt_tokens=3))
             doomed = WorkerQueue(redis, CARD.queue, f"doomed-{request_id}", lease_ms=50)
             (claim,) = await doomed.claim(1, 1000)
-            said = [Started("doomed"), Delta(0, [7], "seven")]
+            said: list[Event] = [Started("doomed"), Delta(0, [7], "seven")]
             await doomed.append([FrameOut(request_id, claim.epoch, claim.seq + 1, said)])
             await asyncio.sleep(0.06)
             await WorkerQueue(redis, CARD.queue, "reaper").reap()

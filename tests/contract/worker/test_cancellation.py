@@ -1,6 +1,7 @@
 """A cancellation reaches a request wherever it is, and gives its memory back."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from worker_states import until_free, until_running
 from headrace_shared.clock import wall_ms
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.codec import pack_ids
-from headrace_shared.protocol.event import Delta, Event, Failed, Started
+from headrace_shared.protocol.event import Delta, Event, Failed, Finished, Started
 from headrace_shared.protocol.job import GenerateJob
 from headrace_shared.queue import keys
 from headrace_shared.queue.requests import CancelOutcome
@@ -48,9 +49,12 @@ class Running:
         header = self._job.header
         return await self._client.queue.cancel(header.queue, header.request_id, "test")
 
-    async def ending(self, within_s: float) -> Failed:
+    async def over(self, within_s: float) -> None:
         async with asyncio.timeout(within_s):
             await self._task
+
+    async def ending(self, within_s: float) -> Failed:
+        await self.over(within_s)
         assert isinstance(self.events[-1], Failed)
         return self.events[-1]
 
@@ -134,6 +138,33 @@ async def test_decoding_stops_although_the_message_was_lost(valkey_url: str, cli
         await _cancel_unheard(valkey_url, running)
         assert (await running.ending(2)).code is ErrorCode.CANCELLED
         await until_free(client.presence, 2)
+
+
+async def test_at_any_moment_a_request_ends_once_and_leaves_nothing_behind(
+    valkey_url: str, client: QueueClient
+) -> None:
+    moments = random.Random(0)
+    with workers(valkey_url, 2, simulated_step_ms=3, max_num_seqs=8, max_num_batched_tokens=64):
+        card = await card_of_fleet(client.presence, 2)
+
+        async def ask_and_cancel(number: int) -> Failed | Finished:
+            prompt_tokens = moments.choice([10, 500, 2000])
+            job = generate_job(card.queue, f"r{number}", prompt_tokens=prompt_tokens, max_tokens=60, n=1 + number % 2)
+            running = Running(client, job)
+            await asyncio.sleep(moments.uniform(0, 1.5))
+            await running.cancel()
+            await running.over(10)
+            assert sum(isinstance(event, Failed | Finished) for event in running.events) == 1
+            ending = running.events[-1]
+            assert isinstance(ending, Failed | Finished)
+            return ending
+
+        endings = await asyncio.gather(*(ask_and_cancel(number) for number in range(60)))
+        await until_free(client.presence)
+        depth = await client.queue.depth(card.queue)
+    assert (depth.queued_requests, depth.queued_tokens, depth.running) == (0, 0, 0)
+    assert sum(isinstance(ending, Failed) and ending.code is ErrorCode.CANCELLED for ending in endings) > 10
+    assert all(isinstance(ending, Finished) or ending.code is ErrorCode.CANCELLED for ending in endings)
 
 
 async def test_a_tenant_pays_for_what_a_cancelled_request_has_used(valkey_url: str, client: QueueClient) -> None:
