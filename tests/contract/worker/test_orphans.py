@@ -1,11 +1,15 @@
 """Nothing is generated for nobody: what no API node listens to is ended, unless it was sent to run on."""
 
 import asyncio
+import contextlib
+import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
+import httpx
 import pytest
-from fleet import fleet_on
+from fleet import ApiProcess, fleet_on
 from queue_client import QueueClient, generate_job, queue_client
 from worker_process import card_of_fleet, workers
 from worker_states import until_free, until_running
@@ -24,35 +28,65 @@ async def client(valkey_url: str) -> AsyncIterator[QueueClient]:
         yield client
 
 
-async def test_a_killed_api_node_leaves_nothing_running(valkey_url: str, client: QueueClient) -> None:
+async def test_a_killed_api_node_leaves_nothing_running_but_what_was_to_go_on(
+    valkey_url: str, client: QueueClient
+) -> None:
     with fleet_on(valkey_url) as fleet:
         fleet.worker(simulated_step_ms=10, orphan_grace_s=GRACE_S)
-        api = fleet.api()
-        await asyncio.to_thread(api.wait_until_ready)
-        card = await card_of_fleet(client.presence, 1)
-        async with api.async_client() as sdk:
-
-            async def ask(seed: int) -> None:
-                options = {"ignore_eos": True}
-                stream = await sdk.completions.create(
-                    model=MODEL, prompt="go", seed=seed, max_tokens=8000, stream=True, extra_body=options
-                )
-                async for _ in stream:
-                    pass
-
-            asking = [asyncio.create_task(ask(seed)) for seed in range(8)]
-            await client.queue.enqueue(
-                generate_job(card.queue, "detached", max_tokens=500, ignore_eos=True, detached=True)
-            )
-            await until_running(client.presence, 9)
-            api.process.kill()
-            begin = time.monotonic()
-            await until_running(client.presence, 1, GRACE_S + 1)
-            assert time.monotonic() - begin > GRACE_S / 2
-            failures = await asyncio.gather(*asking, return_exceptions=True)
-        assert all(isinstance(failure, Exception) for failure in failures)
-        assert isinstance((await _log(client, card.queue, "detached"))[-1], Finished)
+        victim, other = fleet.api(), fleet.api()
+        for api in (victim, other):
+            await asyncio.to_thread(api.wait_until_ready)
+        asking = [asyncio.create_task(_ask(victim, 8000)) for _ in range(8)]
+        leaving = asyncio.create_task(_ask(victim, 500, {"X-Headrace-On-Disconnect": "continue"}))
+        await until_running(client.presence, 9)
+        victim.process.kill()
+        begin = time.monotonic()
+        await until_running(client.presence, 1, GRACE_S + 1)
+        assert time.monotonic() - begin > GRACE_S / 2
+        broken = await asyncio.gather(*asking)
+        assert not any(answer.whole for answer in broken)
+        begun = await leaving
+        assert not begun.whole
+        rest = _Answer(begun.request_id)
+        async with (
+            httpx.AsyncClient(base_url=other.url, timeout=20, headers={"Last-Event-ID": begun.last_id}) as http,
+            http.stream("GET", f"/v1/requests/{begun.request_id}/stream") as response,
+        ):
+            await rest.read(response)
+        assert rest.whole
+        assert len(begun.text + rest.text) == 500 * len(" word")
         await until_free(client.presence)
+
+
+@dataclass
+class _Answer:
+    request_id: str
+    text: str = ""
+    last_id: str = ""
+    whole: bool = False
+
+    async def read(self, response: httpx.Response) -> None:
+        async for line in response.aiter_lines():
+            name, _, value = line.partition(": ")
+            if name == "id":
+                self.last_id = value
+            elif value == "[DONE]":
+                self.whole = True
+            elif name == "data":
+                self.text += json.loads(value)["choices"][0]["text"]
+
+
+async def _ask(api: ApiProcess, tokens: int, headers: dict[str, str] | None = None) -> _Answer:
+    """Stream an answer of so many tokens until it ends or breaks off."""
+    body = {"model": MODEL, "prompt": "go", "max_tokens": tokens, "ignore_eos": True, "stream": True}
+    async with (
+        httpx.AsyncClient(base_url=api.url, timeout=20) as http,
+        http.stream("POST", "/v1/completions", json=body, headers=headers) as response,
+    ):
+        answer = _Answer(response.headers["x-request-id"])
+        with contextlib.suppress(httpx.TransportError):
+            await answer.read(response)
+    return answer
 
 
 async def test_a_request_that_nobody_ever_listened_to_ends_as_cancelled(valkey_url: str, client: QueueClient) -> None:
