@@ -36,7 +36,9 @@ if full(share, ARGV[13], ARGV[14]) then return answer(3, share) end
 
 local now = now_ms()
 redis.call('SET', BASE .. 'body:' .. rid, ARGV[5])
-local entry, ticket = enter_lane(rid, priority, lane, lane, cost, now)
+local entry, ticket = enter_lane(rid, priority, lane, cost, now)
+redis.call('HSET', BASE .. 'cnt', 'requests', (counts[1] or 0) + 1, 'tokens', (counts[2] or 0) + cost)
+redis.call('HSET', BASE .. 'tenants', 'r' .. lane, (share[1] or 0) + 1, 't' .. lane, (share[2] or 0) + cost)
 redis.call('HSET', key, 'state', 'Q', 'priority', priority, 'lane', lane, 'tenant', lane, 'entry', entry, 'cost', cost,
   'epoch', 0, 'seq', 0, 'lost', 0, 'max', ARGV[10], 'ttl', ARGV[9], 'enqueued', now, 'ticket', ticket)
 if ARGV[11] ~= '1' then redis.call('HSET', key, 'weight', ARGV[11]) end

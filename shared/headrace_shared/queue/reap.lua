@@ -31,7 +31,9 @@ local function put_back_request(rid, lost, max)
   local lane = lost >= math.max(max - 2, 1) and SUSPECTS or CONTINUATION
   local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'tenant', 'cost', 'enqueued', 'deadline')
   leave_lane(h[1], h[2], h[3])
-  local entry = enter_lane(rid, h[1], lane, h[4], h[5], h[6])
+  local entry = enter_lane(rid, h[1], lane, h[5], h[6])
+  count_waiting(1, h[5])
+  count_share(1, h[4], h[5])
   redis.call('HSET', key, 'state', 'O', 'lane', lane, 'entry', entry)
   if h[7] then redis.call('ZADD', BASE .. 'due', h[7], rid) end
   put_back = put_back + 1

@@ -68,7 +68,6 @@ end
 -- Start-time fair queueing: a lane that joins starts at the virtual time, or where it stood when that is later.
 local function join_order(priority, lane)
   local lanes = BASE .. 'lanes:' .. priority
-  if redis.call('ZSCORE', lanes, lane) then return end
   local start = '-inf'
   if not is_returned(lane) then
     local stood = redis.call('ZSCORE', BASE .. 'rest:' .. priority, lane) or '0'
@@ -79,16 +78,16 @@ local function join_order(priority, lane)
   redis.call('ZADD', BASE .. 'prios', priority, priority)
 end
 
--- Returns the id of the new lane entry, and which one it is on its level since that was last empty.
-local function enter_lane(rid, priority, lane, tenant, cost, enqueued)
+-- Returns the id of the new lane entry, and which one it is on its level since that was last empty. The caller counts it.
+local function enter_lane(rid, priority, lane, cost, enqueued)
   local key = lane_key(priority, lane)
-  if redis.call('EXISTS', key) == 0 then
-    redis.call('XGROUP', 'CREATE', key, 'workers', '0', 'MKSTREAM')
+  if not redis.call('ZSCORE', BASE .. 'lanes:' .. priority, lane) then -- so the lane may not exist either
+    if redis.call('EXISTS', key) == 0 then
+      redis.call('XGROUP', 'CREATE', key, 'workers', '0', 'MKSTREAM')
+    end
+    join_order(priority, lane)
   end
-  join_order(priority, lane)
   redis.call('ZADD', BASE .. 'age', enqueued, rid)
-  count_waiting(1, cost)
-  count_share(1, tenant, cost)
   local ticket = redis.call('HINCRBY', BASE .. 'level:' .. priority, 'in', 1)
   return redis.call('XADD', key, '*', 'r', rid, 'c', cost), ticket
 end
