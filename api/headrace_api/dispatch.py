@@ -5,6 +5,9 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import msgspec
 
 from headrace_api.janitor import Janitor
 from headrace_api.metrics import Metrics
@@ -86,13 +89,17 @@ class Dispatcher:
     ) -> "Generation":
         """Listen, then enqueue: nothing that is said can be missed. The caller must ``aclose`` the result.
 
-        A job that is known already is followed from its beginning. Raises KeyTakenError, ConflictError,
+        A job that is known already is followed from its beginning; one that Redis has lost is put there again. Raises KeyTakenError, ConflictError,
         OverloadedError, UnavailableError, DeadlineExceededError.
         """
         stream = await self._hub.open(job.header.queue, job.header.request_id)
+        stream.restore = partial(self._restore, job, ask, idempotency)
         generation = self._begin(job, stream, terms)
+        # The first job brings the body along for all of them.
+        first = job.header.request_id == ask.job_ids[0]
+        kept = ask if first else msgspec.structs.replace(ask, body=b"")
         try:
-            enqueued = await self._queue.enqueue(job, idempotency=idempotency, ask=ask)
+            enqueued = await self._queue.enqueue(job, idempotency=idempotency, ask=kept)
             if enqueued.result is EnqueueResult.ATTACHED:
                 raise KeyTakenError
             if enqueued.result is EnqueueResult.CONFLICT:
@@ -116,6 +123,10 @@ class Dispatcher:
         generation = self._begin(job, stream, terms)
         await generation.replay()
         return generation
+
+    async def _restore(self, job: GenerateJob, ask: Ask, idempotency: IdempotencyKey | None) -> None:
+        """Redis has lost the job. Whichever job comes first, the body must be there again."""
+        await self._queue.enqueue(job, idempotency=idempotency, ask=ask)
 
     def _begin(self, job: GenerateJob, stream: ResultStream, terms: Terms) -> "Generation":
         progress = Progress(self._metrics, terms.model, terms.arrived_s)
@@ -156,6 +167,8 @@ class Generation:
         self.request_id = job.header.request_id
         self.over = False
         """The worker has said its last word, or has never heard of the request."""
+        self.used_tokens: int | None = None
+        """Prompt and answer, once it has finished well."""
         self.served_s = mono_s()
         self.linger_s = terms.linger_s
         self._detached = job.header.detached
@@ -250,6 +263,8 @@ class Generation:
             if not any(isinstance(event, Delta) for event in events):
                 raise self._failed_with(self._failure)
             events.pop()  # The tokens first; the next call raises.
+        if isinstance(last, Finished):
+            self.used_tokens = last.prompt_tokens + last.completion_tokens
         self._progress.saw(events)
         return events
 

@@ -1,10 +1,14 @@
 """RateLimiter: what each tenant has left of its minute, told in the headers that OpenAI's clients know."""
 
+import asyncio
+import logging
 from collections.abc import MutableMapping
 
 from headrace_api.tenants import Caller
-from headrace_shared.errors import RateLimitedError
+from headrace_shared.errors import RateLimitedError, UnavailableError
 from headrace_shared.queue.rates import Allowance, RateDecision, Rates
+
+log = logging.getLogger(__name__)
 
 
 class RateLimiter:
@@ -12,15 +16,16 @@ class RateLimiter:
 
     def __init__(self, rates: Rates) -> None:
         self._rates = rates
+        self._under_way: set[asyncio.Task[None]] = set()
 
-    async def admit(self, caller: Caller, tokens: int, headers: MutableMapping[str, str]) -> None:
+    async def admit(self, caller: Caller, tokens: int, headers: MutableMapping[str, str]) -> int:
         """Charge a request that may take so many tokens, and write down in ``headers`` what is left.
 
-        Raises RateLimitedError when it has to wait, UnavailableError when Redis is away.
+        Returns the tokens that were charged: at most a minute's worth. Raises RateLimitedError when it has to wait, UnavailableError when Redis is away.
         """
         limits = caller.limits
         if limits.requests_per_minute is None and limits.tokens_per_minute is None:
-            return
+            return 0
         decision = await self._charge(caller, tokens)
         for name, allowance in (("requests", decision.requests), ("tokens", decision.tokens)):
             if allowance is not None:
@@ -30,11 +35,20 @@ class RateLimiter:
                 f"The rate limit of {caller.tenant!r} is used up: {_in_words(caller)} per minute.",
                 retry_after_s=decision.wait_ms / 1000,
             )
+        return min(tokens, limits.tokens_per_minute or 0)
 
-    async def give_back(self, caller: Caller, tokens: int) -> None:
-        """Return tokens that were charged and not needed."""
+    def give_back(self, caller: Caller, tokens: int) -> None:
+        """Return tokens that were charged and not needed. Does not wait for Redis."""
         if caller.limits.tokens_per_minute is not None and tokens > 0:
+            task = asyncio.create_task(self._give_back(caller, tokens))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+    async def _give_back(self, caller: Caller, tokens: int) -> None:
+        try:
             await self._charge(caller, -tokens)
+        except UnavailableError:
+            log.warning("tokens could not be given back", extra={"tenant": caller.tenant, "tokens": tokens})
 
     async def _charge(self, caller: Caller, tokens: int) -> RateDecision:
         return await self._rates.charge(

@@ -1,7 +1,7 @@
 """Telling an answer: the events of a request's jobs into a stream's frames, or into one body."""
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -34,7 +34,9 @@ class GenerationStream:
         prepared: Prepared,
         generations: Sequence[Generation],
         services: Services,
+        *,
         after: Sequence[int] | None = None,
+        on_close: Callable[[], None] | None = None,
     ) -> None:
         """``after``: the position from which the client goes on; None: from the beginning."""
         request_id = prepared.ask.request_id
@@ -45,6 +47,7 @@ class GenerationStream:
         self._resume = f"{services.settings.root_path}/v1/requests/{request_id}/stream"
         self._clients = services.metrics.sse_clients
         self._clients.inc()
+        self._on_close = on_close
         self._over = False
 
     async def next_frames(self) -> bytes:
@@ -79,6 +82,8 @@ class GenerationStream:
         await self._merged.aclose()
         for generation in self._generations:
             await generation.aclose()
+        if self._on_close is not None:
+            self._on_close()
 
 
 async def _all_or_none(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, list[Event]], None]:

@@ -6,15 +6,18 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import msgspec
 
 from headrace_api.dispatch import Generation, KeyTakenError, Terms
+from headrace_api.limits import RateLimiter
 from headrace_api.operations.answering import GenerationStream, collect
 from headrace_api.operations.call import Call
 from headrace_api.operations.endpoint import Body, Endpoint, Prepared, Trace
 from headrace_api.operations.services import Services
 from headrace_api.schemas.generation import GenerationRequest
+from headrace_api.tenants import Caller
 from headrace_shared.clock import mono_s, wall_ms, wall_s
 from headrace_shared.errors import ConflictError, UnavailableError
 from headrace_shared.protocol.ask import Ask
@@ -23,13 +26,31 @@ from headrace_shared.queue.requests import IdempotencyKey
 _KEY_TRIES = 3
 
 
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    """A request on the queue. To be settled when its generations are closed."""
+
+    prepared: Prepared
+    generations: list[Generation]
+    caller: Caller
+    charged_tokens: int
+    limiter: RateLimiter
+
+    def settle(self) -> None:
+        """Charge what was used instead of what it might have been."""
+        used = [generation.used_tokens for generation in self.generations]
+        if None not in used:
+            self.limiter.give_back(self.caller, self.charged_tokens - sum(filter(None, used)))
+
+
 async def open_stream(endpoint: Endpoint[Body], body: Body, call: Call, services: Services) -> GenerationStream:
     """Submit, and wait a moment for the first token, so that an early failure is raised here and now.
 
     The caller must ``aclose`` the stream. Raises HeadraceError.
     """
-    prepared, generations = await _submit(endpoint, body, call, services)
-    stream = GenerationStream(prepared, generations, services)
+    submitted = await _submit(endpoint, body, call, services)
+    generations = submitted.generations
+    stream = GenerationStream(submitted.prepared, generations, services, on_close=submitted.settle)
     until_s = mono_s() + services.settings.first_event_wait_s
     try:
         for generation in generations:
@@ -64,17 +85,16 @@ async def whole_answer(
     endpoint: Endpoint[Body], body: Body, call: Call, services: Services
 ) -> AsyncIterator[WholeAnswer]:
     """Submit; what is not finished at the end is cancelled. Raises HeadraceError."""
-    prepared, generations = await _submit(endpoint, body, call, services)
+    submitted = await _submit(endpoint, body, call, services)
     try:
-        yield WholeAnswer(prepared, generations)
+        yield WholeAnswer(submitted.prepared, submitted.generations)
     finally:
-        for generation in generations:
+        for generation in submitted.generations:
             await generation.aclose()
+        submitted.settle()
 
 
-async def _submit(
-    endpoint: Endpoint[Body], body: Body, call: Call, services: Services
-) -> tuple[Prepared, list[Generation]]:
+async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Services) -> _Submitted:
     idempotency = _idempotency(endpoint.name, call)
     for _ in range(_KEY_TRIES):
         held = await _held(idempotency, endpoint.prompts(body), call, services) if idempotency else None
@@ -85,14 +105,15 @@ async def _submit(
             model = services.directory.resolve(body.model)
             ask = _ask(endpoint, body, call)
         prepared = await endpoint.prepare(body, ask, model, Trace(call.traceparent, call.tracestate), services)
+        charged = 0
         if held is None:
-            await services.limiter.admit(call.caller, prepared.cost_tokens, call.answer_headers)
+            charged = await services.limiter.admit(call.caller, prepared.cost_tokens, call.answer_headers)
         linger_s = services.settings.disconnect_linger_s if body.stream else 0.0
         terms = Terms(model.card.name, call.arrived_s, call.timeout_s, linger_s)
         with contextlib.suppress(KeyTakenError):
             generations = await _enqueue(prepared, terms, services, idempotency)
             _tell(call, ask, replay=held is not None)
-            return prepared, generations
+            return _Submitted(prepared, generations, call.caller, charged, services.limiter)
     raise UnavailableError("An earlier request with this Idempotency-Key is just beginning or ending; try again.")
 
 
@@ -100,17 +121,12 @@ async def _enqueue(
     prepared: Prepared, terms: Terms, services: Services, idempotency: IdempotencyKey | None
 ) -> list[Generation]:
     """All or none: when one job is refused, those before it are cancelled."""
-    ask = prepared.ask
-    # The first job brings the body and the key along for all of them.
-    bodiless = msgspec.structs.replace(ask, body=b"")
     generations: list[Generation] = []
     try:
         for job in prepared.jobs:
-            first = not generations
-            submitted = services.dispatcher.submit(
-                job, ask if first else bodiless, terms, idempotency if first else None
-            )
-            generations.append(await submitted)
+            # The first job brings the key along for all of them.
+            key = None if generations else idempotency
+            generations.append(await services.dispatcher.submit(job, prepared.ask, terms, key))
     except BaseException:
         for generation in generations:
             generation.give_up()

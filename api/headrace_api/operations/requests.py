@@ -53,7 +53,7 @@ async def resume(request_id: str, position: tuple[str, str] | None, call: Call, 
             await generation.aclose()
         raise
     call.answer_headers["X-Headrace-Request-Id"] = ask.request_id
-    return GenerationStream(prepared, generations, services, after)
+    return GenerationStream(prepared, generations, services, after=after)
 
 
 async def report(request_id: str, call: Call, services: Services) -> RequestReport:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from eventually import eventually
 from live_api import Api, running_api, sse_events
+from redis.asyncio import Redis
 from scripted_worker import ScriptedWorker, running_worker, say
 
 from headrace_shared.errors import ErrorCode
@@ -278,3 +279,32 @@ async def test_a_failed_stream_tells_its_failure_again(valkey_url: str) -> None:
         assert events[-1][0] == events[-2][0] == events[-3][0]
         for position, (event_id, _) in enumerate(events[:-2]):
             assert await resumed(api, event_id) == events[position + 1 :]
+
+
+async def test_a_stream_goes_on_when_redis_has_lost_everything(valkey_url: str) -> None:
+    async def hangs_at_first(worker: ScriptedWorker, claim: Claim) -> AsyncGenerator[list[Event], None]:
+        count = 0
+        async for events in say(claim.job, "Hello!"):
+            count += 1
+            if count > 3 and len(worker.claims) == 1:
+                await asyncio.Event().wait()
+            yield events
+
+    async with running_worker(valkey_url, script=hangs_at_first) as worker, running_api(valkey_url) as api:
+        undisturbed = asyncio.create_task(stream(api, CHAT, RICH))
+        await eventually(lambda: len(worker.claims) == 1)
+        request_id = worker.claims[0].request_id
+
+        async def spoken() -> bool:
+            return (await api.http.get(f"/v1/requests/{request_id}")).json()["time_to_first_token_ms"] is not None
+
+        await eventually(spoken)
+        await asyncio.sleep(0.1)
+        async with Redis.from_url(valkey_url) as redis:
+            await redis.flushall()
+        response = await undisturbed
+        events = sse_events(response.text)
+        assert [event_id for event_id, _ in events] == [f"{request_id}:{n}" for n in range(1, len(events) + 1)]
+        again = await api.http.get(f"/v1/requests/{request_id}/stream")
+        assert again.text == response.text
+        assert len(worker.claims) == 2
