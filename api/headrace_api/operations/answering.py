@@ -1,7 +1,7 @@
 """Telling an answer: the events of a request's jobs into a stream's frames, or into one body."""
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -12,7 +12,6 @@ from headrace_api.operations.endpoint import Prepared
 from headrace_api.operations.services import Services
 from headrace_api.output.event_ids import EventIds
 from headrace_shared.errors import HeadraceError, InternalError, UnavailableError
-from headrace_shared.protocol.event import Event
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +19,13 @@ log = logging.getLogger(__name__)
 async def collect(prepared: Prepared, generations: Sequence[Generation]) -> msgspec.Struct:
     """Everything to its end. Raises HeadraceError."""
     collector = prepared.collector()
-    async with aclosing(_all_or_none(generations)) as merged:
-        async for prompt, events in merged:
-            collector.feed(prompt, events)
+    try:
+        async with aclosing(merge(generations)) as merged:
+            async for prompt, events in merged:
+                collector.feed(prompt, events)
+    except HeadraceError:
+        _give_up(generations)
+        raise
     return collector.finish()
 
 
@@ -41,7 +44,7 @@ class GenerationStream:
         """``after``: the position from which the client goes on; None: from the beginning."""
         request_id = prepared.ask.request_id
         self._generations = generations
-        self._merged = _all_or_none(generations)
+        self._merged = merge(generations)
         self._ids = EventIds(request_id, len(prepared.jobs), after)
         self._renderer = prepared.renderer(self._ids)
         self._resume = f"{services.settings.root_path}/v1/requests/{request_id}/stream"
@@ -63,6 +66,7 @@ class GenerationStream:
             return self._renderer.finish()
         except HeadraceError as error:
             self._over = True
+            _give_up(self._generations)
             return self._ids.error(error_body(error))
         except Exception:
             log.exception("stream failed")
@@ -86,13 +90,7 @@ class GenerationStream:
             self._on_close()
 
 
-async def _all_or_none(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, list[Event]], None]:
-    """As ``merge``; when one fails, the others are not worth finishing."""
-    try:
-        async with aclosing(merge(generations)) as merged:
-            async for each in merged:
-                yield each
-    except HeadraceError:
-        for generation in generations:
-            generation.give_up()
-        raise
+def _give_up(generations: Sequence[Generation]) -> None:
+    """When one fails, the others are not worth finishing."""
+    for generation in generations:
+        generation.give_up()
