@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from headrace_api.key_file import KeyFile, Priority, Rate
@@ -71,11 +71,13 @@ class ApiSettings(BaseSettings):
     def _split_keys(cls, value: object) -> object:
         return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _is_a_range(self) -> "ApiSettings":
-        if self.priority_min is not None and self.priority_max is not None and self.priority_min > self.priority_max:
-            raise ValueError("priority_min is above priority_max")
-        return self
+    @field_validator("priority_max")
+    @classmethod
+    def _is_a_range(cls, value: int | None, info: ValidationInfo) -> int | None:
+        least = info.data.get("priority_min")
+        if value is not None and least is not None and value < least:
+            raise ValueError("must not be below priority_min")
+        return value
 
     @field_validator("root_path")
     @classmethod
