@@ -1,7 +1,6 @@
 """Streams that are in full flow while something happens to Redis, and must not show it."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -90,26 +89,25 @@ async def hold_streams_through(ends: BothEnds, trouble: Callable[[], Awaitable[o
 
 async def _talk(worker: WorkerQueue, claim: Claim, warm: asyncio.Event, over: asyncio.Event) -> int:
     """As a worker does: what Redis has lost is said again. Returns how many tokens there were."""
-    last = 0
-    seq = 1
-    while seq <= last or not over.is_set() or last < 2 * _WARM_UP:
+    last, seq = 0, 1
+    while True:
+        done = seq > last and over.is_set() and last >= 2 * _WARM_UP
         try:
-            [answer] = await worker.append([FrameOut(claim.request_id, claim.epoch, seq, [token(seq - 1)])])
+            if done:
+                answer = await finish(worker, claim, seq)
+            else:
+                frame = FrameOut(claim.request_id, claim.epoch, seq, [token(seq - 1)])
+                [answer] = await worker.append([frame])
         except UnavailableError:
             await asyncio.sleep(5 * _PACE_S)
             continue
         assert answer.status in (AppendStatus.OK, AppendStatus.DUPLICATE, AppendStatus.GAP), answer
-        last = max(last, answer.seq)
-        seq = answer.seq + 1
+        if done and answer.status is not AppendStatus.GAP:
+            return seq - 1
+        last, seq = max(last, answer.seq), answer.seq + 1
         if seq > _WARM_UP:
             warm.set()
         await asyncio.sleep(_PACE_S)
-    while True:
-        with contextlib.suppress(UnavailableError):
-            answer = await finish(worker, claim, seq)
-            assert answer.status in (AppendStatus.OK, AppendStatus.DUPLICATE), answer
-            return seq - 1
-        await asyncio.sleep(5 * _PACE_S)
 
 
 async def _read(stream: ResultStream) -> tuple[list[Event], float]:
