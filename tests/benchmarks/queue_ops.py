@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -73,12 +74,13 @@ async def enqueue_and_claim(redis: Redis, count: int, tenants: int) -> None:
     print(f"{'memory per queued request (1.2 KB prompt)':<58}{memory:>12,.0f} bytes")
     worker = WorkerQueue(redis, QUEUE, "w", 60_000)
 
-    async def claim(most: int) -> None:
-        for _ in range(most // 8):
-            await worker.claim(8, 10**12)
+    async def claim(most: int, each: int) -> None:
+        for _ in range(most // each):
+            await worker.claim(each, 10**12)
 
-    most = min(count // 2, 20_000)
-    await timed(f"claim, 8 at a time, backlog {count:,}", most, "requests", lambda: claim(most))
+    most = min(count // 4, 19_200)
+    for each in (8, 32):
+        await timed(f"claim, {each} at a time, backlog {count:,}", most, "requests", partial(claim, most, each))
 
 
 async def single_calls(redis: Redis) -> None:

@@ -10,6 +10,7 @@ class ModelRequest:
     priority: int
     tenant: str
     arrival: int
+    ask: str
     state: str = "Q"
     epoch: int = 0
     seq: int = 0
@@ -84,10 +85,17 @@ class QueueModel:
             request.state = "D"
         return 1
 
-    def cancel(self, rid: str) -> int:
+    def unfinished(self, ask: str) -> int:
+        """Of the jobs of one ask."""
+        return sum(r.ask == ask and r.state != "D" for r in self.requests.values())
+
+    def cancel(self, rid: str, *, heard: bool = False) -> int:
+        """``heard``: only the unheard were to be cancelled, and somebody listens to this one."""
         request = self.requests[rid]
         if request.state == "D":
             return 0
+        if heard:
+            return 3
         if request.state == "R" and request.owner not in self.dead:
             request.cancelled = True
             return 2
