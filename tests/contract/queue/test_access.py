@@ -1,4 +1,4 @@
-"""The example configuration of deploy/redis: its two users can do all that is needed, and nothing else."""
+"""The example configuration of deploy/valkey: its two users can do all that is needed, and nothing else."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from headrace_shared.queue.requests import IdempotencyKey
 from headrace_shared.queue.server_check import check_server
 from headrace_shared.settings import RedisSettings
 
-EXAMPLE = Path(__file__).parents[3] / "deploy" / "redis"
+EXAMPLE = Path(__file__).parents[3] / "deploy" / "valkey"
 USERS = {"headrace-api": "api-secret", "headrace-worker": "worker-secret"}
 
 
