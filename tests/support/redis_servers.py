@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import redis
 from redis.crc import key_slot
 
-import redis
 from headrace_cli.embedded_redis import find_server
 from headrace_cli.orphans import die_with_parent
 

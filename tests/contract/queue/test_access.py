@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from eventually import eventually
 from live_api import Api, running_api
 from queue_traffic import QUEUE, make_job
@@ -12,7 +13,6 @@ from redis_servers import RedisServer
 from scripted_worker import ScriptedWorker
 from streams_in_progress import both_ends, one_request
 
-import redis
 from headrace_shared.queue import keys, scripts
 from headrace_shared.queue.client import connect
 from headrace_shared.queue.requests import IdempotencyKey

@@ -10,12 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import redis
 from queue_traffic import QUEUE, make_job
 from redis_servers import RedisServer, running_cluster
 from streams_in_progress import both_ends, hold_streams_through, one_request
 from tcp_proxy import TcpProxy
 
-import redis
 from headrace_shared.errors import UnavailableError
 from headrace_shared.queue import keys
 
