@@ -43,7 +43,8 @@ local function head(lane)
   if lane.at > #lane.entries and not lane.drained then
     local key = lane_key(level.priority, lane.name)
     if not lane.from then
-      local groups = redis.pcall('XINFO', 'GROUPS', key) -- an error when it was deleted by hand
+      local groups = redis.pcall('XINFO', 'GROUPS', key)
+      if groups.err and not groups.err:find('no such key', 1, true) then error(groups.err) end -- else deleted by hand
       for i = 1, #(groups[1] or ''), 2 do
         if groups[1][i] == 'last-delivered-id' then lane.from = groups[1][i + 1] end
       end

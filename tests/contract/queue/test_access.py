@@ -100,6 +100,18 @@ async def test_nothing_that_the_two_sides_do_is_refused(server: RedisServer) -> 
     assert refused <= {b"config|get"}, "the check at the start does without"
 
 
+async def test_a_claim_that_the_server_refuses_strands_nothing(server: RedisServer) -> None:
+    with redis.Redis.from_url(f"redis://admin:admin@127.0.0.1:{server.port}") as admin:
+        async with both_ends(*(url_of(server, user) for user in USERS)) as ends:
+            await ends.requests.enqueue(make_job("r"))
+            admin.execute_command("ACL", "SETUSER", "headrace-worker", "-xinfo|groups")
+            with pytest.raises(redis.ResponseError):
+                await ends.worker.claim(1, 10**9)
+            admin.execute_command("ACL", "SETUSER", "headrace-worker", "+xinfo|groups")
+            [claim] = await ends.worker.claim(1, 10**9)
+            assert claim.request_id == "r"
+
+
 def test_every_command_of_the_scripts_is_allowed_to_somebody() -> None:
     allowed = set(re.findall(r"\+([a-z|]+)", (EXAMPLE / "users.acl").read_text()))
     used = {
