@@ -89,8 +89,8 @@ class Dispatcher:
     ) -> "Generation":
         """Listen, then enqueue: nothing that is said can be missed. The caller must ``aclose`` the result.
 
-        A job that is known already is followed from its beginning; one that Redis has lost is put there again. Raises KeyTakenError, ConflictError,
-        OverloadedError, UnavailableError, DeadlineExceededError.
+        A job that is known already is followed from its beginning; one that Redis has lost is put there again.
+        Raises KeyTakenError, ConflictError, OverloadedError, UnavailableError, DeadlineExceededError.
         """
         stream = await self._hub.open(job.header.queue, job.header.request_id)
         stream.restore = partial(self._restore, job, ask, idempotency)

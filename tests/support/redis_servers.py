@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from ports import free_port
 from redis.crc import key_slot
 
 from headrace_cli.embedded_redis import find_server
@@ -18,16 +18,6 @@ from headrace_cli.orphans import die_with_parent
 
 _IN_MEMORY = ("save ''", "appendonly no")
 SLOTS = 16384
-
-
-def free_port() -> int:
-    """A port that leaves room for a cluster node's bus, which listens 10,000 above it."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 55_536:
-            return port
 
 
 def until(condition: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:

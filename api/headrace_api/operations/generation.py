@@ -97,7 +97,7 @@ async def whole_answer(
 async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Services) -> _Submitted:
     idempotency = _idempotency(endpoint.name, call)
     for _ in range(_KEY_TRIES):
-        held = await _held(idempotency, endpoint.prompts(body), call, services) if idempotency else None
+        held = await _held(idempotency, call, services) if idempotency else None
         if held is not None:
             queue, ask = held
             model = await services.directory.of_queue(queue)
@@ -168,7 +168,7 @@ def _idempotency(endpoint: str, call: Call) -> IdempotencyKey | None:
     return IdempotencyKey(call.idempotency_key, hashlib.sha256(f"{endpoint}\n{canonical}".encode()).hexdigest())
 
 
-async def _held(idempotency: IdempotencyKey, prompts: int, call: Call, services: Services) -> tuple[str, Ask] | None:
+async def _held(idempotency: IdempotencyKey, call: Call, services: Services) -> tuple[str, Ask] | None:
     """What the key's first request asked for, and its queue: that of a model which may have been replaced since.
 
     Raises ConflictError when its body was another one.
@@ -177,10 +177,10 @@ async def _held(idempotency: IdempotencyKey, prompts: int, call: Call, services:
         holder = await services.queue.holder(queue, call.caller.tenant, idempotency)
         if holder is None:
             continue
-        job_id, same_body = holder
+        request_id, same_body = holder
         if not same_body:
             raise ConflictError("Idempotency-Key: was used for a request with another body.", param="Idempotency-Key")
-        ask = await services.queue.ask(queue, job_id.removesuffix("-0") if prompts > 1 else job_id)
+        ask = await services.queue.ask(queue, request_id)
         return None if ask is None else (queue, ask)
     return None
 

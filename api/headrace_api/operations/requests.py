@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from headrace_api.dispatch import Generation, Terms
 from headrace_api.operations.answering import GenerationStream
 from headrace_api.operations.call import Call
@@ -90,20 +92,11 @@ async def _report(queue: str, ask: Ask, services: Services) -> RequestReport:
     jobs = [_job_report(state) for state in states]
     whole = JobReport.of_all(ask.request_id, min((state.phase for state in states), key=_WORST_FIRST.index), jobs)
     return RequestReport(
-        id=ask.request_id,
+        **msgspec.structs.asdict(whole),
         endpoint=ask.endpoint,
         model=model.card.name,
-        status=whole.status,
         created=ask.created,
         priority=ask.priority,
-        ahead=whole.ahead,
-        eta_ms=whole.eta_ms,
-        queued_ms=whole.queued_ms,
-        time_to_first_token_ms=whole.time_to_first_token_ms,
-        total_ms=whole.total_ms,
-        attempts=whole.attempts,
-        lost_workers=whole.lost_workers,
-        cancel_requested=whole.cancel_requested,
         jobs=jobs if len(ask.job_ids) > 1 else [],
     )
 

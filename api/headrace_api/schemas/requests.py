@@ -42,24 +42,14 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class RequestReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a request stands: ``queued``, ``running``, ``resuming``, ``finished`` or ``failed``."""
+class RequestReport(JobReport, frozen=True, kw_only=True):
+    """Where a whole request stands: ``queued``, ``running``, ``resuming``, ``finished`` or ``failed``."""
 
-    id: str
     object: str = "request"
     endpoint: str
     model: str
-    status: str
     created: int
     priority: int
-    ahead: int | None
-    eta_ms: int | None
-    queued_ms: int | None
-    time_to_first_token_ms: int | None
-    total_ms: int | None
-    attempts: int
-    lost_workers: int
-    cancel_requested: bool
     jobs: list[JobReport]
     """One per prompt, when there are several."""
 

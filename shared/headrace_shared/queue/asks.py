@@ -28,16 +28,19 @@ async def find_ask(redis: Redis, queues: Sequence[str], request_id: str) -> tupl
 
 
 async def read_holder(redis: Redis, queue: str, digest: str, fingerprint: str) -> tuple[str, bool] | None:
-    """Which request an idempotency key belongs to, and whether its body had this fingerprint; None: it is free."""
+    """Which request an idempotency key belongs to, and whether its body had this fingerprint; None: it is free.
+
+    The request's id is that of its Ask, or of its job when it has none.
+    """
     async with reaching(redis):
         owner, stored = await redis.hmget(keys.idempotency(queue, digest), ["rid", "print"])  # type: ignore[misc]
         if owner is None:
             return None
-        request_id: str = owner.decode()
-        state, cancel = await redis.hmget(keys.request(queue, request_id), ["state", "cancel"])  # type: ignore[misc]
+        names = ["state", "cancel", "ask"]
+        state, cancel, ask = await redis.hmget(keys.request(queue, owner.decode()), names)  # type: ignore[misc]
     if state is None or cancel is not None:
         return None
-    return request_id, stored == fingerprint.encode()
+    return (ask or owner).decode(), stored == fingerprint.encode()
 
 
 def _decode(request_id: str, data: bytes) -> Ask | None:

@@ -191,7 +191,10 @@ class RequestQueue:
         return await find_ask(self._redis, queues, request_id)
 
     async def holder(self, queue: str, tenant: str, idempotency: IdempotencyKey) -> tuple[str, bool] | None:
-        """Job id that an idempotency key belongs to, and whether its body was the same; None when the key is free."""
+        """The request that an idempotency key belongs to, and whether its body was the same; None: the key is free.
+
+        It is named by its Ask's id, or by its job's when it has none.
+        """
         return await read_holder(self._redis, queue, idempotency.digest(tenant), idempotency.fingerprint)
 
     async def cancel(self, queue: str, request_id: str, reason: str, *, unless_heard: bool = False) -> CancelOutcome:
