@@ -79,8 +79,8 @@ async def enqueue_and_claim(redis: Redis, count: int, tenants: int) -> None:
             await worker.claim(each, 10**12)
 
     most = min(count // 4, 19_200)
-    for each in (8, 32):
-        await timed(f"claim, {each} at a time, backlog {count:,}", most, "requests", partial(claim, most, each))
+    for waiting, each in ((count, 8), (count - most, 32)):
+        await timed(f"claim, {each} at a time, backlog {waiting:,}", most, "requests", partial(claim, most, each))
 
 
 async def single_calls(redis: Redis) -> None:
