@@ -23,6 +23,9 @@ _HEADER = re.compile(
     r"(?:<\|channel\|>(?P<channel>analysis|commentary|final))?\s*(?P<to2>to=\S+?)?\s*(?:<\|constrain\|>\s*\w+)?\s*"
 )
 
+# What an answer that ran out of tokens ends with between two messages: nothing that a client should see.
+_CUT_HEADER = re.compile(r"(?:<\|start\|>(?:assistant)?)?(?:<\|channel\|>(?:analysis|commentary|final)?)?")
+
 
 class _Part(Enum):
     OPENING = auto()  # nothing but white space so far; the prompt has the header's first words
@@ -62,7 +65,7 @@ class HarmonyParser:
     def finish(self) -> list[Piece]:
         rest = self._header + self._text.take()
         self._header = ""
-        if not rest:
+        if not rest or (self._part is _Part.HEADER and _CUT_HEADER.fullmatch(rest)):
             return []
         return [Reasoning(rest) if self._part is _Part.ANALYSIS else Answer(rest)]
 

@@ -67,6 +67,7 @@ ANSWERS = [
     ("openai_gptoss", "<|start|>assistant<|channel|>analysis<|message|>h", "m<|end|>", "m", ""),
     ("openai_gptoss", "", "<|channel|>final <|constrain|>json<|message|>{}", "", "{}"),
     ("openai_gptoss", "", "<|channel|>analysis<|message|>hm<|channel|>final<|message|>4", "hm", "4"),
+    ("openai_gptoss", "", "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final", "hm", ""),
     ("openai_gptoss", "", "4", "", "4"),
     ("openai_gptoss", "", "<|start|>assistant 4<|end|>5", "", "<|start|>assistant 4<|end|>5"),
     ("openai_gptoss", "", "<|channel|>" + "x" * 400, "", "<|channel|>" + "x" * 400),
