@@ -53,7 +53,9 @@ def _fuzz(base_url: str, label: str) -> None:
             if isinstance(case.body, dict):
                 case.body.pop("model", None)  # a random name would end every request at the first check
             response = case.call(timeout=20)
-            assert response.status_code < 500, (case.body, response.text)
+            # A generated timeout can be shorter than any answer takes.
+            late = response.status_code == 504 and isinstance(case.body, dict) and "timeout" in case.body
+            assert late or response.status_code < 500, (case.body, response.text)
             assert response.headers["x-request-id"]
             if response.status_code >= 400:
                 assert set(response.json()["error"]) == {"message", "type", "param", "code"}
