@@ -16,16 +16,16 @@ from pydantic_settings import BaseSettings
 from headrace_api.app import create_app
 from headrace_api.settings import ApiSettings
 from headrace_cli import flags
-from headrace_shared.settings import QueueSettings, RedisSettings
+from headrace_shared.settings import QueueSettings, RedisSettings, TracingSettings
 from headrace_worker.settings import WorkerSettings
 
 DOCS = Path(__file__).parent
-FLAGS = (*flags.API_FLAGS, *flags.WORKER_FLAGS, *flags.logging_flags("API", "WORKER"), flags.REDIS_FLAG)
 SECTIONS: list[tuple[str, type[BaseSettings], str]] = [
     ("Redis", RedisSettings, "Read by API nodes and workers."),
     ("Queue", QueueSettings, "Read by API nodes and workers."),
     ("API node", ApiSettings, "Read by `headrace api` and `headrace serve`."),
     ("Worker", WorkerSettings, "Read by `headrace worker` and `headrace serve`."),
+    ("Traces", TracingSettings, "Read by workers; the rest of OpenTelemetry's variables are left to its SDK."),
 ]
 CONFIGURATION_HEAD = """# Configuration
 
@@ -67,7 +67,7 @@ def _setting_row(settings: type[BaseSettings], name: str, field: FieldInfo) -> s
         if isinstance(alias, AliasChoices)
         else f"{settings.model_config['env_prefix']}{name.upper()}"
     )
-    flag = next((f for f in FLAGS if variable in f.variables), None)
+    flag = next((f for f in flags.ALL_FLAGS if variable in f.variables), None)
     option = f"`--{flag.name}`" if flag else "`MODEL`" if variable == "HEADRACE_WORKER_MODEL" else ""
     default = "required" if field.is_required() else _default(field.default)
     return _row(f"`{variable}`", option, default, field.description or "")

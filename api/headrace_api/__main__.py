@@ -11,6 +11,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from headrace_api.app import create_app
+from headrace_api.drain import Drain
 from headrace_api.settings import ApiSettings
 from headrace_shared.settings import QueueSettings, RedisSettings
 from headrace_shared.telemetry.logs import setup_logging
@@ -28,28 +29,41 @@ def main() -> int:
     # uvicorn raises the signal that stopped it once more when it has ended; that shall count as a clean end.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: sys.exit(0))
-    server = uvicorn.Server(server_config(settings, redis, queue))
+    server = Server(settings, redis, queue)
     server.run()
     return 0 if server.started else 1
 
 
-def server_config(settings: ApiSettings, redis: RedisSettings, queue: QueueSettings) -> uvicorn.Config:
-    """How uvicorn runs the application: logs and access lines are ours, signals are its own."""
-    return uvicorn.Config(
-        create_app(settings, redis, queue),
-        host=settings.host,
-        port=settings.port,
-        uds=settings.uds,
-        root_path=settings.root_path,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
-    )
+class Server(uvicorn.Server):
+    """uvicorn that says so before it stops: balancers need a moment to notice."""
+
+    def __init__(self, settings: ApiSettings, redis: RedisSettings, queue: QueueSettings) -> None:
+        self._drain = Drain()
+        self._drain_delay_s = settings.drain_delay_s
+        # Logs and access lines are ours.
+        config = uvicorn.Config(
+            create_app(settings, redis, queue, self._drain),
+            host=settings.host,
+            port=settings.port,
+            uds=settings.uds,
+            root_path=settings.root_path,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=settings.shutdown_grace_s,
+        )
+        super().__init__(config)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether it is time to accept no more; asked ten times a second."""
+        asked_to = await super().on_tick(counter)
+        if asked_to:
+            self._drain.begin()
+        return asked_to and (self.force_exit or self._drain.lasts(self._drain_delay_s))
 
 
 if __name__ == "__main__":

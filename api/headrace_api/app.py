@@ -6,15 +6,19 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from headrace_api.auth import ApiKeys, BearerAuth
+from headrace_api.backlogs import BacklogGauges
 from headrace_api.directory import ModelDirectory
-from headrace_api.dispatch import Dispatcher, DispatchSettings
-from headrace_api.errors import on_headrace_error, on_http_exception
+from headrace_api.dispatch import Dispatcher
+from headrace_api.drain import Drain
+from headrace_api.errors import on_headrace_error, on_http_exception, on_validation_error
 from headrace_api.grammar.check import GrammarChecker
+from headrace_api.limits import RateLimiter
 from headrace_api.metrics import Metrics
 from headrace_api.middleware import BodyLimit, RequestContext
 from headrace_api.openapi import document
@@ -22,12 +26,15 @@ from headrace_api.operations.services import Services
 from headrace_api.prompt.build import TokenizerPool
 from headrace_api.routes import all_routers
 from headrace_api.settings import ApiSettings
+from headrace_api.tenants import NOBODY, Caller, TenantLimits
 from headrace_shared.errors import HeadraceError
 from headrace_shared.queue.blobs import BlobStore
 from headrace_shared.queue.client import connect
 from headrace_shared.queue.hub import StreamHub
 from headrace_shared.queue.presence import Presence
+from headrace_shared.queue.rates import Rates
 from headrace_shared.queue.requests import QueueLimits, RequestQueue
+from headrace_shared.queue.server_check import checking_server
 from headrace_shared.settings import QueueSettings, RedisSettings
 
 CLIENT_CLOSED_REQUEST = 499
@@ -45,16 +52,23 @@ class Headrace(FastAPI):
 
 
 def create_app(
-    settings: ApiSettings, redis: RedisSettings | None = None, queue: QueueSettings | None = None
+    settings: ApiSettings,
+    redis: RedisSettings | None = None,
+    queue: QueueSettings | None = None,
+    drain: Drain | None = None,
 ) -> FastAPI:
-    """The ASGI application. Needs no Redis to be built or to start: it becomes ready when Redis is there."""
+    """The ASGI application. Needs no Redis to be built or to start: it becomes ready when Redis is there.
+
+    ``drain`` is begun by whoever runs the application, when it is to stop.
+    """
+    drain = drain or Drain()
     redis = redis or RedisSettings()
     limits = QueueLimits.of_settings(queue or QueueSettings())
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _services(settings, redis, limits, metrics) as app.state.services:
+        async with _services(settings, redis, limits, metrics, drain) as app.state.services:
             yield
 
     app = Headrace(
@@ -63,12 +77,13 @@ def create_app(
         description="OpenAI-compatible serving of language models.",
         lifespan=lifespan,
     )
-    keys = ApiKeys(key.get_secret_value() for key in settings.api_keys)
+    keys = ApiKeys.of_settings(settings)
     app.guarded = bool(keys)
     for router in all_routers():
         app.include_router(router)
     app.add_exception_handler(HeadraceError, on_headrace_error)
     app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(ClientDisconnect, _on_client_gone)
     # The one added last is the outermost.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
@@ -79,12 +94,13 @@ def create_app(
 
 @asynccontextmanager
 async def _services(
-    settings: ApiSettings, redis_settings: RedisSettings, limits: QueueLimits, metrics: Metrics
+    settings: ApiSettings, redis_settings: RedisSettings, limits: QueueLimits, metrics: Metrics, drain: Drain
 ) -> AsyncIterator[Services]:
     """Started in this order, and closed in the opposite one."""
     async with AsyncExitStack() as stack:
         redis = connect(redis_settings)
         stack.push_async_callback(redis.aclose)
+        await stack.enter_async_context(checking_server(redis))
         tokenizers = TokenizerPool(settings.tokenizer_threads)
         stack.callback(tokenizers.close)
         grammars = GrammarChecker(settings.max_grammar_bytes, settings.grammar_timeout_s)
@@ -92,19 +108,28 @@ async def _services(
         directory = ModelDirectory(Presence(redis), BlobStore(redis), metrics)
         stack.push_async_callback(directory.close)
         await directory.start()
-        hub = StreamHub(redis_settings, redis)
+        hub = StreamHub(redis)
         stack.push_async_callback(hub.close)
         await hub.start()
-        dispatcher = Dispatcher(
-            hub,
-            RequestQueue(redis, limits),
-            metrics,
-            directory.has_workers,
-            DispatchSettings(settings.request_timeout_s, settings.no_worker_grace_s),
-        )
+        queue = RequestQueue(redis, limits)
+        dispatcher = Dispatcher(hub, queue, metrics, directory.has_workers, settings.no_worker_grace_s)
         stack.push_async_callback(dispatcher.close)
         await dispatcher.start()
-        yield Services(settings, metrics, directory, dispatcher, tokenizers, grammars)
+        gauges = BacklogGauges(queue, directory, metrics)
+        stack.push_async_callback(gauges.close)
+        await gauges.start()
+        yield Services(
+            settings=settings,
+            metrics=metrics,
+            directory=directory,
+            dispatcher=dispatcher,
+            queue=queue,
+            tokenizers=tokenizers,
+            grammars=grammars,
+            limiter=RateLimiter(Rates(redis)),
+            drain=drain,
+            anyone=Caller(NOBODY, TenantLimits.of_settings(settings)),
+        )
 
 
 async def _on_client_gone(_request: Request, _error: Exception) -> Response:

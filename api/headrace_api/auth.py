@@ -2,12 +2,14 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headrace_api.errors import error_response
+from headrace_api.settings import ApiSettings
+from headrace_api.tenants import Caller, TenantLimits, tenant_of_key
 from headrace_shared.errors import UnauthorizedError
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/ping", "/metrics"})
@@ -15,20 +17,31 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/ping", "/metrics"})
 
 
 class ApiKeys:
-    """The accepted keys, kept only as digests."""
+    """The accepted keys, kept only as digests, and whom each of them belongs to."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = tuple(_digest(key) for key in keys)
+    def __init__(self, callers: Mapping[str, Caller]) -> None:
+        self._callers = tuple((_digest(key), caller) for key, caller in callers.items())
+
+    @classmethod
+    def of_settings(cls, settings: ApiSettings) -> "ApiKeys":
+        limits = TenantLimits.of_settings(settings)
+        plain = [key.get_secret_value() for key in settings.api_keys]
+        named = (settings.api_keys_file or {}).items()
+        return cls(
+            {key: Caller.with_key(tenant_of_key(key), limits) for key in plain}
+            | {key.key.get_secret_value(): Caller.with_key(name, limits.refined(key)) for name, key in named}
+        )
 
     def __bool__(self) -> bool:
-        return bool(self._digests)
+        return bool(self._callers)
 
-    def accepts(self, key: str) -> bool:
-        """Whether ``key`` is one of them; takes equally long for every key."""
+    def caller(self, key: str) -> Caller | None:
+        """Whose key it is, None when it is nobody's; takes equally long for every key."""
         digest = _digest(key)
-        found = False
-        for known in self._digests:
-            found |= hmac.compare_digest(digest, known)
+        found = None
+        for known, caller in self._callers:
+            if hmac.compare_digest(digest, known):
+                found = caller
         return found
 
 
@@ -43,7 +56,7 @@ class BearerAuth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._open(scope):
             try:
-                self._check(Headers(scope=scope).get("authorization"))
+                scope.setdefault("state", {})["caller"] = self._caller(Headers(scope=scope).get("authorization"))
             except UnauthorizedError as error:
                 await error_response(error)(scope, receive, send)
                 return
@@ -53,12 +66,14 @@ class BearerAuth:
         path: str = scope["path"].removeprefix(self._root_path)
         return not self._keys or scope["method"] == "OPTIONS" or path in OPEN_PATHS
 
-    def _check(self, authorization: str | None) -> None:
+    def _caller(self, authorization: str | None) -> Caller:
         if authorization is None:
             raise UnauthorizedError("An API key is required: send the header 'Authorization: Bearer KEY'.")
         scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not self._keys.accepts(key.strip()):
+        caller = self._keys.caller(key.strip())
+        if scheme.lower() != "bearer" or caller is None:
             raise UnauthorizedError("The API key is not accepted.")
+        return caller
 
 
 def _digest(key: str) -> bytes:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
@@ -12,9 +13,11 @@ from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from headrace_api.operations.generation import Call
+from headrace_api.operations.call import Call
 from headrace_api.operations.services import Services
+from headrace_api.request_headers import goes_on_alone, idempotency_key_of, timeout_of
 from headrace_api.schemas.base import RequestModel
+from headrace_api.schemas.generation import GenerationRequest
 from headrace_shared.errors import ErrorCode, HeadraceError
 
 log = logging.getLogger(__name__)
@@ -53,17 +56,37 @@ async def read_body(request: Request, model: type[Body]) -> Body:
     return body
 
 
-def call_of(request: Request) -> Call:
-    """What operations are told of the HTTP request."""
+def call_of(request: Request, services: Services) -> Call:
+    """What operations are told of any HTTP request."""
     state = request.state
-    traceparent = request.headers.get("traceparent", "")
-    traced = bool(_TRACEPARENT.fullmatch(traceparent))
     return Call(
         request_id=state.request_id,
         chosen_by_client=state.client_request_id is not None,
         arrived_s=state.arrived_s,
+        caller=getattr(state, "caller", services.anyone),
+        timeout_s=services.settings.request_timeout_s,
+        answer_headers=state.answer_headers,
+    )
+
+
+def generation_call(request: Request, body: GenerationRequest, raw: bytes, services: Services) -> Call:
+    """What operations are told of a request for an answer. Raises InvalidRequestError that names the header at fault."""
+    headers = request.headers
+    traceparent = headers.get("traceparent", "")
+    traced = bool(_TRACEPARENT.fullmatch(traceparent))
+    asked_s = [wish for wish in (timeout_of(headers), body.timeout) if wish is not None]
+    if asked_s:
+        request.state.patience_s = min(asked_s)
+    call = call_of(request, services)
+    return replace(
+        call,
+        caller=call.caller.named(headers.get("x-headrace-tenant"), body.user),
+        timeout_s=min(call.timeout_s, *asked_s) if asked_s else call.timeout_s,
+        body=raw,
+        idempotency_key=idempotency_key_of(headers),
+        detached=goes_on_alone(headers),
         traceparent=traceparent if traced else None,
-        tracestate=request.headers.get("tracestate") if traced else None,
+        tracestate=headers.get("tracestate") if traced else None,
     )
 
 
@@ -83,15 +106,19 @@ def json_answer(answer: msgspec.Struct, headers: dict[str, str] | None = None, s
     return Response(_encode(answer), status_code=status, headers=headers, media_type="application/json")
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T], on_stop: Callable[[], None] | None = None) -> T:
     """The result of ``work``, which is cancelled when the client goes away meanwhile.
 
-    Raises ClientDisconnect then.
+    Raises ClientDisconnect then. ``on_stop`` is called before it is cancelled because the server stops.
     """
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_client_gone(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        if on_stop is not None:
+            on_stop()
+        raise
     finally:
         gone.cancel()
         if not task.done():

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 _RETRY_LOADING_S = 5.0
+_DEPARTED_KEPT = 4
+"""Models without workers that stay loaded for those who come back for an answer."""
 _RECENTLY_S = 30.0
 """A model that vanished less than this ago is said to be away for now, not unknown: its worker may be restarting."""
 
@@ -51,6 +53,11 @@ class ListedModel:
     workers: tuple[WorkerState, ...]
     """Of the chosen card."""
     conflict: tuple[Claimant, ...]
+
+    @property
+    def slots(self) -> int:
+        """Sequences that its workers can run at once."""
+        return sum(worker.max_num_seqs for worker in self.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,24 @@ class ModelDirectory:
         if self._seen_lately(name):
             raise UnavailableError(f"No worker of the model {name[:80]!r} is ready at the moment; try again soon.")
         raise ModelNotFoundError(f"The model {name[:80]!r} does not exist. {self._names_in_words()}", param="model")
+
+    async def of_queue(self, queue: str) -> ServedModel:
+        """The model whose requests travel on that queue, even if no worker serves it any more.
+
+        Raises UnavailableError when it was served too long ago, or Redis is away.
+        """
+        digest = queue.rpartition(".")[2]
+        if digest not in self._loaded:
+            card = await self._presence.card(digest)
+            if card is not None:
+                await self._load(card)
+        if digest not in self._loaded:
+            raise UnavailableError("The model of this request cannot be loaded any more.")
+        return self._loaded[digest]
+
+    async def queues(self) -> list[str]:
+        """Every queue that may hold requests. Raises UnavailableError."""
+        return await self._presence.queues()
 
     def listed(self) -> list[ListedModel]:
         """Every name that can be asked for, aliases included."""
@@ -166,7 +191,9 @@ class ModelDirectory:
 
     async def _load_new(self, fleet: Fleet) -> None:
         digests = {live.card.digest for live in fleet.models}
-        self._loaded = {digest: model for digest, model in self._loaded.items() if digest in digests}
+        departed = [digest for digest in self._loaded if digest not in digests]
+        for digest in departed[:-_DEPARTED_KEPT]:
+            del self._loaded[digest]
         for live in fleet.models:
             digest = live.card.digest
             failed_s, _ = self._failed.get(digest, (-_RETRY_LOADING_S, ""))

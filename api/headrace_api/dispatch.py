@@ -5,22 +5,28 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import msgspec
 
 from headrace_api.janitor import Janitor
 from headrace_api.metrics import Metrics
+from headrace_api.progress import Progress
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import (
     CancelledRequestError,
+    ConflictError,
     DeadlineExceededError,
     ErrorCode,
     HeadraceError,
     OverloadedError,
     UnavailableError,
 )
+from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.event import Delta, Event, Failed, Finished
 from headrace_shared.protocol.job import GenerateJob
 from headrace_shared.queue.hub import StreamHub
-from headrace_shared.queue.requests import RequestQueue
+from headrace_shared.queue.requests import EnqueueResult, IdempotencyKey, RequestQueue
 from headrace_shared.queue.stream import ResultStream
 
 log = logging.getLogger(__name__)
@@ -30,11 +36,19 @@ _MERGE_BUFFER = 64
 
 
 @dataclass(frozen=True, slots=True)
-class DispatchSettings:
-    """See ApiSettings for what each means."""
+class Terms:
+    """How one client follows a request."""
 
-    request_timeout_s: float
-    no_worker_grace_s: float
+    model: str
+    arrived_s: float
+    timeout_s: float
+    """From the arrival on; beyond it the client gets an error."""
+    linger_s: float
+    """How long the request goes on when the client has gone, in case that it comes back."""
+
+
+class KeyTakenError(Exception):
+    """The idempotency key belongs to an earlier request."""
 
 
 class Dispatcher:
@@ -46,12 +60,12 @@ class Dispatcher:
         queue: RequestQueue,
         metrics: Metrics,
         has_workers: Callable[[str], bool],
-        settings: DispatchSettings,
+        no_worker_grace_s: float,
     ) -> None:
         self._hub = hub
         self._metrics = metrics
         self._has_workers = has_workers
-        self._settings = settings
+        self._no_worker_grace_s = no_worker_grace_s
         self._queue = queue
         self._janitor = Janitor(queue)
         self._running: set[Generation] = set()
@@ -70,32 +84,60 @@ class Dispatcher:
             await asyncio.gather(self._watcher, return_exceptions=True)
         await self._janitor.close()
 
-    async def submit(self, job: GenerateJob, *, model: str, arrived_s: float) -> "Generation":
+    async def submit(
+        self, job: GenerateJob, ask: Ask, terms: Terms, idempotency: IdempotencyKey | None = None
+    ) -> "Generation":
         """Listen, then enqueue: nothing that is said can be missed. The caller must ``aclose`` the result.
 
-        Raises OverloadedError, UnavailableError, DeadlineExceededError.
+        A job that is known already is followed from its beginning; one that Redis has lost is put there again.
+        Raises KeyTakenError, ConflictError, OverloadedError, UnavailableError, DeadlineExceededError.
         """
         stream = await self._hub.open(job.header.queue, job.header.request_id)
-        generation = Generation(
-            job,
-            stream,
-            _Progress(self._metrics, model, arrived_s),
-            end_s=arrived_s + self._settings.request_timeout_s,
-            on_close=self._closed,
-        )
-        self._running.add(generation)
+        stream.restore = partial(self._restore, job, ask, idempotency)
+        generation = self._begin(job, stream, terms)
+        # The first job brings the body along for all of them.
+        first = job.header.request_id == ask.job_ids[0]
+        kept = ask if first else msgspec.structs.replace(ask, body=b"")
         try:
-            await self._queue.enqueue(job)
+            enqueued = await self._queue.enqueue(job, idempotency=idempotency, ask=kept)
+            if enqueued.result is EnqueueResult.ATTACHED:
+                raise KeyTakenError
+            if enqueued.result is EnqueueResult.CONFLICT:
+                raise ConflictError(
+                    "Idempotency-Key: was used for a request with another body.", param="Idempotency-Key"
+                )
+            if enqueued.result is EnqueueResult.DUPLICATE:
+                await generation.replay()
         except BaseException as error:
             generation.enqueue_failed(error)
             await generation.aclose()
             raise
         return generation
 
+    async def attach(self, job: GenerateJob, terms: Terms) -> "Generation":
+        """Follow a job that is on the queue already, or was, from its beginning. The caller must ``aclose`` the result.
+
+        Raises UnavailableError.
+        """
+        stream = await self._hub.open(job.header.queue, job.header.request_id)
+        generation = self._begin(job, stream, terms)
+        await generation.replay()
+        return generation
+
+    async def _restore(self, job: GenerateJob, ask: Ask, idempotency: IdempotencyKey | None) -> None:
+        """Redis has lost the job. Whichever job comes first, the body must be there again."""
+        await self._queue.enqueue(job, idempotency=idempotency, ask=ask)
+
+    def _begin(self, job: GenerateJob, stream: ResultStream, terms: Terms) -> "Generation":
+        progress = Progress(self._metrics, terms.model, terms.arrived_s)
+        generation = Generation(job, stream, progress, terms, on_close=self._closed)
+        self._running.add(generation)
+        return generation
+
     def _closed(self, generation: "Generation") -> None:
         self._running.discard(generation)
-        if not generation.over:
-            self._janitor.cancel(generation.queue, generation.request_id)
+        if generation.unwanted:
+            self._janitor.cancel(generation.queue, generation.request_id, generation.linger_s)
 
     async def _watch(self) -> None:
         """Ends requests whose model has lost all its workers for too long: nobody else would."""
@@ -105,7 +147,7 @@ class Dispatcher:
             for generation in list(self._running):
                 if self._has_workers(generation.queue):
                     generation.served_s = now_s
-                elif now_s - generation.served_s > self._settings.no_worker_grace_s:
+                elif now_s - generation.served_s > self._no_worker_grace_s:
                     generation.fail(UnavailableError("Every worker of this model is gone; try again later."))
 
 
@@ -116,24 +158,46 @@ class Generation:
         self,
         job: GenerateJob,
         stream: ResultStream,
-        progress: "_Progress",
+        progress: Progress,
+        terms: Terms,
         *,
-        end_s: float,
         on_close: Callable[["Generation"], None],
     ) -> None:
         self.queue = job.header.queue
         self.request_id = job.header.request_id
         self.over = False
         """The worker has said its last word, or has never heard of the request."""
+        self.used_tokens: int | None = None
+        """Prompt and answer, once it has finished well."""
         self.served_s = mono_s()
+        self.linger_s = terms.linger_s
+        self._detached = job.header.detached
+        self._kept = False
+        self._follows = False
         self._stream = stream
         self._progress = progress
-        self._end_s = end_s
+        self._end_s = terms.arrived_s + terms.timeout_s
         self._on_close = on_close
         self._ahead: list[Event] = []
         self._timer: asyncio.Timeout | None = None
         self._failure: HeadraceError | None = None
         self._closed = False
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether it is to be cancelled once it is closed."""
+        return not (self.over or self._kept or self._detached)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything is known of an answer, or that there will be none."""
+        return self.over or any(isinstance(event, Delta) for event in self._ahead)
+
+    async def replay(self) -> None:
+        """Begin with what was said so far: somebody else has submitted it. What is told again is not counted again."""
+        self._follows = True
+        self._progress.silence()
+        await self._stream.replay_from(0)
 
     async def first(self, wait_s: float) -> None:
         """Wait for the first token, but not longer than ``wait_s``.
@@ -142,7 +206,7 @@ class Generation:
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                while not (self.over or any(isinstance(event, Delta) for event in self._ahead)):
+                while not self.begun:
                     self._ahead += await self._read()
 
     async def next_events(self) -> list[Event]:
@@ -161,9 +225,21 @@ class Generation:
         if self._timer is not None:
             self._timer.reschedule(asyncio.get_running_loop().time())
 
+    def keep(self) -> None:
+        """Let it run when it is closed: its client will ask another node for the rest."""
+        self._kept = True
+
+    def give_up(self) -> None:
+        """Have it cancelled when it is closed, even if it was to go on without its client. Not for a mere follower."""
+        if not self._follows:
+            self._kept = self._detached = False
+            self.linger_s = 0.0
+
     def enqueue_failed(self, error: BaseException) -> None:
         """A refused request never ran; one whose reply was lost may run, and gets cancelled."""
-        self.over = isinstance(error, OverloadedError | DeadlineExceededError)
+        self.give_up()
+        refusals = KeyTakenError | ConflictError | OverloadedError | DeadlineExceededError
+        self.over = isinstance(error, refusals)
         self._progress.outcome = error.code.value if isinstance(error, HeadraceError) else "cancelled"
 
     async def aclose(self) -> None:
@@ -187,6 +263,8 @@ class Generation:
             if not any(isinstance(event, Delta) for event in events):
                 raise self._failed_with(self._failure)
             events.pop()  # The tokens first; the next call raises.
+        if isinstance(last, Finished):
+            self.used_tokens = last.prompt_tokens + last.completion_tokens
         self._progress.saw(events)
         return events
 
@@ -202,8 +280,7 @@ class Generation:
             finally:
                 self._timer = None
         raise self._failed_with(
-            self._failure
-            or DeadlineExceededError("The request was not finished within the time that this server allows.")
+            self._failure or DeadlineExceededError("The request was not finished within the time that it was given.")
         )
 
     def _failed_with(self, error: HeadraceError) -> HeadraceError:
@@ -244,42 +321,6 @@ async def merge(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, 
         for follower in followers:
             follower.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
-
-
-class _Progress:
-    """What the metrics learn of one request."""
-
-    def __init__(self, metrics: Metrics, model: str, arrived_s: float) -> None:
-        self.outcome = "cancelled"
-        self._metrics = metrics
-        self._model = model
-        self._arrived_s = arrived_s
-        self._inter_token = metrics.inter_token.labels(model)
-        self._last_s: dict[int, float] = {}
-        metrics.in_flight.labels(model).inc()
-
-    def saw(self, events: Sequence[Event]) -> None:
-        now_s = mono_s()
-        for event in events:
-            if isinstance(event, Delta):
-                if event.token_ids:
-                    self._count_delta(event.choice, now_s)
-            elif isinstance(event, Finished):
-                self.outcome = "finished"
-                self._metrics.end_to_end.labels(self._model).observe(now_s - self._arrived_s)
-                self._metrics.prompt_tokens.labels(self._model).inc(event.prompt_tokens)
-                self._metrics.generated_tokens.labels(self._model).inc(event.completion_tokens)
-
-    def close(self) -> None:
-        self._metrics.in_flight.labels(self._model).dec()
-        self._metrics.generations.labels(self._model, self.outcome).inc()
-
-    def _count_delta(self, choice: int, now_s: float) -> None:
-        if choice in self._last_s:
-            self._inter_token.observe(now_s - self._last_s[choice])
-        elif not self._last_s:
-            self._metrics.time_to_first_token.labels(self._model).observe(now_s - self._arrived_s)
-        self._last_s[choice] = now_s
 
 
 def _as_error(failed: Failed) -> HeadraceError:

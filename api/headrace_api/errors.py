@@ -7,10 +7,19 @@ from dataclasses import dataclass
 
 import msgspec
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from msgspec import UNSET, UnsetType
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from headrace_shared.errors import ErrorCode, HeadraceError, OverloadedError, RateLimitedError, UnavailableError
+from headrace_shared.errors import (
+    ErrorCode,
+    HeadraceError,
+    InvalidRequestError,
+    OverloadedError,
+    RateLimitedError,
+    UnavailableError,
+)
 from headrace_shared.telemetry.context import current_request_id
 
 log = logging.getLogger(__name__)
@@ -50,6 +59,8 @@ class ErrorObject(msgspec.Struct, frozen=True):
     type: str
     param: str | None
     code: str
+    resume: str | UnsetType = UNSET
+    """Where the rest of a stream can be had that this server had to break off."""
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -58,14 +69,13 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: ErrorObject
 
 
-def error_body(error: HeadraceError) -> ErrorBody:
+def error_body(error: HeadraceError, resume: str | UnsetType = UNSET) -> ErrorBody:
     """The body for ``error``; an internal one keeps its words to the log."""
     message = error.message
     if error.code is ErrorCode.INTERNAL:
         message = f"The server failed while it worked on this request (request id {current_request_id() or 'unknown'})."
-    return ErrorBody(
-        ErrorObject(message=message, type=ANSWERS[error.code].type, param=error.param, code=error.code.value)
-    )
+    kind = ANSWERS[error.code].type
+    return ErrorBody(ErrorObject(message, kind, error.param, error.code.value, resume))
 
 
 def status_of(error: HeadraceError) -> int:
@@ -73,9 +83,14 @@ def status_of(error: HeadraceError) -> int:
     return ANSWERS[error.code].status
 
 
-def error_response(error: HeadraceError) -> Response:
-    """The whole HTTP answer for ``error``, with the headers that its status asks for."""
+def error_response(error: HeadraceError, *, patience_s: float = math.inf) -> Response:
+    """The whole HTTP answer for ``error``, with the headers that its status asks for.
+
+    ``patience_s``: how long the client wants to wait altogether; it is told not to come back later than that.
+    """
     headers: dict[str, str] = {}
+    if isinstance(error, OverloadedError | RateLimitedError):
+        headers["X-Should-Retry"] = "true" if error.retry_after_s < patience_s else "false"
     if isinstance(error, OverloadedError | RateLimitedError | UnavailableError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["Retry-After-Ms"] = str(max(1, round(error.retry_after_s * 1000)))
@@ -89,12 +104,20 @@ def error_response(error: HeadraceError) -> Response:
     )
 
 
-async def on_headrace_error(_request: Request, error: Exception) -> Response:
+async def on_headrace_error(request: Request, error: Exception) -> Response:
     """Exception handler for HeadraceError."""
     assert isinstance(error, HeadraceError)  # noqa: S101 - the framework's handler type is too wide
     if error.code is ErrorCode.INTERNAL:
         log.error("request failed", extra={"reason": error.message})
-    return error_response(error)
+    return error_response(error, patience_s=getattr(request.state, "patience_s", math.inf))
+
+
+async def on_validation_error(_request: Request, error: Exception) -> Response:
+    """Exception handler for query parameters and headers that the framework finds wrong."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - the framework's handler type is too wide
+    first = error.errors()[0]
+    param = str(first["loc"][-1])
+    return error_response(InvalidRequestError(f"{param}: {first['msg']}.", param=param))
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

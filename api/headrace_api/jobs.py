@@ -1,6 +1,6 @@
 """From a checked request and its prompt to the job that a worker gets: every default resolved, every limit applied."""
 
-import secrets
+import hashlib
 from dataclasses import dataclass
 
 from headrace_api.prompt.build import Prompt, check_token_ids
@@ -19,6 +19,8 @@ COMPLETION_MAX_TOKENS = 16
 _LOWEST_TEMPERATURE = 0.01
 """Below it logits overflow; only 0 itself means greedy."""
 _MOST_BAD_WORD_TOKENS = 1024
+_SHORTEST_PREFIX_POWER = 6
+_MOST_PREFIXES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,9 @@ class Ticket:
     """Wall clock."""
     traceparent: str | None = None
     tracestate: str | None = None
+    tenant: str = "-"
+    priority: int = 0
+    detached: bool = False
     max_stop_strings: int = 64
     grammar: GrammarSpec | None = None
     """What the answer must look like, already checked."""
@@ -76,20 +81,24 @@ def _job(
     _check_logprobs(card, "prompt_logprobs", ask.prompt_logprobs)
     max_tokens = _fitting_max_tokens(ask.max_tokens, len(prompt.token_ids), card)
     stopping = _stopping(body, max_tokens, card, ticket.max_stop_strings)
+    packed = pack_ids(prompt.token_ids)
     header = JobHeader(
         request_id=ticket.request_id,
         queue=card.queue,
-        priority=body.priority or 0,
+        priority=ticket.priority,
+        tenant=ticket.tenant,
         cost_tokens=(len(prompt.token_ids) + max_tokens) * body.choices,
         deadline_ms=ticket.deadline_ms,
         traceparent=ticket.traceparent,
         tracestate=ticket.tracestate,
+        detached=ticket.detached,
+        affinity=prefix_digests(packed),
     )
     return GenerateJob(
         header=header,
-        prompt=pack_ids(prompt.token_ids),
+        prompt=packed,
         n=body.choices,
-        sampling=_sampling(body, ask, card, tokenizer, ticket.grammar),
+        sampling=_sampling(body, ask, card, tokenizer, ticket),
         stopping=stopping,
     )
 
@@ -135,8 +144,23 @@ def _stopping(body: GenerationRequest, max_tokens: int, card: ModelCard, max_sto
     )
 
 
+def prefix_digests(packed: bytes) -> tuple[bytes, ...]:
+    """Names of the beginnings of a prompt, as many tokens long as a power of two: the longest three, the longest last.
+
+    Empty for less than 64 tokens, which are computed as fast as they are found. ``packed`` as in ``GenerateJob.prompt``.
+    """
+    tokens = len(packed) // 4
+    lengths = [1 << power for power in range(_SHORTEST_PREFIX_POWER, tokens.bit_length())][-_MOST_PREFIXES:]
+    return tuple(hashlib.blake2b(packed[: 4 * length], digest_size=8).digest() for length in lengths)
+
+
+def _seed(request_id: str) -> int:
+    """For a request that names none: its id's, so that preparing it again gives the same job."""
+    return int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest()) >> 1
+
+
 def _sampling(
-    body: GenerationRequest, ask: _Ask, card: ModelCard, tokenizer: Tokenizer, grammar: GrammarSpec | None
+    body: GenerationRequest, ask: _Ask, card: ModelCard, tokenizer: Tokenizer, ticket: Ticket
 ) -> SamplingSpec:
     defaults = card.defaults
     temperature = _first(body.temperature, defaults.temperature, 1.0)
@@ -149,7 +173,7 @@ def _sampling(
     if body.allowed_token_ids is not None:
         check_token_ids(body.allowed_token_ids, card, "allowed_token_ids")
     return SamplingSpec(
-        seed=secrets.randbits(63) if body.seed in (None, -1) else body.seed or 0,
+        seed=_seed(ticket.request_id) if body.seed in (None, -1) else body.seed or 0,
         temperature=temperature if greedy else max(temperature, _LOWEST_TEMPERATURE),
         top_p=1.0 if greedy else _first(body.top_p, defaults.top_p, 1.0),
         top_k=top_k if 0 < top_k < card.vocab_size and not greedy else 0,
@@ -162,7 +186,7 @@ def _sampling(
         bad_words=_bad_words(body.bad_words or [], tokenizer),
         logprobs=ask.logprobs,
         prompt_logprobs=ask.prompt_logprobs,
-        grammar=grammar,
+        grammar=ticket.grammar,
     )
 
 

@@ -62,6 +62,12 @@ class Metrics:
         self.generated_tokens = Counter(
             "headrace_api_generated_tokens", "Tokens generated for finished requests.", ("model",), registry=registry
         )
+        self.continuations = Counter(
+            "headrace_continuations",
+            "Times that another worker went on with a running request.",
+            ("model",),
+            registry=registry,
+        )
         self.models = Gauge("headrace_api_models", "Models that can be asked for.", registry=registry)
         self.card_conflicts = Gauge(
             "headrace_api_model_card_conflicts",
@@ -69,3 +75,30 @@ class Metrics:
             registry=registry,
         )
         self.redis_up = Gauge("headrace_api_redis_up", "1 while Redis answers this process.", registry=registry)
+        self.queued_requests = Gauge("headrace_queue_requests", "Requests waiting.", ("model",), registry=registry)
+        self.queued_tokens = Gauge(
+            "headrace_queue_tokens", "Context tokens that the waiting requests need.", ("model",), registry=registry
+        )
+        self.queue_running = Gauge(
+            "headrace_queue_running", "Requests that workers hold.", ("model",), registry=registry
+        )
+        self.queue_oldest = Gauge(
+            "headrace_queue_oldest_seconds", "Age of the request that waits longest.", ("model",), registry=registry
+        )
+        self.service_rate = Gauge(
+            "headrace_queue_tokens_per_second",
+            "Rate of late, of all workers together; 0: nothing is known.",
+            ("model",),
+            registry=registry,
+        )
+        self.slots = Gauge(
+            "headrace_model_slots", "Sequences that all workers together can run.", ("model",), registry=registry
+        )
+        self.backlog_gauges = (
+            self.queued_requests,
+            self.queued_tokens,
+            self.queue_running,
+            self.queue_oldest,
+            self.service_rate,
+            self.slots,
+        )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,9 +40,12 @@ class RequestContext:
                 request_id = check_client_request_id(client_id)
             except HeadraceError as error:
                 refusal, client_id = error, None
-        scope.setdefault("state", {}).update(request_id=request_id, client_request_id=client_id, arrived_s=mono_s())
+        headers = {"X-Request-Id": request_id}
+        scope.setdefault("state", {}).update(
+            request_id=request_id, client_request_id=client_id, arrived_s=mono_s(), answer_headers=headers
+        )
         with request_scope(request_id):
-            answer = _Answer(send, request_id)
+            answer = _Answer(send, headers)
             await self._run(error_response(refusal) if refusal else self._app, scope, receive, answer)
             self._report(scope, answer.status)
 
@@ -79,17 +83,20 @@ class RequestContext:
 
 
 class _Answer:
-    """Adds the request id to the answer that passes through, and remembers its status."""
+    """Adds headers to the answer that passes through, whatever it becomes, and remembers its status.
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    The request id is one; what else is written into ``headers`` until the answer begins comes along.
+    """
+
+    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
         self._send = send
-        self._request_id = request_id
+        self._headers = headers
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)["X-Request-Id"] = self._request_id
+            MutableHeaders(scope=message).update(self._headers)
         await self._send(message)
 
 

@@ -9,11 +9,13 @@ from pydantic.json_schema import models_json_schema
 
 from headrace_api.auth import OPEN_PATHS
 from headrace_api.errors import ErrorBody
+from headrace_api.schemas.autoscale import ScaleSignals
 from headrace_api.schemas.base import RequestModel
 from headrace_api.schemas.chat import ChatChunk, ChatCompletion, ChatRequest
 from headrace_api.schemas.completions import Completion, CompletionChunk, CompletionRequest
 from headrace_api.schemas.health import Readiness, Version
 from headrace_api.schemas.models import Model, ModelList
+from headrace_api.schemas.requests import RequestReport
 from headrace_api.schemas.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 
 REQUESTS: tuple[type[RequestModel], ...] = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
@@ -26,6 +28,8 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     DetokenizeAnswer,
     Model,
     ModelList,
+    RequestReport,
+    ScaleSignals,
     Readiness,
     Version,
     ErrorBody,

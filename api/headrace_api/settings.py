@@ -2,8 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from headrace_api.key_file import KeyFile, Priority, Rate
 
 
 class ApiSettings(BaseSettings):
@@ -25,6 +27,20 @@ class ApiSettings(BaseSettings):
         tuple[SecretStr, ...], NoDecode, Field(validation_alias=AliasChoices("HEADRACE_API_KEYS", "api_keys"))
     ] = ()
     """Accepted bearer tokens, in the environment separated by commas; none: everybody may enter."""
+    api_keys_file: Annotated[
+        KeyFile | None,
+        NoDecode,
+        Field(validation_alias=AliasChoices("HEADRACE_API_KEYS_FILE", "api_keys_file")),
+    ] = None
+    """JSON file of further tokens, with a name and limits for each: {"ann": {"key": "...", "requests_per_minute": 60}}."""
+    requests_per_minute: Rate = None
+    """Requests that each client may send per minute, unless the keys file says otherwise."""
+    tokens_per_minute: Rate = None
+    """Tokens, prompt and longest answer, that each client may ask for per minute, unless the keys file says otherwise."""
+    priority_min: Priority = None
+    """Lowest number, so the most urgent priority, that clients may ask for, unless the keys file says otherwise."""
+    priority_max: Priority = None
+    """Highest number that clients may ask for as a priority, unless the keys file says otherwise."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level of the log."""
     log_format: Literal["console", "json"] = "console"
@@ -47,13 +63,25 @@ class ApiSettings(BaseSettings):
     """A running request whose model has had no live worker for that long is ended."""
     keep_alive_s: Annotated[float, Field(gt=0)] = 10.0
     """A silent stream gets an SSE comment that often."""
+    disconnect_linger_s: Annotated[float, Field(ge=0)] = 2.0
+    """How long a stream whose client has gone waits for it to come back before it is cancelled."""
+    drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
+    """How long new requests are still taken after a signal to stop, while /ready already says no."""
     shutdown_grace_s: Annotated[int, Field(ge=0)] = 30
-    """How long running requests may go on after a signal to stop."""
+    """How long running requests may go on after that."""
 
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+
+    @field_validator("priority_max")
+    @classmethod
+    def _is_a_range(cls, value: int | None, info: ValidationInfo) -> int | None:
+        least = info.data.get("priority_min")
+        if value is not None and least is not None and value < least:
+            raise ValueError("must not be below priority_min")
+        return value
 
     @field_validator("root_path")
     @classmethod

@@ -25,6 +25,8 @@ class Flag:
     help: str
     variables: tuple[str, ...]
     metavar: str | None = None
+    also: str | None = None
+    """A second spelling: the setting's own name, where the option's is shorter."""
 
     @property
     def keyword(self) -> str:
@@ -39,7 +41,7 @@ class Flag:
 
     def _spellings(self) -> tuple[str, ...]:
         if self.kind is not bool:
-            return (f"--{self.name}",)
+            return (f"--{self.name}", f"--{self.also}") if self.also else (f"--{self.name}",)
         # "--enable-x" is switched off by "--no-enable-x", the spelling that other servers use.
         return (f"--{self.name}/--no-{self.name}",)
 
@@ -50,6 +52,10 @@ def _worker(name: str, kind: Any, text: str, metavar: str | None = None) -> Flag
 
 def _api(name: str, kind: Any, text: str, metavar: str | None = None) -> Flag:
     return Flag(name, kind, text, (f"HEADRACE_API_{name.replace('-', '_').upper()}",), metavar)
+
+
+def _queue(name: str, setting: str, kind: Any, text: str, metavar: str) -> Flag:
+    return Flag(name, kind, text, (f"HEADRACE_QUEUE_{setting}",), metavar)
 
 
 REDIS_FLAG = Flag(
@@ -70,9 +76,58 @@ API_FLAGS = (
         ("HEADRACE_API_KEYS",),
         "KEY",
     ),
-    _api("root-path", str, "Prefix under which a reverse proxy publishes this server.", "PATH"),
+    _api("api-keys-file", str, "JSON file of further tokens, with a name and limits for each.", "FILE"),
+    _api("requests-per-minute", int, "Requests that each client may send per minute (default: any number).", "N"),
     _api(
-        "shutdown-grace-s", int, "How long running requests may go on after a signal to stop (default 30).", "SECONDS"
+        "tokens-per-minute",
+        int,
+        "Tokens, prompt and longest answer, that each client may ask for per minute (default: any number).",
+        "N",
+    ),
+    _api("root-path", str, "Prefix under which a reverse proxy publishes this server.", "PATH"),
+    Flag(
+        "drain-delay",
+        float,
+        "How long new requests are still taken after a signal to stop, while /ready already says no (default 0).",
+        ("HEADRACE_API_DRAIN_DELAY_S",),
+        "SECONDS",
+        also="drain-delay-s",
+    ),
+    Flag(
+        "grace",
+        int,
+        "How long running requests may go on after that (default 30).",
+        ("HEADRACE_API_SHUTDOWN_GRACE_S",),
+        "SECONDS",
+        also="shutdown-grace-s",
+    ),
+)
+
+QUEUE_FLAGS = (
+    _queue("max-queue-requests", "MAX_REQUESTS", int, "Most requests that may wait per model (default 10000).", "N"),
+    _queue(
+        "max-queue-tokens",
+        "MAX_TOKENS",
+        int,
+        "Most context tokens that a model's waiting requests may need (default 100000000).",
+        "N",
+    ),
+    _queue(
+        "priority-aging",
+        "AGING_MS",
+        int,
+        "What has waited longer than this many milliseconds gets every eighth turn, whatever its priority (default: never).",
+        "MS",
+    ),
+    _queue(
+        "tenant-weights",
+        "TENANT_WEIGHTS",
+        str,
+        'Shares of tenants among those of one priority, like {"ann": 2}; others have 1.',
+        "JSON",
+    ),
+    _queue(
+        "replay-ttl", "REPLAY_TTL_S", int, "How long a finished answer can be fetched again (default 600).", "SECONDS"
     ),
 )
 
@@ -117,6 +172,20 @@ WORKER_FLAGS = (
     _worker(
         "lease-ms", int, "Silence after which other workers take over this worker's requests (default 3000).", "MS"
     ),
+    _worker(
+        "drain",
+        Literal["handover", "finish"],
+        "What a signal to stop does with running requests: hand them to other workers (default), or finish them.",
+    ),
+    _worker(
+        "drain-timeout-s", float, "How long finishing may take before the rest is handed over (default 300).", "SECONDS"
+    ),
+    _worker(
+        "orphan-grace-s",
+        float,
+        "A request whose tokens nobody has listened to for that long is ended (default 10).",
+        "SECONDS",
+    ),
 )
 
 
@@ -136,6 +205,10 @@ def logging_flags(*servers: str) -> tuple[Flag, ...]:
             tuple(f"HEADRACE_{s}_LOG_FORMAT" for s in servers),
         ),
     )
+
+
+ALL_FLAGS = (*API_FLAGS, *QUEUE_FLAGS, *WORKER_FLAGS, *logging_flags("API", "WORKER"), REDIS_FLAG)
+"""What ``headrace serve`` takes, and the reference page lists."""
 
 
 def accepts(*flags: Flag) -> Callable[[Command], Command]:

@@ -23,6 +23,8 @@ from headrace_shared.settings import RedisSettings
 
 _POLL_S = 0.2
 _QUEUE_CHECK_S = 0.5
+_STOP_MARGIN_S = 10.0
+"""How much longer than its own settings allow a server may take to stop."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
 
@@ -112,7 +114,8 @@ class LocalStack:
 
     def _spec(self, name: str, package: str, redis_url: str) -> ProcessSpec:
         environment = {**self._settings.environment, "HEADRACE_REDIS_URL": redis_url}
-        return ProcessSpec(name, servers.command(package), environment)
+        stop_timeout_s = servers.stop_s(package, environment) + _STOP_MARGIN_S
+        return ProcessSpec(name, servers.command(package), environment, stop_timeout_s)
 
     def _start_queue(self) -> str:
         # Not in a thread: the kernel ties the server's life to the thread that starts it.

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from headrace_cli import flags, folders, models, servers
+from headrace_cli.dlq import commands as dlq
 from headrace_cli.errors import EXIT_INTERRUPTED, CliError
 from headrace_cli.terminal import Terminal
 
@@ -18,12 +19,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(dlq.app, name="dlq")
 
 _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8000
-_API_FLAGS = (*flags.API_FLAGS, *flags.logging_flags("API"), flags.REDIS_FLAG)
+_API_FLAGS = (*flags.API_FLAGS, *flags.QUEUE_FLAGS, *flags.logging_flags("API"), flags.REDIS_FLAG)
 _WORKER_FLAGS = (*flags.WORKER_FLAGS, *flags.logging_flags("WORKER"), flags.REDIS_FLAG)
-_SERVE_FLAGS = (*flags.API_FLAGS, *flags.WORKER_FLAGS, *flags.logging_flags("API", "WORKER"), flags.REDIS_FLAG)
+_SERVE_FLAGS = flags.ALL_FLAGS
 
 
 def main() -> None:

@@ -23,6 +23,22 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
 
 
+def stop_s(package: str, variables: Mapping[str, str]) -> float:
+    """How long ``package`` may take to stop by its own settings, seconds."""
+    if package == API:
+        delay_s = _seconds(variables, "HEADRACE_API_DRAIN_DELAY_S", 0.0)
+        return delay_s + _seconds(variables, "HEADRACE_API_SHUTDOWN_GRACE_S", 30.0)
+    finishes = variables.get("HEADRACE_WORKER_DRAIN") == "finish"
+    return _seconds(variables, "HEADRACE_WORKER_DRAIN_TIMEOUT_S", 300.0) if finishes else 0.0
+
+
+def _seconds(variables: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        return float(variables.get(name, default))
+    except ValueError:
+        return default  # the server itself refuses it, with a better message
+
+
 def require(package: str) -> None:
     """Raise CliError when what ``package`` needs is not installed."""
     library, extra = _EXTRAS[package]

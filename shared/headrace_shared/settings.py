@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-_SCHEMES = ("redis", "rediss", "unix")
+_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
 
 class RedisSettings(BaseSettings):
@@ -16,18 +16,26 @@ class RedisSettings(BaseSettings):
 
     url: str = Field(
         default="redis://127.0.0.1:6379/0",
-        description="redis://, rediss:// (TLS) or unix:// address, with user, password and database where needed.",
+        description="redis://, rediss:// (TLS) or unix:// address, with user, password and database where needed; "
+        "redis+sentinel://s1:26379,s2:26379/name/0 for the primary that the sentinels know by that name, "
+        "redis+cluster://h1:6379,h2:6379 for a cluster; rediss+ for these with TLS.",
     )
-    max_connections: int = Field(default=16, ge=2, description="Most connections that one process opens for commands.")
+    max_connections: int = Field(
+        default=16, ge=2, description="Most connections that one process opens for commands, to each server."
+    )
 
     @field_validator("url")
     @classmethod
     def _check_url(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme not in _SCHEMES:
-            raise ValueError("must begin with redis://, rediss:// or unix://")
+            raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
         if parts.scheme == "unix" and not parts.path:
             raise ValueError("must name the socket: unix:///path/to/socket")
+        if parts.scheme.endswith("+sentinel") and not parts.path.strip("/"):
+            raise ValueError("must name the service: redis+sentinel://host:26379/name")
+        if parts.scheme.endswith("+cluster") and parts.path not in ("", "/", "/0"):
+            raise ValueError("must not name a database: a cluster has only one")
         return value
 
 
@@ -59,3 +67,30 @@ class QueueSettings(BaseSettings):
         ge=0,
         description="What has waited longer than this gets every eighth turn, whatever its priority; 0: never.",
     )
+    affinity_hold_ms: int = Field(
+        default=25,
+        ge=0,
+        description="How long the next request is kept for a worker that has its prompt's beginning cached; 0: not.",
+    )
+
+
+class TracingSettings(BaseSettings):
+    """Whether traces are wanted: the part of OpenTelemetry's own variables that is not left to its SDK."""
+
+    model_config = SettingsConfigDict(env_prefix="OTEL_", frozen=True, extra="forbid", env_ignore_empty=True)
+
+    exporter_otlp_endpoint: str | None = Field(default=None, description="Base URL of a collector; none: no traces.")
+    exporter_otlp_traces_endpoint: str | None = Field(default=None, description="The same, for traces alone, in full.")
+    exporter_otlp_protocol: str = Field(default="http/protobuf", description="Only http/protobuf is supported.")
+    exporter_otlp_traces_protocol: str | None = Field(default=None, description="The same, for traces alone.")
+    traces_exporter: str = Field(default="otlp", description="`otlp`, or `none` for no traces.")
+    sdk_disabled: bool = Field(default=False, description="No traces, whatever else is set.")
+
+    @property
+    def enabled(self) -> bool:
+        named = self.exporter_otlp_endpoint or self.exporter_otlp_traces_endpoint
+        return bool(named) and "otlp" in self.traces_exporter.split(",") and not self.sdk_disabled
+
+    @property
+    def protocol(self) -> str:
+        return self.exporter_otlp_traces_protocol or self.exporter_otlp_protocol

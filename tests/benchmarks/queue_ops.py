@@ -6,11 +6,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from redis.asyncio import Redis
 
 from headrace_cli.embedded_redis import EmbeddedRedis
+from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.event import Delta, Event, Finished
 from headrace_shared.protocol.job import GenerateJob, JobHeader
@@ -22,11 +24,18 @@ from headrace_shared.settings import RedisSettings
 
 QUEUE = "bench.0"
 PROMPT = pack_ids(range(300))
+BODY = b'{"messages": [{"role": "user", "content": "' + b"word " * 300 + b'"}]}'
 
 
 def job(number: int, tenants: int = 1) -> GenerateJob:
     header = JobHeader(f"r{number}", QUEUE, priority=number % 5 - 2, tenant=f"t{number % tenants}", cost_tokens=400)
     return GenerateJob(header, PROMPT)
+
+
+def ask(number: int) -> Ask:
+    """What an API node keeps beside the job."""
+    request_id = f"r{number}"
+    return Ask("chat", request_id, BODY, 1_800_000_000, job_ids=(request_id,))
 
 
 async def timed(label: str, count: int, unit: str, work: Callable[[], Awaitable[object]]) -> None:
@@ -64,28 +73,29 @@ async def enqueue_and_claim(redis: Redis, count: int, tenants: int) -> None:
 
     async def put(start: int) -> None:
         for number in range(start, count, 64):
-            await requests.enqueue(job(number, tenants))
+            await requests.enqueue(job(number, tenants), ask=ask(number))
 
     await timed(
         f"enqueue, 64 callers, {tenants} tenants", count, "requests", lambda: asyncio.gather(*map(put, range(64)))
     )
     memory = await memory_of(redis) / count
-    print(f"{'memory per queued request (1.2 KB prompt)':<58}{memory:>12,.0f} bytes")
+    print(f"{'memory per queued request (300 tokens, 1.5 KB of JSON)':<58}{memory:>12,.0f} bytes")
     worker = WorkerQueue(redis, QUEUE, "w", 60_000)
 
-    async def claim(most: int) -> None:
-        for _ in range(most // 8):
-            await worker.claim(8, 10**12)
+    async def claim(most: int, each: int) -> None:
+        for _ in range(most // each):
+            await worker.claim(each, 10**12)
 
-    most = min(count // 2, 20_000)
-    await timed(f"claim, 8 at a time, backlog {count:,}", most, "requests", lambda: claim(most))
+    most = min(count // 4, 19_200)
+    for waiting, each in ((count, 8), (count - most, 32)):
+        await timed(f"claim, {each} at a time, backlog {waiting:,}", most, "requests", partial(claim, most, each))
 
 
 async def single_calls(redis: Redis) -> None:
     await redis.flushall()
     requests = RequestQueue(redis, QueueLimits())
     worker = WorkerQueue(redis, QUEUE, "w", 60_000)
-    await latencies("enqueue", 1000, lambda n: requests.enqueue(job(n)))
+    await latencies("enqueue", 1000, lambda n: requests.enqueue(job(n), ask=ask(n)))
     await latencies("claim 1 of 1000", 500, lambda _: worker.claim(1, 10**9))
 
 
@@ -115,9 +125,9 @@ async def appends(redis: Redis, batch: int, steps: int) -> None:
     await timed(f"append, {batch} sequences per step, nobody listens", batch * steps, "tokens", say)
 
 
-async def streams(redis: Redis, settings: RedisSettings, batch: int, steps: int) -> None:
+async def streams(redis: Redis, batch: int, steps: int) -> None:
     """Worker and reader share this process and its event loop."""
-    hub = StreamHub(settings, redis)
+    hub = StreamHub(redis)
     await hub.start()
     await redis.flushall()
     readers = [await hub.open(QUEUE, f"r{number}") for number in range(batch)]
@@ -171,7 +181,7 @@ async def run(url: str, count: int) -> None:
     for batch, steps in ((1, 1000), (8, 500), (32, 300), (128, 150)):
         await appends(redis, batch, steps)
     for batch, steps in ((1, 500), (32, 200), (200, 100)):
-        await streams(redis, settings, batch, steps)
+        await streams(redis, batch, steps)
     await log_memory(redis)
     await redis.aclose()
 

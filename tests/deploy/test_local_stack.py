@@ -82,6 +82,40 @@ def test_it_serves_and_a_signal_stops_everything_in_order(serve: Serve, number: 
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", said)  # not a terminal: no control characters
 
 
+def test_a_stream_that_runs_when_it_is_told_to_stop_ends_as_it_should(serve: Serve) -> None:
+    base_url = serve.wait_ready()
+    queue = serve.child("valkey-server")
+    body = {"model": "simulated", "prompt": "hi", "max_tokens": 300, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{base_url}/v1/completions", json=body, timeout=20) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        serve.process.send_signal(signal.SIGTERM)
+        serve.until(lambda: "Stopping" in serve.said)
+        said = [line for line in lines if line.startswith("data: ")]
+    assert said[-1] == "data: [DONE]"
+    assert json.loads(said[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+    assert serve.process.wait(20) == 0
+    assert gone([queue])
+
+
+def test_what_still_runs_after_the_grace_is_cut_off(tmp_path: Path) -> None:
+    running = Serve(tmp_path / "state", "--grace", "1")
+    try:
+        base_url = running.wait_ready()
+        body = {"model": "simulated", "prompt": "hi", "max_tokens": 8000, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{base_url}/v1/completions", json=body, timeout=20) as answer:
+            chunks = answer.iter_raw()
+            next(chunks)
+            running.process.terminate()
+            started_s = time.monotonic()
+            assert running.process.wait(20) == 0
+            assert 0.9 < time.monotonic() - started_s < 5
+        assert "killing it" not in running.said
+    finally:
+        running.process.kill()
+        running.process.wait()
+
+
 def test_a_killed_worker_and_a_killed_queue_come_back(serve: Serve) -> None:
     base_url = serve.wait_ready()
     for mark, words in (

@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 
 import httpx
 import openai
-import uvicorn
 
-from headrace_api.__main__ import server_config
+from headrace_api.__main__ import Server
 from headrace_api.settings import ApiSettings
 from headrace_shared.settings import QueueSettings, RedisSettings
 
@@ -40,8 +39,7 @@ class ApiThread:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.base_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = server_config(settings, redis, queue)
-        self._server = uvicorn.Server(config)
+        self._server = Server(settings, redis, queue)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
 
     def __enter__(self) -> "ApiThread":
@@ -79,3 +77,14 @@ def data_lines(text: str) -> Iterator[str]:
     for line in text.split("\n"):
         if line.startswith("data: "):
             yield line.removeprefix("data: ")
+
+
+def sse_events(text: str) -> list[tuple[str, str]]:
+    """The id and the data of each event of an SSE body; comments are left out."""
+    found = []
+    for block in text.split("\n\n")[:-1]:
+        if block.startswith(":"):
+            continue
+        head, data = block.split("\n")
+        found.append((head.removeprefix("id: "), data.removeprefix("data: ")))
+    return found

@@ -33,7 +33,7 @@ class QueueClient:
 async def queue_client(url: str) -> AsyncIterator[QueueClient]:
     settings = RedisSettings(url=url)
     redis = connect(settings)
-    hub = StreamHub(settings, redis)
+    hub = StreamHub(redis)
     await hub.start()
     try:
         yield QueueClient(RequestQueue(redis, QueueLimits()), hub, Presence(redis))

@@ -10,6 +10,7 @@ class ModelRequest:
     priority: int
     tenant: str
     arrival: int
+    ask: str
     state: str = "Q"
     epoch: int = 0
     seq: int = 0
@@ -33,15 +34,26 @@ class QueueModel:
     def waiting(self) -> dict[str, ModelRequest]:
         return {rid: r for rid, r in self.requests.items() if r.state in "QO"}
 
-    def may_be_next(self, rid: str) -> bool:
-        """Lowest priority; continuations first; first come first served within a tenant (and among continuations)."""
+    def is_suspect(self, request: ModelRequest) -> bool:
+        return request.lost >= max(self.max_lost - 2, 1)
+
+    def open_to(self, worker: str) -> dict[str, ModelRequest]:
+        """What waits, without the suspects when the worker holds one already."""
+        holds = any(self.is_suspect(self.requests[rid]) for rid in self.running(worker))
+        return {rid: r for rid, r in self.waiting().items() if not (holds and self.is_suspect(r))}
+
+    def rank(self, request: ModelRequest) -> tuple[int, int]:
+        """Lowest priority; in it what is to be continued, then suspects, then the rest."""
+        return request.priority, 2 if request.state == "Q" else int(self.is_suspect(request))
+
+    def may_be_next(self, rid: str, worker: str) -> bool:
+        """Nothing of lower rank is open to the worker; first come first served within a tenant."""
         mine = self.requests[rid]
-        for other_id, other in self.waiting().items():
-            if other_id == rid:
-                continue
-            if other.priority < mine.priority:
-                return False
-            if other.priority == mine.priority and other.state == "O" and mine.state == "Q":
+        others = self.open_to(worker)
+        if others.pop(rid, None) is None:
+            return False
+        for other in others.values():
+            if self.rank(other) < self.rank(mine):
                 return False
             same_lane = other.state == mine.state == "Q" and other.tenant == mine.tenant
             if same_lane and other.priority == mine.priority and other.arrival < mine.arrival:
@@ -73,10 +85,17 @@ class QueueModel:
             request.state = "D"
         return 1
 
-    def cancel(self, rid: str) -> int:
+    def unfinished(self, ask: str) -> int:
+        """Of the jobs of one ask."""
+        return sum(r.ask == ask and r.state != "D" for r in self.requests.values())
+
+    def cancel(self, rid: str, *, heard: bool = False) -> int:
+        """``heard``: only the unheard were to be cancelled, and somebody listens to this one."""
         request = self.requests[rid]
         if request.state == "D":
             return 0
+        if heard:
+            return 3
         if request.state == "R" and request.owner not in self.dead:
             request.cancelled = True
             return 2

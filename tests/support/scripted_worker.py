@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from headrace_shared.clock import wall_ms
+from headrace_shared.errors import ErrorCode
 from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.codec import unpack_ids
 from headrace_shared.protocol.event import (
@@ -36,8 +37,13 @@ TEMPLATE = (
 )
 BOS = "<s>"
 CONTEXT = 512
+_LAST_WORDS = {
+    AppendStatus.CANCELLED: Failed(ErrorCode.CANCELLED, "the request was cancelled"),
+    AppendStatus.DEADLINE: Failed(ErrorCode.DEADLINE_EXCEEDED, "the request's deadline passed"),
+}
 
-Script = Callable[["ScriptedWorker", Claim], AsyncGenerator[list[Event], None]]
+Frames = AsyncGenerator[list[Event], None]
+Script = Callable[["ScriptedWorker", Claim], Frames]
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -176,8 +182,11 @@ class ScriptedWorker:
                 seq += 1
                 final = isinstance(events[-1], Finished | Failed) if events else False
                 [appended] = await self._queue.append([FrameOut(claim.request_id, claim.epoch, seq, events, final)])
-                if appended.status is AppendStatus.CANCELLED:
-                    self.cancelled.append(claim.request_id)
+                if appended.status in _LAST_WORDS:
+                    if appended.status is AppendStatus.CANCELLED:
+                        self.cancelled.append(claim.request_id)
+                    farewell: list[Event] = [_LAST_WORDS[appended.status]]
+                    await self._queue.append([FrameOut(claim.request_id, claim.epoch, seq, farewell, True)])
                     return
 
 

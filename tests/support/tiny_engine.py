@@ -30,8 +30,10 @@ def prompts(*lengths: int) -> list[list[int]]:
     return [[random.Random(1000 * length + i).randrange(3, VOCAB) for i in range(length)] for length in lengths]
 
 
-def build(folder: Path, parts: Parts, *, blocks: int = 64, block_size: int = BLOCK) -> BuiltRunner:
-    loaded = load_model(ModelSource(str(folder), device="cpu"))
+def build(
+    folder: Path, parts: Parts, *, blocks: int = 64, block_size: int = BLOCK, device: str = "cpu", dtype: str = "auto"
+) -> BuiltRunner:
+    loaded = load_model(ModelSource(str(folder), device=device, dtype=dtype))
     memory = blocks * block_bytes(loaded.layers, block_size, loaded.dtype)
     return assemble(loaded, CacheSize(block_size=block_size, memory_bytes=memory), parts)
 

@@ -91,6 +91,18 @@ class WorkerSettings(BaseSettings):
         ge=200,
         description="Silence after which other workers take over this worker's requests, milliseconds.",
     )
+    drain: Literal["handover", "finish"] = Field(
+        default="handover",
+        description="What a signal to stop does with running requests: hand them over to other workers at once, or finish them first.",
+    )
+    drain_timeout_s: float = Field(
+        default=300.0, ge=0, description="How long finishing may take; what still runs then is handed over, seconds."
+    )
+    orphan_grace_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="A request whose tokens no API node has listened to for that long is ended, unless it was sent to run on by itself, seconds.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level of the log."
     )

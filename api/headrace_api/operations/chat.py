@@ -1,54 +1,24 @@
 """Chat completions: what the endpoint does, without HTTP."""
 
-from dataclasses import dataclass
+from functools import partial
 
 from headrace_api.directory import ServedModel
 from headrace_api.jobs import Ticket, chat_job
-from headrace_api.operations.generation import (
-    Call,
-    GenerationStream,
-    collect,
-    envelope,
-    grammar_of,
-    open_stream,
-    queue_id,
-    ticket,
-)
+from headrace_api.operations.endpoint import Endpoint, Prepared, Trace, envelope, grammar_of, tickets
 from headrace_api.operations.services import Services
 from headrace_api.output.chat import ChatAnswer, ChatShape, ChatStream
 from headrace_api.prompt.build import Prompt, chat_prompt
-from headrace_api.schemas.chat import ChatCompletion, ChatRequest
+from headrace_api.schemas.chat import ChatRequest
+from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.job import GenerateJob
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    model: ServedModel
-    job: GenerateJob
-    shape: ChatShape
-
-
-async def complete(body: ChatRequest, call: Call, services: Services) -> ChatCompletion:
-    """The whole answer at once. Raises HeadraceError."""
-    prepared = await _prepare(body, call, services)
-    return await collect([prepared.job], prepared.model.card, ChatAnswer(prepared.shape), call, services)
-
-
-async def stream(body: ChatRequest, call: Call, services: Services) -> GenerationStream:
-    """The answer as frames. Raises HeadraceError for what is known before the first token."""
-    prepared = await _prepare(body, call, services)
-    return await open_stream([prepared.job], prepared.model.card, ChatStream(prepared.shape), call, services)
-
-
-async def _prepare(body: ChatRequest, call: Call, services: Services) -> _Prepared:
-    model = services.directory.resolve(body.model)
-    request_id = queue_id(call, body)
-    grammar = await grammar_of(body, model.card, services)
-    its_ticket = ticket(call, request_id, services, grammar)
-    prompt, job = await services.tokenizers.run(_prompt_and_job, body, model, its_ticket)
+async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> Prepared:
+    [ticket] = tickets(ask, trace, services, await grammar_of(body, model.card, services))
+    prompt, job = await services.tokenizers.run(_prompt_and_job, body, model, ticket)
     role = model.card.response_role if body.opens_reply else str(body.messages[-1]["role"])
     shape = ChatShape(
-        envelope=envelope("chatcmpl", request_id, body.model, model.card),
+        envelope=envelope("chatcmpl", ask, body.model, model.card),
         tokenizer=model.tokenizer,
         role=role,
         choices=body.choices,
@@ -60,7 +30,10 @@ async def _prepare(body: ChatRequest, call: Call, services: Services) -> _Prepar
         include_usage=body.include_usage,
         continuous_usage=body.continuous_usage,
     )
-    return _Prepared(model, job, shape)
+    return Prepared(ask, model.card, [job], partial(ChatStream, shape), partial(ChatAnswer, shape))
+
+
+CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare)
 
 
 def _prompt_and_job(body: ChatRequest, model: ServedModel, its_ticket: Ticket) -> tuple[Prompt, GenerateJob]:

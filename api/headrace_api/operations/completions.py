@@ -1,56 +1,23 @@
 """Text completions: what the endpoint does, without HTTP."""
 
-from dataclasses import dataclass
+from functools import partial
 
 from headrace_api.directory import ServedModel
 from headrace_api.jobs import Ticket, completion_job
-from headrace_api.operations.generation import (
-    Call,
-    GenerationStream,
-    collect,
-    envelope,
-    grammar_of,
-    open_stream,
-    queue_id,
-    ticket,
-)
+from headrace_api.operations.endpoint import Endpoint, Prepared, Trace, envelope, grammar_of, tickets
 from headrace_api.operations.services import Services
 from headrace_api.output.completions import CompletionAnswer, CompletionShape, CompletionStream, EchoedPrompt
 from headrace_api.prompt.build import Prompt, completion_prompt
-from headrace_api.schemas.completions import Completion, CompletionRequest
+from headrace_api.schemas.completions import CompletionRequest
+from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.job import GenerateJob
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    model: ServedModel
-    jobs: list[GenerateJob]
-    shape: CompletionShape
-
-
-async def complete(body: CompletionRequest, call: Call, services: Services) -> Completion:
-    """The whole answer at once. Raises HeadraceError."""
-    prepared = await _prepare(body, call, services)
-    return await collect(prepared.jobs, prepared.model.card, CompletionAnswer(prepared.shape), call, services)
-
-
-async def stream(body: CompletionRequest, call: Call, services: Services) -> GenerationStream:
-    """The answer as frames. Raises HeadraceError for what is known before the first token."""
-    prepared = await _prepare(body, call, services)
-    return await open_stream(prepared.jobs, prepared.model.card, CompletionStream(prepared.shape), call, services)
-
-
-async def _prepare(body: CompletionRequest, call: Call, services: Services) -> _Prepared:
-    model = services.directory.resolve(body.model)
-    request_id = queue_id(call, body)
-    grammar = await grammar_of(body, model.card, services)
-    tickets = [
-        ticket(call, f"{request_id}-{number}" if len(body.prompt) > 1 else request_id, services, grammar)
-        for number in range(len(body.prompt))
-    ]
-    prompts, jobs = await services.tokenizers.run(_prompts_and_jobs, body, model, tickets)
+async def _prepare(body: CompletionRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> Prepared:
+    its_tickets = tickets(ask, trace, services, await grammar_of(body, model.card, services))
+    prompts, jobs = await services.tokenizers.run(_prompts_and_jobs, body, model, its_tickets)
     shape = CompletionShape(
-        envelope=envelope("cmpl", request_id, body.model, model.card),
+        envelope=envelope("cmpl", ask, body.model, model.card),
         tokenizer=model.tokenizer,
         prompts=prompts,
         choices=body.choices,
@@ -63,7 +30,10 @@ async def _prepare(body: CompletionRequest, call: Call, services: Services) -> _
         include_usage=body.include_usage,
         continuous_usage=body.continuous_usage,
     )
-    return _Prepared(model, jobs, shape)
+    return Prepared(ask, model.card, jobs, partial(CompletionStream, shape), partial(CompletionAnswer, shape))
+
+
+COMPLETIONS = Endpoint("completions", CompletionRequest, lambda body: len(body.prompt), _prepare)
 
 
 def _prompts_and_jobs(

@@ -1,59 +1,158 @@
-"""What chat and text completions have in common: ids, submitting jobs, and reading their events to the end."""
+"""Running a generation request: from a checked body to a stream or a whole answer."""
 
-import logging
+import contextlib
+import hashlib
+import json
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
-from headrace_api.dispatch import Generation, merge
-from headrace_api.grammar.translate import constraint_of
-from headrace_api.jobs import Ticket
+import msgspec
+
+from headrace_api.dispatch import Generation, KeyTakenError, Terms
+from headrace_api.limits import RateLimiter
+from headrace_api.operations.answering import GenerationStream, collect
+from headrace_api.operations.call import Call
+from headrace_api.operations.endpoint import Body, Endpoint, Prepared, Trace
 from headrace_api.operations.services import Services
-from headrace_api.output.envelope import Envelope
-from headrace_api.output.sse import error_frames
 from headrace_api.schemas.generation import GenerationRequest
+from headrace_api.tenants import Caller
 from headrace_shared.clock import mono_s, wall_ms, wall_s
-from headrace_shared.errors import HeadraceError, InternalError
-from headrace_shared.model_card import ModelCard
-from headrace_shared.protocol.event import Event
-from headrace_shared.protocol.grammar import GrammarSpec
-from headrace_shared.protocol.job import GenerateJob
+from headrace_shared.errors import ConflictError, UnavailableError
+from headrace_shared.protocol.ask import Ask
+from headrace_shared.queue.requests import IdempotencyKey
 
-log = logging.getLogger(__name__)
-
-Answer = TypeVar("Answer", covariant=True)
+_KEY_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """What an operation knows of the request besides its body; no HTTP."""
+class _Submitted:
+    """A request on the queue. To be settled when its generations are closed."""
 
-    request_id: str
-    """Minted here, or the client's own."""
-    chosen_by_client: bool
-    arrived_s: float
-    """``clock.mono_s``."""
-    traceparent: str | None = None
-    tracestate: str | None = None
+    prepared: Prepared
+    generations: list[Generation]
+    caller: Caller
+    charged_tokens: int
+    limiter: RateLimiter
 
-
-class Renderer(Protocol):
-    """Makes a stream's frames."""
-
-    def feed(self, prompt: int, events: Sequence[Event], /) -> bytes: ...
-    def finish(self) -> bytes: ...
+    def settle(self) -> None:
+        """Charge what was used instead of what it might have been."""
+        used = [generation.used_tokens for generation in self.generations]
+        if None not in used:
+            self.limiter.give_back(self.caller, self.charged_tokens - sum(filter(None, used)))
 
 
-class Collector(Protocol[Answer]):
-    """Makes one body."""
+async def open_stream(endpoint: Endpoint[Body], body: Body, call: Call, services: Services) -> GenerationStream:
+    """Submit, and wait a moment for the first token, so that an early failure is raised here and now.
 
-    def feed(self, prompt: int, events: Sequence[Event], /) -> None: ...
-    def finish(self) -> Answer: ...
+    The caller must ``aclose`` the stream. Raises HeadraceError.
+    """
+    submitted = await _submit(endpoint, body, call, services)
+    generations = submitted.generations
+    stream = GenerationStream(submitted.prepared, generations, services, on_close=submitted.settle)
+    until_s = mono_s() + services.settings.first_event_wait_s
+    try:
+        for generation in generations:
+            await generation.first(until_s - mono_s())
+        if not generations[0].begun:
+            await _tell_position(generations[0], call, services)
+    except BaseException:
+        await stream.aclose()
+        raise
+    return stream
 
 
-def queue_id(call: Call, body: GenerationRequest) -> str:
+class WholeAnswer:
+    """A request whose answer comes in one piece."""
+
+    def __init__(self, prepared: Prepared, generations: list[Generation]) -> None:
+        self._prepared = prepared
+        self._generations = generations
+
+    async def collect(self) -> msgspec.Struct:
+        """The whole answer. Raises HeadraceError."""
+        return await collect(self._prepared, self._generations)
+
+    def keep(self) -> None:
+        """Let the work go on: its client can come back for it."""
+        for generation in self._generations:
+            generation.keep()
+
+
+@asynccontextmanager
+async def whole_answer(
+    endpoint: Endpoint[Body], body: Body, call: Call, services: Services
+) -> AsyncIterator[WholeAnswer]:
+    """Submit; what is not finished at the end is cancelled. Raises HeadraceError."""
+    submitted = await _submit(endpoint, body, call, services)
+    try:
+        yield WholeAnswer(submitted.prepared, submitted.generations)
+    finally:
+        for generation in submitted.generations:
+            await generation.aclose()
+        submitted.settle()
+
+
+async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Services) -> _Submitted:
+    idempotency = _idempotency(endpoint.name, call)
+    for _ in range(_KEY_TRIES):
+        held = await _held(idempotency, call, services) if idempotency else None
+        if held is not None:
+            queue, ask = held
+            model = await services.directory.of_queue(queue)
+        else:
+            model = services.directory.resolve(body.model)
+            ask = _ask(endpoint, body, call)
+        prepared = await endpoint.prepare(body, ask, model, Trace(call.traceparent, call.tracestate), services)
+        charged = 0
+        if held is None:
+            charged = await services.limiter.admit(call.caller, prepared.cost_tokens, call.answer_headers)
+        linger_s = services.settings.disconnect_linger_s if body.stream else 0.0
+        terms = Terms(model.card.name, call.arrived_s, call.timeout_s, linger_s)
+        with contextlib.suppress(KeyTakenError):
+            generations = await _enqueue(prepared, terms, services, idempotency)
+            _tell(call, ask, replay=held is not None)
+            return _Submitted(prepared, generations, call.caller, charged, services.limiter)
+    raise UnavailableError("An earlier request with this Idempotency-Key is just beginning or ending; try again.")
+
+
+async def _enqueue(
+    prepared: Prepared, terms: Terms, services: Services, idempotency: IdempotencyKey | None
+) -> list[Generation]:
+    """All or none: when one job is refused, those before it are cancelled."""
+    generations: list[Generation] = []
+    try:
+        for job in prepared.jobs:
+            # The first job brings the key along for all of them.
+            key = None if generations else idempotency
+            generations.append(await services.dispatcher.submit(job, prepared.ask, terms, key))
+    except BaseException:
+        for generation in generations:
+            generation.give_up()
+            await generation.aclose()
+        raise
+    return generations
+
+
+def _ask(endpoint: Endpoint[Body], body: Body, call: Call) -> Ask:
+    request_id = _queue_id(call, body)
+    prompts = endpoint.prompts(body)
+    return Ask(
+        endpoint=endpoint.name,
+        request_id=request_id,
+        body=call.body,
+        created=wall_s(),
+        owner=call.caller.owner,
+        job_ids=(request_id,) if prompts == 1 else tuple(f"{request_id}-{number}" for number in range(prompts)),
+        tenant=call.caller.tenant,
+        priority=call.caller.limits.priority(body.priority),
+        deadline_ms=wall_ms() + round((call.arrived_s + call.timeout_s - mono_s()) * 1000),
+        detached=call.detached,
+    )
+
+
+def _queue_id(call: Call, body: GenerationRequest) -> str:
     """The id on the queue: the client's with a random end, since clients repeat theirs. A header beats the body."""
     if not call.chosen_by_client and body.request_id is None:
         return call.request_id
@@ -61,125 +160,42 @@ def queue_id(call: Call, body: GenerationRequest) -> str:
     return f"{base}-{secrets.token_hex(4)}"
 
 
-async def grammar_of(body: GenerationRequest, card: ModelCard, services: Services) -> GrammarSpec | None:
-    """What the answer must look like. Raises InvalidRequestError for a grammar that no worker could use."""
-    if not body.constraints() and body.guided_decoding_backend is None:
+def _idempotency(endpoint: str, call: Call) -> IdempotencyKey | None:
+    """The key with the fingerprint of what is asked for; how its JSON is written does not matter."""
+    if call.idempotency_key is None:
         return None
-    constraint = await services.tokenizers.run(constraint_of, body, card.grammar_backends)
-    if constraint is None:
-        return None
-    await services.grammars.check(constraint)
-    return constraint.spec
+    canonical = json.dumps(json.loads(call.body), sort_keys=True, separators=(",", ":"))
+    return IdempotencyKey(call.idempotency_key, hashlib.sha256(f"{endpoint}\n{canonical}".encode()).hexdigest())
 
 
-def ticket(call: Call, request_id: str, services: Services, grammar: GrammarSpec | None) -> Ticket:
-    settings = services.settings
-    return Ticket(
-        request_id=request_id,
-        deadline_ms=wall_ms() + round(settings.request_timeout_s * 1000),
-        traceparent=call.traceparent,
-        tracestate=call.tracestate,
-        max_stop_strings=settings.max_stop_strings,
-        grammar=grammar,
-    )
+async def _held(idempotency: IdempotencyKey, call: Call, services: Services) -> tuple[str, Ask] | None:
+    """What the key's first request asked for, and its queue: that of a model which may have been replaced since.
 
-
-def envelope(prefix: str, request_id: str, asked_for: str | None, card: ModelCard) -> Envelope:
-    """The name asked for is echoed; without one, the model's first."""
-    return Envelope(
-        id=f"{prefix}-{request_id}",
-        created=wall_s(),
-        model=asked_for if asked_for is not None else card.name,
-        system_fingerprint=f"fp_{card.digest}",
-    )
-
-
-async def collect(
-    jobs: Sequence[GenerateJob], card: ModelCard, collector: Collector[Answer], call: Call, services: Services
-) -> Answer:
-    """Run the jobs to their end and return the whole answer. Raises HeadraceError."""
-    async with _submitted(jobs, card, call, services) as generations, aclosing(merge(generations)) as merged:
-        async for prompt, events in merged:
-            collector.feed(prompt, events)
-    return collector.finish()
-
-
-async def open_stream(
-    jobs: Sequence[GenerateJob], card: ModelCard, renderer: Renderer, call: Call, services: Services
-) -> "GenerationStream":
-    """Submit the jobs and wait a moment for the first token, so that an early failure is raised here and now.
-
-    The caller must ``aclose`` the stream.
+    Raises ConflictError when its body was another one.
     """
-    generations = await _submit(jobs, card, call, services)
-    stream = GenerationStream(generations, renderer, services)
-    until_s = mono_s() + services.settings.first_event_wait_s
-    try:
-        for generation in generations:
-            await generation.first(until_s - mono_s())
-    except BaseException:
-        await stream.aclose()
-        raise
-    return stream
+    for queue in await services.directory.queues():
+        holder = await services.queue.holder(queue, call.caller.tenant, idempotency)
+        if holder is None:
+            continue
+        request_id, same_body = holder
+        if not same_body:
+            raise ConflictError("Idempotency-Key: was used for a request with another body.", param="Idempotency-Key")
+        ask = await services.queue.ask(queue, request_id)
+        return None if ask is None else (queue, ask)
+    return None
 
 
-class GenerationStream:
-    """A FrameSource: the answer's frames as they can be told."""
-
-    def __init__(self, generations: Sequence[Generation], renderer: Renderer, services: Services) -> None:
-        self._generations = generations
-        self._merged = merge(generations)
-        self._renderer = renderer
-        self._clients = services.metrics.sse_clients
-        self._clients.inc()
-        self._over = False
-
-    async def next_frames(self) -> bytes:
-        """As FrameSource. A failure comes out as an event, and ends the stream."""
-        if self._over:
-            return b""
-        try:
-            async for prompt, events in self._merged:
-                if frames := self._renderer.feed(prompt, events):
-                    return frames
-            self._over = True
-            return self._renderer.finish()
-        except HeadraceError as error:
-            self._over = True
-            return error_frames(error)
-        except Exception:
-            log.exception("stream failed")
-            self._over = True
-            return error_frames(InternalError("stream failed"))
-
-    async def aclose(self) -> None:
-        """Whatever is not finished is cancelled."""
-        self._clients.dec()
-        await self._merged.aclose()
-        for generation in self._generations:
-            await generation.aclose()
+def _tell(call: Call, ask: Ask, *, replay: bool) -> None:
+    call.answer_headers["X-Headrace-Request-Id"] = ask.request_id
+    if replay:
+        call.answer_headers["X-Headrace-Idempotent-Replay"] = "true"
 
 
-@asynccontextmanager
-async def _submitted(
-    jobs: Sequence[GenerateJob], card: ModelCard, call: Call, services: Services
-) -> AsyncIterator[list[Generation]]:
-    generations = await _submit(jobs, card, call, services)
-    try:
-        yield generations
-    finally:
-        for generation in generations:
-            await generation.aclose()
-
-
-async def _submit(jobs: Sequence[GenerateJob], card: ModelCard, call: Call, services: Services) -> list[Generation]:
-    """All or none: when one is refused, those before it are cancelled."""
-    generations: list[Generation] = []
-    try:
-        for job in jobs:
-            generations.append(await services.dispatcher.submit(job, model=card.name, arrived_s=call.arrived_s))
-    except BaseException:
-        for generation in generations:
-            await generation.aclose()
-        raise
-    return generations
+async def _tell_position(generation: Generation, call: Call, services: Services) -> None:
+    """Only for a request that has waited already: who is served at once has no use for it."""
+    with contextlib.suppress(UnavailableError):
+        state = await services.queue.state(generation.queue, generation.request_id)
+        if state is not None and state.ahead is not None:
+            call.answer_headers["X-Queue-Position"] = str(state.ahead)
+        if state is not None and state.eta_ms is not None:
+            call.answer_headers["X-Queue-Eta-Ms"] = str(state.eta_ms)

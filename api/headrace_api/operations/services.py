@@ -4,10 +4,14 @@ from dataclasses import dataclass
 
 from headrace_api.directory import ModelDirectory
 from headrace_api.dispatch import Dispatcher
+from headrace_api.drain import Drain
 from headrace_api.grammar.check import GrammarChecker
+from headrace_api.limits import RateLimiter
 from headrace_api.metrics import Metrics
 from headrace_api.prompt.build import TokenizerPool
 from headrace_api.settings import ApiSettings
+from headrace_api.tenants import Caller
+from headrace_shared.queue.requests import RequestQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,5 +22,10 @@ class Services:
     metrics: Metrics
     directory: ModelDirectory
     dispatcher: Dispatcher
+    queue: RequestQueue
     tokenizers: TokenizerPool
     grammars: GrammarChecker
+    limiter: RateLimiter
+    drain: Drain
+    anyone: Caller
+    """Who sends requests without a key, where none is needed."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from msgspec import UNSET, UnsetType
 
 from headrace_api.output.envelope import Envelope
+from headrace_api.output.event_ids import EventIds
 from headrace_api.output.logprobs import TokenNames, chat_logprobs, prompt_logprobs
-from headrace_api.output.sse import DONE, frame
 from headrace_api.schemas.base import PromptLogprobs, Usage
 from headrace_api.schemas.chat import (
     ChatChoice,
@@ -47,10 +47,14 @@ class ChatShape:
 
 
 class ChatStream:
-    """Renders one answer's chunks. ``feed`` takes events in order, ``finish`` gives what ends the stream."""
+    """Renders one answer's chunks. ``feed`` takes events in order, ``finish`` gives what ends the stream.
 
-    def __init__(self, shape: ChatShape) -> None:
+    The chunks depend on the events alone, not on how many come at once: told again they are the same.
+    """
+
+    def __init__(self, shape: ChatShape, ids: EventIds) -> None:
         self._shape = shape
+        self._ids = ids
         self._opened = False
         self._completion_tokens = 0
         self._open_choices = set(range(shape.choices))
@@ -75,7 +79,7 @@ class ChatStream:
         ]
         if self._shape.include_usage:
             frames.append(self._chunk(None))
-        return b"".join([*frames, DONE])
+        return b"".join([*frames, self._ids.done()])
 
     def _opening(self) -> list[bytes]:
         shape = self._shape
@@ -111,7 +115,8 @@ class ChatStream:
     def _chunk(self, choice: ChatChunkChoice | None, *, prompt_token_ids: list[int] | UnsetType = UNSET) -> bytes:
         """One choice's event; None: the usage event."""
         envelope = self._shape.envelope
-        return frame(
+        return self._ids.frame(
+            0,
             ChatChunk(
                 id=envelope.id,
                 created=envelope.created,
@@ -120,7 +125,7 @@ class ChatStream:
                 choices=[] if choice is None else [choice],
                 usage=self._usage() if choice is None or self._shape.continuous_usage else UNSET,
                 prompt_token_ids=prompt_token_ids,
-            )
+            ),
         )
 
     def _usage(self) -> Usage:

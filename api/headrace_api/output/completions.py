@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from headrace_api.output.envelope import Envelope
+from headrace_api.output.event_ids import EventIds
 from headrace_api.output.logprobs import CompletionLogprobWriter, TokenNames, joined, prompt_logprobs
-from headrace_api.output.sse import DONE, frame
 from headrace_api.schemas.base import PromptLogprobs, Usage
 from headrace_api.schemas.completions import (
     Completion,
@@ -94,13 +94,17 @@ class _Choice:
 
 
 class CompletionStream:
-    """Renders the chunks of all prompts and choices. ``finish`` gives what ends the stream."""
+    """Renders the chunks of all prompts and choices. ``finish`` gives what ends the stream.
 
-    def __init__(self, shape: CompletionShape) -> None:
+    A prompt's chunks depend on its own events alone, not on how many come at once nor on the other prompts.
+    """
+
+    def __init__(self, shape: CompletionShape, ids: EventIds) -> None:
         self._shape = shape
+        self._ids = ids
         self._choices = [_Choice(shape, prompt) for prompt in shape.prompts for _ in range(shape.choices)]
         self._scored: dict[int, Sequence[TokenLogprob | None]] = {}
-        self._completion_tokens = 0
+        self._completion_tokens = [0] * len(shape.prompts)
 
     def feed(self, prompt: int, events: Sequence[Event]) -> bytes:
         """The frames for ``events`` of the prompt numbered ``prompt``; b"" when there is nothing to show."""
@@ -108,31 +112,36 @@ class CompletionStream:
         for event in events:
             match event:
                 case Delta():
-                    frames += self._delta(prompt, event)
+                    choice = self._delta(prompt, event)
+                    if choice is not None:
+                        frames.append(self._chunk(prompt, choice, self._usage_so_far(prompt)))
                 case PromptScored():
                     self._scored[prompt] = event.entries
         return b"".join(frames)
 
     def finish(self) -> bytes:
+        """Ends choices that no event has ended, tells the usage if it was asked for, and says DONE."""
+        shape = self._shape
         frames = []
         for index, choice in enumerate(self._choices):
             if not choice.ended:
-                last = Delta(index % self._shape.choices, [], "", finish_reason=FinishReason.LENGTH)
-                frames += self._delta(index // self._shape.choices, last)
-        if self._shape.include_usage:
-            frames.append(self._chunk(None))
-        return b"".join([*frames, DONE])
+                prompt, own_index = divmod(index, shape.choices)
+                last = self._delta(prompt, Delta(own_index, [], "", finish_reason=FinishReason.LENGTH))
+                frames.append(self._chunk(0, last, self._usage_so_far(prompt)))
+        if shape.include_usage:
+            frames.append(self._chunk(0, None, Usage.of(shape.prompt_tokens, sum(self._completion_tokens))))
+        return b"".join([*frames, self._ids.done()])
 
-    def _delta(self, prompt: int, event: Delta) -> list[bytes]:
+    def _delta(self, prompt: int, event: Delta) -> CompletionChunkChoice | None:
         shape = self._shape
-        self._completion_tokens += len(event.token_ids)
+        self._completion_tokens[prompt] += len(event.token_ids)
         index = prompt * shape.choices + event.choice
         first = not self._choices[index].begun
         text, logprobs = self._choices[index].add(event, self._scored.get(prompt))
         ended = event.finish_reason is not None
         if not (text or ended or logprobs or shape.return_token_ids):
-            return []
-        choice = CompletionChunkChoice(
+            return None
+        return CompletionChunkChoice(
             index,
             text,
             logprobs,
@@ -141,22 +150,26 @@ class CompletionStream:
             event.token_ids if shape.return_token_ids else UNSET,
             shape.prompts[prompt].token_ids if first and shape.return_token_ids else UNSET,
         )
-        return [self._chunk(choice)]
 
-    def _chunk(self, choice: CompletionChunkChoice | None) -> bytes:
-        """One choice's event; None: the usage event."""
+    def _usage_so_far(self, prompt: int) -> Usage | UnsetType:
+        """The prompt's own: what others have had by now is a matter of time."""
+        if not self._shape.continuous_usage:
+            return UNSET
+        return Usage.of(len(self._shape.prompts[prompt].token_ids), self._completion_tokens[prompt])
+
+    def _chunk(self, counted: int, choice: CompletionChunkChoice | None, usage: Usage | UnsetType) -> bytes:
+        """One choice's event; None: the usage event. ``counted``: the prompt that it counts for."""
         envelope = self._shape.envelope
-        return frame(
+        return self._ids.frame(
+            counted,
             CompletionChunk(
                 id=envelope.id,
                 created=envelope.created,
                 model=envelope.model,
                 system_fingerprint=envelope.system_fingerprint,
                 choices=[] if choice is None else [choice],
-                usage=Usage.of(self._shape.prompt_tokens, self._completion_tokens)
-                if choice is None or self._shape.continuous_usage
-                else UNSET,
-            )
+                usage=usage,
+            ),
         )
 
 

@@ -1,4 +1,4 @@
-"""Server-sent events: frames as bytes, and the response that carries them.
+"""The response that carries server-sent events.
 
 A response of our own and not sse-starlette's: frames come here already encoded, and one send
 carries all that are ready. Measured side by side, an event costs 10 microseconds this way and 26
@@ -8,27 +8,12 @@ through EventSourceResponse.
 import asyncio
 from typing import Protocol
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from headrace_api.errors import error_body
 from headrace_shared.clock import mono_s
-from headrace_shared.errors import HeadraceError, UnavailableError
 
-DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
-_encode = msgspec.json.Encoder().encode
-
-
-def frame(event: msgspec.Struct) -> bytes:
-    """One event."""
-    return b"data: " + _encode(event) + b"\n\n"
-
-
-def error_frames(error: HeadraceError) -> bytes:
-    """How a stream ends that cannot go on: the error as an event, so that clients raise it, then the usual end."""
-    return frame(error_body(error)) + DONE
 
 
 class FrameSource(Protocol):
@@ -37,6 +22,9 @@ class FrameSource(Protocol):
     async def next_frames(self) -> bytes:
         """All frames that are ready, at least one; b"" at the end."""
 
+    def farewell(self) -> bytes:
+        """The last frames when the server stops: an error, so that the client does not take the part for the whole."""
+
     async def aclose(self) -> None:
         """Called once in any case: the end, an error, a client that went away."""
 
@@ -44,9 +32,9 @@ class FrameSource(Protocol):
 class EventStream(Response):
     """Sends what ``source`` yields; comments while it is silent; closes it when the client goes away."""
 
-    def __init__(self, source: FrameSource, *, keep_alive_s: float, headers: dict[str, str]) -> None:
+    def __init__(self, source: FrameSource, *, keep_alive_s: float) -> None:
         super().__init__(
-            media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers}
+            media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         )
         del self.headers["content-length"]
         self._source = source
@@ -93,5 +81,4 @@ class EventStream(Response):
         """The server is stopping: the client must see an error and not a neat but short answer."""
         pump.cancel()
         await asyncio.gather(pump, return_exceptions=True)
-        farewell = error_frames(UnavailableError("The server is shutting down; send the request again."))
-        await send({"type": "http.response.body", "body": farewell, "more_body": False})
+        await send({"type": "http.response.body", "body": self._source.farewell(), "more_body": False})

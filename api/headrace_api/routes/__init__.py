@@ -2,9 +2,10 @@
 
 from fastapi import APIRouter
 
-from headrace_api.routes import chat, completions, health, metrics, models, tokenize
+from headrace_api.routes import autoscale, generation, health, metrics, models, requests, tokenize
 
 
 def all_routers() -> list[APIRouter]:
     """Every router that the application serves."""
-    return [chat.router, completions.router, models.router, tokenize.router, health.router, metrics.router]
+    modules = (generation, requests, models, tokenize, autoscale, health, metrics)
+    return [module.router for module in modules]

@@ -10,10 +10,11 @@ from headrace_api.schemas.base import RequestModel
 _FAILURES = {
     400: "The request breaks a rule; the message names each parameter at fault.",
     401: "The API key is missing or not accepted.",
-    404: "No such model.",
+    404: "There is no such model, or no such request.",
+    409: "The idempotency key was used with another body.",
     413: "The body is too large.",
     415: "The body is not called JSON.",
-    429: "The queue is full; Retry-After says when to come back.",
+    429: "The queue is full, or the client's rate is used up; Retry-After says when to come back.",
     500: "The server failed.",
     503: "Redis, or every worker of the model, is away for the moment.",
     504: "The request was not finished in time.",
@@ -38,6 +39,13 @@ def answers(
         200: {"description": "The answer.", "content": content},
         **{status: {"description": _FAILURES[status], "content": failed} for status in failures},
     }
+
+
+def events(*, failures: Iterable[int]) -> dict[int | str, dict[str, Any]]:
+    """``responses`` of a route that answers with events alone."""
+    documented = answers(msgspec.Struct, failures=failures)
+    documented[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    return documented
 
 
 GENERATION_FAILURES = tuple(_FAILURES)

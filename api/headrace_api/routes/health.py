@@ -32,13 +32,15 @@ async def health() -> Response:
 )
 async def ready(services: ServicesDep) -> Response:
     state = services.directory.state()
-    able = state.redis and bool(state.models)
+    draining = services.drain.begun
+    able = state.redis and bool(state.models) and not draining
     readiness = Readiness(
         ready=able,
         redis=state.redis,
         models=[_ready_model(listed) for listed in state.models],
-        missing=state.missing,
+        missing=[*state.missing, *(["this node is draining"] if draining else [])],
         conflicts=[listed.name for listed in state.models if listed.conflict],
+        draining=draining,
     )
     return json_answer(readiness, {} if able else {"Retry-After": "1"}, 200 if able else 503)
 

@@ -75,8 +75,13 @@ class GenerationRequest(StructuredRequest):
     return_token_ids: bool | None = False
     echo: bool | None = False
     priority: Annotated[
-        int | None, Field(ge=-(2**53) + 1, le=2**53 - 1, description="Lower goes first. Redis orders by doubles.")
-    ] = 0
+        int | None,
+        Field(ge=-(2**53) + 1, le=2**53 - 1, description="Lower goes first; default 0. Redis orders by doubles."),
+    ] = None
+    timeout: Annotated[
+        float | None,
+        Field(gt=0, description="Seconds after which the request is given up; the header X-Request-Timeout as well."),
+    ] = None
     request_id: Annotated[
         str | None,
         Field(

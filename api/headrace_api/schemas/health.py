@@ -30,6 +30,8 @@ class Readiness(msgspec.Struct, frozen=True):
     missing: list[str]
     conflicts: list[str]
     """Names that workers announce with different cards."""
+    draining: bool = False
+    """This node was told to stop: send it nothing new."""
 
 
 class Version(msgspec.Struct, frozen=True):

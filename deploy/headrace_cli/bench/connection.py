@@ -157,8 +157,9 @@ class ResponseParser:
         assert self._on_event is not None  # noqa: S101 - the condition for _events
         *events, self._rest = self._rest.replace(b"\r\n", b"\n").split(b"\n\n")
         for event in events:
-            if event.startswith(b"data:"):
-                self._on_event(event[5:].strip(), now_s)
+            for line in event.split(b"\n"):
+                if line.startswith(b"data:"):
+                    self._on_event(line[5:].strip(), now_s)
 
 
 class _Sized:

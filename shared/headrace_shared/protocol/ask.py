@@ -21,3 +21,8 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     """Tenant that may read and cancel it; empty when the server asks for no key."""
     job_ids: tuple[str, ...] = ()
     """The jobs' request ids, in the order of the prompts."""
+    tenant: str = "-"
+    """Whose share its jobs take; as in their headers, like the following."""
+    priority: int = 0
+    deadline_ms: int | None = None
+    detached: bool = False

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.event import Event
 from headrace_shared.protocol.job import Job
 
@@ -18,6 +19,7 @@ _VERSION_BYTE = bytes([PROTOCOL_VERSION])
 
 _encoder = msgspec.msgpack.Encoder()
 _job_decoder = msgspec.msgpack.Decoder(Job)
+_ask_decoder = msgspec.msgpack.Decoder(Ask)
 _frame_decoder = msgspec.msgpack.Decoder(list[Event])
 
 
@@ -33,6 +35,16 @@ def encode_job(job: Job) -> bytes:
 def decode_job(data: bytes) -> Job:
     """Inverse of ``encode_job``. Raises ProtocolVersionError or msgspec.DecodeError."""
     return _job_decoder.decode(_checked(data))
+
+
+def encode_ask(ask: Ask) -> bytes:
+    """The bytes stored beside the request's jobs."""
+    return _VERSION_BYTE + _encoder.encode(ask)
+
+
+def decode_ask(data: bytes) -> Ask:
+    """Inverse of ``encode_ask``. Raises ProtocolVersionError or msgspec.DecodeError."""
+    return _ask_decoder.decode(_checked(data))
 
 
 def encode_frame(events: Sequence[Event]) -> bytes:

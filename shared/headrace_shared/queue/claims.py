@@ -18,7 +18,6 @@ from headrace_shared.protocol.codec import ProtocolVersionError, decode_frame, d
 from headrace_shared.protocol.event import Delta, Event, Failed, Finished
 from headrace_shared.protocol.job import Job
 from headrace_shared.queue import keys
-from headrace_shared.queue.client import Endpoint
 from headrace_shared.queue.scripts import Script, run_script
 from headrace_shared.queue.subscriber import Subscriber
 from headrace_shared.queue.token_log import TokenLog
@@ -112,6 +111,8 @@ class WorkerQueue:
         self._lease_ms = lease_ms
         self._log = TokenLog(redis)
         self._nonce = secrets.token_hex(8)
+        self.ask_again_s: float | None = None
+        """Set by each claim: after how many seconds to claim again, because what comes next is held for another worker."""
         self._calm_s = 0.0  # nobody is declared dead before this time
 
     async def claim(self, want: int, max_cost_tokens: int) -> list[Claim]:
@@ -122,9 +123,10 @@ class WorkerQueue:
         """
         if want <= 0:
             return []
-        rows = await self._run(
+        again_ms, *rows = await self._run(
             Script.CLAIM, self._worker_id, self._nonce, want, max_cost_tokens, self._lease_ms, _DEADLINE
         )
+        self.ask_again_s = again_ms / 1000 if again_ms > 0 else None
         claims = [claim for row in rows if (claim := await self._read(row)) is not None]
         # Only now: had the reply or a log been lost, the same nonce would bring the same requests again.
         self._nonce = secrets.token_hex(8)
@@ -144,9 +146,14 @@ class WorkerQueue:
             answers += [Appended(AppendStatus(flat[i]), flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
         return answers
 
-    async def renew(self) -> None:
-        """Keep the lease while there is nothing to say."""
-        await self._run(Script.APPEND, self._worker_id, self._lease_ms)
+    async def renew(self) -> dict[str, AppendStatus]:
+        """Keep the lease while there is nothing to say.
+
+        Returns the requests of this worker that it has to end, with CANCELLED or DEADLINE: their next frame would be
+        refused, but in a long prefill there is none, and the control message may have been lost.
+        """
+        flat = await self._run(Script.APPEND, self._worker_id, self._lease_ms)
+        return {flat[i].decode(): AppendStatus(flat[i + 1]) for i in range(0, len(flat), 2)}
 
     async def release(self) -> int:
         """Hand back every request this worker owns; others continue them. Returns how many."""
@@ -186,7 +193,7 @@ class WorkerQueue:
         def on_subscribed(channel: bytes) -> None:
             on_message(bell, b"")
 
-        subscriber = Subscriber(Endpoint.of_client(self._redis), on_message, on_subscribed)
+        subscriber = Subscriber(self._redis, on_message, on_subscribed)
         subscriber.want(bell, control)
         await subscriber.start()
         try:

@@ -8,11 +8,9 @@ from redis.asyncio import Redis
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import UnavailableError
 from headrace_shared.queue import keys
-from headrace_shared.queue.client import Endpoint
 from headrace_shared.queue.stream import ResultStream
 from headrace_shared.queue.subscriber import Subscriber
 from headrace_shared.queue.token_log import TokenLog
-from headrace_shared.settings import RedisSettings
 
 _SILENCE_S = 2.0
 """A stream that has heard nothing for so long is compared with its log."""
@@ -23,9 +21,9 @@ _SWEEP_CHUNK = 256
 class StreamHub:
     """The API end of every token channel. Reading from Redis never waits for a reader of a stream."""
 
-    def __init__(self, settings: RedisSettings, redis: Redis) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._log = TokenLog(redis)
-        self._subscriber = Subscriber(Endpoint.of_settings(settings), self._on_message, self._on_subscribed)
+        self._subscriber = Subscriber(redis, self._on_message, self._on_subscribed)
         self._streams: dict[bytes, list[ResultStream]] = {}
         self._sweeper: asyncio.Task[None] | None = None
 

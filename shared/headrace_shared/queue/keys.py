@@ -14,6 +14,8 @@ Those of one queue share the base ``hr:{<queue>}:`` and with it a hash slot; the
 ``age``                zset      queued requests -> time of enqueue
 ``pace``               hash      how fast the queue drains, and what the order needs to remember
 ``idem:<digest>``      hash      idempotency key: ``rid`` and ``print`` of the body
+``aff:<digest>``       string    the worker that has served a prompt with this beginning lately
+``ask:<id>``           hash      ``ask`` what a client asked for, ``open`` how many of its jobs are not done
 ``due``                zset      queued requests with a deadline -> deadline
 ``req:<rid>``          hash      the request's state (``state.lua``)
 ``body:<rid>``         string    the encoded job, until it is done
@@ -28,7 +30,8 @@ Those of one queue share the base ``hr:{<queue>}:`` and with it a hash slot; the
 =====================  ========  ==============================================================================
 
 All times are Redis' own, in milliseconds. The fleet's keys have the base ``hr:{fleet}:``:
-``leases`` (zset), ``states`` (hash), ``card:<digest>`` and ``blob:<digest>`` (strings).
+``leases`` and ``queues`` (zsets), ``states`` (hash), ``card:<digest>`` and ``blob:<digest>`` (strings).
+A tenant's rates are the hash ``hr:{rate:<digest>}``.
 """
 
 FLEET = "hr:{fleet}:"
@@ -61,12 +64,25 @@ def body(queue: str, request_id: str) -> str:
     return f"{base(queue)}body:{request_id}"
 
 
+def ask(queue: str, request_id: str) -> str:
+    return f"{base(queue)}ask:{request_id}"
+
+
+def affinity_name(digest: bytes) -> str:
+    """What stands for a digest in ``aff:<digest>``; it is a hint, so that half of it is enough."""
+    return digest[:8].hex()
+
+
 def ages(queue: str) -> str:
     return f"{base(queue)}age"
 
 
 def pace(queue: str) -> str:
     return f"{base(queue)}pace"
+
+
+def idempotency(queue: str, digest: str) -> str:
+    return f"{base(queue)}idem:{digest}"
 
 
 def dead_letters(queue: str) -> str:
@@ -95,6 +111,11 @@ def card(digest: str) -> str:
 
 def blob(digest: str) -> str:
     return f"{FLEET}blob:{digest}"
+
+
+def rate(digest: str) -> str:
+    """What one tenant has used of its rates; a slot of its own."""
+    return f"hr:{{rate:{digest}}}"
 
 
 def fleet_leases() -> str:

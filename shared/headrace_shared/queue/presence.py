@@ -75,6 +75,7 @@ class Presence:
             card.digest,
             self._encode(card),
             KEEP_MS,
+            state.queue,
             *digests,
         )
         return [digest.decode() for digest in missing]
@@ -82,9 +83,10 @@ class Presence:
     async def withdraw(self, worker_id: str) -> None:
         """Be gone at once."""
         async with reaching(self._redis):
-            pipeline = self._redis.pipeline(transaction=True)
-            pipeline.zrem(keys.fleet_leases(), worker_id)
+            # In this order: a lease without a state ends by itself.
+            pipeline = self._redis.pipeline(transaction=False)
             pipeline.hdel(keys.fleet_states(), worker_id)
+            pipeline.zrem(keys.fleet_leases(), worker_id)
             await pipeline.execute()
 
     async def fleet(self) -> Fleet:
@@ -105,6 +107,21 @@ class Presence:
             for digest, card in self._cards.items()
         ]
         return Fleet(sorted(models, key=lambda model: (model.card.name, model.card.digest)))
+
+    async def queues(self) -> list[str]:
+        """Every queue that a worker has announced within the last day, oldest first."""
+        rows: list[bytes] = await run_script(self._redis, Script.QUEUES, keys.FLEET)
+        return [row.decode() for row in rows]
+
+    async def card(self, digest: str) -> ModelCard | None:
+        """A card that was announced within the last day, by its digest; None when it is not known."""
+        async with reaching(self._redis):
+            data = await self._redis.get(keys.card(digest))
+        try:
+            return None if data is None else self._decode_card(data)
+        except msgspec.DecodeError as error:
+            log.warning("undecodable model card", extra={"digest": digest, "error": str(error)})
+            return None
 
     async def _learn(self, digests: list[str]) -> None:
         if not digests:

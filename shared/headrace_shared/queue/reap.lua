@@ -11,18 +11,30 @@ local function end_with(rid, seq, frame)
   finish(rid, now, false)
 end
 
+-- With what is needed to enqueue it again, and the last frames, each under its number, to see how it died.
 local function bury(rid, h)
-  local body = redis.call('GET', BASE .. 'body:' .. rid) or ''
-  redis.call('XADD', BASE .. 'dlq', 'MAXLEN', '~', 10000, '*', 'r', rid, 'worker', victim, 'lost', h[4], 'seq', h[2], 'body', body)
+  local key = request_key(rid)
+  local kept = redis.call('HMGET', key, 'ttl', 'weight')
+  local entry = {'r', rid, 'worker', victim, 'lost', h[4], 'max', h[5], 'seq', h[2], 'ttl', kept[1],
+    'weight', kept[2] or '1', 'body', redis.call('GET', BASE .. 'body:' .. rid) or ''}
+  for _, frame in ipairs(redis.call('XREVRANGE', BASE .. 'out:' .. rid, '+', '-', 'COUNT', 8)) do
+    entry[#entry + 1] = frame[1]:match('^%d+')
+    entry[#entry + 1] = frame[2][2]
+  end
+  redis.call('XADD', BASE .. 'dlq', 'MAXLEN', '~', 10000, '*', unpack(entry))
   end_with(rid, h[2], ARGV[5])
 end
 
-local function put_back_request(rid)
+-- Two more losses convict a suspect, and it is never held beside another one: the innocent are not convicted with it.
+local function put_back_request(rid, lost, max)
   local key = request_key(rid)
+  local lane = lost >= math.max(max - 2, 1) and SUSPECTS or CONTINUATION
   local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'tenant', 'cost', 'enqueued', 'deadline')
   leave_lane(h[1], h[2], h[3])
-  local entry = enter_lane(rid, h[1], CONTINUATION, h[4], h[5], h[6])
-  redis.call('HSET', key, 'state', 'O', 'lane', CONTINUATION, 'entry', entry)
+  local entry = enter_lane(rid, h[1], lane, h[5], h[6])
+  count_waiting(1, h[5])
+  count_share(1, h[4], h[5])
+  redis.call('HSET', key, 'state', 'O', 'lane', lane, 'entry', entry)
   if h[7] then redis.call('ZADD', BASE .. 'due', h[7], rid) end
   put_back = put_back + 1
 end
@@ -36,7 +48,7 @@ local function take_from_victim(rid)
   count_running(-1)
   if h[6] then end_with(rid, h[2], ARGV[6])
   elseif tonumber(h[4]) >= tonumber(h[5]) then bury(rid, h)
-  else put_back_request(rid) end
+  else put_back_request(rid, tonumber(h[4]), tonumber(h[5])) end
 end
 
 local function expire_queued()
@@ -75,5 +87,5 @@ if redis.call('EXISTS', own) == 0 then
 else
   more = true
 end
-if put_back > 0 then redis.call('PUBLISH', BASE .. 'bell', '') end
+if put_back > 0 then redis.call('SPUBLISH', BASE .. 'bell', '') end
 return {put_back, more and 1 or 0}

@@ -1,7 +1,7 @@
 """RequestQueue: the API's end of the queue."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -9,10 +9,12 @@ from redis.asyncio import Redis
 
 from headrace_shared.clock import wall_ms
 from headrace_shared.errors import DeadlineExceededError, ErrorCode, InvalidRequestError, OverloadedError
-from headrace_shared.protocol.codec import encode_frame, encode_job
+from headrace_shared.protocol.ask import Ask
+from headrace_shared.protocol.codec import encode_ask, encode_frame, encode_job
 from headrace_shared.protocol.event import Failed
 from headrace_shared.protocol.job import Job
 from headrace_shared.queue import keys
+from headrace_shared.queue.asks import find_ask, read_holder
 from headrace_shared.queue.scripts import Script, run_script
 from headrace_shared.queue.status import (
     Backlog,
@@ -28,7 +30,7 @@ from headrace_shared.settings import QueueSettings
 
 _MAX_PRIORITY = 2**53 - 1
 """Redis orders by doubles; beyond this two priorities could become one."""
-_NO_LIMIT = 2**53 - 1
+NO_LIMIT = 2**53 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class QueueLimits:
     tenant_max_tokens: int | None = None
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
     aging_ms: int = 0
+    affinity_hold_ms: int = 25
 
     @classmethod
     def of_settings(cls, settings: QueueSettings) -> "QueueLimits":
@@ -93,6 +96,8 @@ class CancelOutcome(StrEnum):
     """It was waiting, or its worker is dead; its last event is in the log now."""
     REQUESTED = "requested"
     """It is running; its worker has been told and will say the last word."""
+    HEARD = "heard"
+    """Somebody listens to it, and it was to be stopped only if nobody does: nothing changed."""
 
 
 _ENQUEUE_RESULTS = (
@@ -103,7 +108,45 @@ _ENQUEUE_RESULTS = (
     EnqueueResult.ATTACHED,
     EnqueueResult.CONFLICT,
 )
-_CANCEL_OUTCOMES = (CancelOutcome.GONE, CancelOutcome.CANCELLED, CancelOutcome.REQUESTED)
+_CANCEL_OUTCOMES = (CancelOutcome.GONE, CancelOutcome.CANCELLED, CancelOutcome.REQUESTED, CancelOutcome.HEARD)
+
+
+def enqueue_args(
+    job: Job,
+    limits: QueueLimits,
+    idempotency: IdempotencyKey | None = None,
+    ask: Ask | None = None,
+    dead_letter: str = "",
+) -> list[bytes | str | int]:
+    """The arguments of enqueue.lua. Raises DeadlineExceededError when the deadline has passed."""
+    header = job.header
+    # Sent as a duration: this host's clock may differ from Redis', which judges the deadline.
+    timeout_ms = header.deadline_ms - wall_ms() if header.deadline_ms is not None else None
+    if timeout_ms is not None and timeout_ms <= 0:
+        raise DeadlineExceededError("the request's deadline has passed")
+    return [
+        header.request_id,
+        header.priority,
+        keys.tenant_lane(header.tenant),
+        header.cost_tokens,
+        encode_job(job),
+        "" if timeout_ms is None else timeout_ms,
+        limits.max_requests,
+        limits.max_tokens,
+        limits.replay_ttl_s * 1000,
+        limits.max_attempts,
+        f"{limits.tenant_weights.get(header.tenant, 1.0):.12g}",
+        limits.aging_ms,
+        limits.tenant_max_requests or NO_LIMIT,
+        limits.tenant_max_tokens or NO_LIMIT,
+        idempotency.digest(header.tenant) if idempotency else "",
+        idempotency.fingerprint if idempotency else "",
+        ask.request_id if ask else "",
+        encode_ask(ask) if ask else "",
+        ",".join(map(keys.affinity_name, header.affinity)),
+        limits.affinity_hold_ms,
+        dead_letter,
+    ]
 
 
 class RequestQueue:
@@ -113,9 +156,10 @@ class RequestQueue:
         self._redis = redis
         self._limits = limits
 
-    async def enqueue(self, job: Job, idempotency: IdempotencyKey | None = None) -> Enqueued:
+    async def enqueue(self, job: Job, *, idempotency: IdempotencyKey | None = None, ask: Ask | None = None) -> Enqueued:
         """Put a job into its queue; a second time with the same request id it changes nothing.
 
+        ``ask``, the same for all jobs of one HTTP request, is kept until the logs of all of them have expired.
         An idempotency key belongs to the request until it ends without an answer, or its log is gone.
         Raises OverloadedError when the queue, or the tenant's share of it, is full, DeadlineExceededError when the
         deadline has passed, InvalidRequestError when the priority cannot be ordered.
@@ -125,31 +169,8 @@ class RequestQueue:
             raise InvalidRequestError(
                 f"priority must be between -{_MAX_PRIORITY} and {_MAX_PRIORITY}", param="priority"
             )
-        # Sent as a duration: this host's clock may differ from Redis', which judges the deadline.
-        timeout_ms = header.deadline_ms - wall_ms() if header.deadline_ms is not None else None
-        if timeout_ms is not None and timeout_ms <= 0:
-            raise DeadlineExceededError("the request's deadline has passed")
-        limits = self._limits
         code, requests, tokens, work, busy, request_id = await run_script(
-            self._redis,
-            Script.ENQUEUE,
-            keys.base(header.queue),
-            header.request_id,
-            header.priority,
-            keys.tenant_lane(header.tenant),
-            header.cost_tokens,
-            encode_job(job),
-            "" if timeout_ms is None else timeout_ms,
-            limits.max_requests,
-            limits.max_tokens,
-            limits.replay_ttl_s * 1000,
-            limits.max_attempts,
-            f"{limits.tenant_weights.get(header.tenant, 1.0):.12g}",
-            limits.aging_ms,
-            limits.tenant_max_requests or _NO_LIMIT,
-            limits.tenant_max_tokens or _NO_LIMIT,
-            idempotency.digest(header.tenant) if idempotency else "",
-            idempotency.fingerprint if idempotency else "",
+            self._redis, Script.ENQUEUE, keys.base(header.queue), *enqueue_args(job, self._limits, idempotency, ask)
         )
         result = _ENQUEUE_RESULTS[code]
         if result in (EnqueueResult.FULL, EnqueueResult.TENANT_FULL):
@@ -160,10 +181,31 @@ class RequestQueue:
             )
         return Enqueued(result, requests, tokens, request_id.decode())
 
-    async def cancel(self, queue: str, request_id: str, reason: str) -> CancelOutcome:
-        """Stop a request wherever it is. Its stream ends with ``Failed(CANCELLED, reason)``, unless it was faster."""
+    async def ask(self, queue: str, request_id: str) -> Ask | None:
+        """What was asked for under the Ask's own id; None when it is unknown or no longer kept."""
+        found = await self.find([queue], request_id)
+        return found[1] if found else None
+
+    async def find(self, queues: Sequence[str], request_id: str) -> tuple[str, Ask] | None:
+        """The same when nobody knows on which of these queues; returns the queue too. One round trip."""
+        return await find_ask(self._redis, queues, request_id)
+
+    async def holder(self, queue: str, tenant: str, idempotency: IdempotencyKey) -> tuple[str, bool] | None:
+        """The request that an idempotency key belongs to, and whether its body was the same; None: the key is free.
+
+        It is named by its Ask's id, or by its job's when it has none.
+        """
+        return await read_holder(self._redis, queue, idempotency.digest(tenant), idempotency.fingerprint)
+
+    async def cancel(self, queue: str, request_id: str, reason: str, *, unless_heard: bool = False) -> CancelOutcome:
+        """Stop a request wherever it is. Its stream ends with ``Failed(CANCELLED, reason)``, unless it was faster.
+
+        With ``unless_heard`` only when nobody is subscribed to its channel. The caller's own subscription counts
+        until Redis has heard of its end.
+        """
         frame = encode_frame([Failed(ErrorCode.CANCELLED, reason)])
-        code = await run_script(self._redis, Script.CANCEL, keys.base(queue), request_id, reason, frame)
+        condition = "1" if unless_heard else ""
+        code = await run_script(self._redis, Script.CANCEL, keys.base(queue), request_id, reason, frame, condition)
         return _CANCEL_OUTCOMES[code]
 
     async def depth(self, queue: str) -> QueueDepth:

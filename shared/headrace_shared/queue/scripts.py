@@ -22,11 +22,14 @@ class Script(StrEnum):
     REAP = "reap"
     CANCEL = "cancel"
     DESCRIBE = "describe"
+    BACKLOG = "backlog"
     ANNOUNCE = "announce"
     FLEET = "fleet"
+    QUEUES = "queues"
+    RATE_LIMIT = "rate_limit"
 
 
-_WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET}
+_WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET, Script.QUEUES, Script.RATE_LIMIT}
 
 
 def _source(script: Script) -> bytes:

@@ -6,7 +6,9 @@
 --   O  queued again, owner was lost   D  done: the last frame of its log is terminal
 -- Only Redis' clock is read, so that no host's clock matters.
 local BASE = KEYS[1]
+-- Lanes of what is to be continued, first in their level: all tenants' lanes begin with '=', and '~' sorts before '~!'.
 local CONTINUATION = '~'
+local SUSPECTS = '~!'
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -17,6 +19,8 @@ local function request_key(rid) return BASE .. 'req:' .. rid end
 
 local function lane_key(priority, lane) return BASE .. 'q:' .. priority .. ':' .. lane end
 
+local function is_returned(lane) return lane == CONTINUATION or lane == SUSPECTS end
+
 local function count_waiting(requests, tokens)
   redis.call('HINCRBY', BASE .. 'cnt', 'requests', requests)
   redis.call('HINCRBY', BASE .. 'cnt', 'tokens', tokens)
@@ -24,19 +28,19 @@ end
 
 local function count_running(change) return redis.call('HINCRBY', BASE .. 'cnt', 'running', change) end
 
--- One request more (sign 1) or less (-1) that waits for this tenant, on this priority.
-local function count_share(sign, priority, tenant, cost)
+-- What waits for this tenant.
+local function count_share(requests, tenant, tokens)
   local tenants = BASE .. 'tenants'
-  redis.call('HINCRBY', tenants, 't' .. tenant, sign * cost)
-  if redis.call('HINCRBY', tenants, 'r' .. tenant, sign) <= 0 then
+  redis.call('HINCRBY', tenants, 't' .. tenant, tokens)
+  if redis.call('HINCRBY', tenants, 'r' .. tenant, requests) <= 0 then
     redis.call('HDEL', tenants, 'r' .. tenant, 't' .. tenant)
   end
-  return redis.call('HINCRBY', BASE .. 'level:' .. priority, sign > 0 and 'in' or 'out', 1)
 end
 
 local function stop_waiting(rid, priority, tenant, cost)
   count_waiting(-1, -cost)
-  count_share(-1, priority, tenant, cost)
+  count_share(-1, tenant, -cost)
+  redis.call('HINCRBY', BASE .. 'level:' .. priority, 'out', 1)
   redis.call('ZREM', BASE .. 'age', rid)
   redis.call('ZREM', BASE .. 'due', rid)
 end
@@ -56,7 +60,7 @@ local function rest_lane(priority, lane)
   if redis.call('EXISTS', lanes) == 0 then
     redis.call('ZREM', BASE .. 'prios', priority)
     redis.call('DEL', BASE .. 'rest:' .. priority, BASE .. 'vtime:' .. priority, BASE .. 'level:' .. priority)
-  elseif lane ~= CONTINUATION then
+  elseif not is_returned(lane) then
     redis.call('ZADD', BASE .. 'rest:' .. priority, served, lane)
   end
 end
@@ -64,9 +68,8 @@ end
 -- Start-time fair queueing: a lane that joins starts at the virtual time, or where it stood when that is later.
 local function join_order(priority, lane)
   local lanes = BASE .. 'lanes:' .. priority
-  if redis.call('ZSCORE', lanes, lane) then return end
   local start = '-inf'
-  if lane ~= CONTINUATION then
+  if not is_returned(lane) then
     local stood = redis.call('ZSCORE', BASE .. 'rest:' .. priority, lane) or '0'
     start = math.max(tonumber(redis.call('GET', BASE .. 'vtime:' .. priority) or '0'), tonumber(stood))
     redis.call('ZREM', BASE .. 'rest:' .. priority, lane)
@@ -75,16 +78,17 @@ local function join_order(priority, lane)
   redis.call('ZADD', BASE .. 'prios', priority, priority)
 end
 
--- Returns the id of the new lane entry, and which one it is on its level since that was last empty.
-local function enter_lane(rid, priority, lane, tenant, cost, enqueued)
+-- Returns the id of the new lane entry, and which one it is on its level since that was last empty. The caller counts it.
+local function enter_lane(rid, priority, lane, cost, enqueued)
   local key = lane_key(priority, lane)
-  if redis.call('EXISTS', key) == 0 then
-    redis.call('XGROUP', 'CREATE', key, 'workers', '0', 'MKSTREAM')
+  if not redis.call('ZSCORE', BASE .. 'lanes:' .. priority, lane) then -- so the lane may not exist either
+    if redis.call('EXISTS', key) == 0 then
+      redis.call('XGROUP', 'CREATE', key, 'workers', '0', 'MKSTREAM')
+    end
+    join_order(priority, lane)
   end
-  join_order(priority, lane)
   redis.call('ZADD', BASE .. 'age', enqueued, rid)
-  count_waiting(1, cost)
-  local ticket = count_share(1, priority, tenant, cost)
+  local ticket = redis.call('HINCRBY', BASE .. 'level:' .. priority, 'in', 1)
   return redis.call('XADD', key, '*', 'r', rid, 'c', cost), ticket
 end
 
@@ -103,14 +107,20 @@ end
 local function log_frame(rid, seq, frame)
   redis.call('XADD', BASE .. 'out:' .. rid, seq .. '-0', 'd', frame)
   redis.call('HSET', request_key(rid), 'seq', seq)
-  return redis.call('PUBLISH', BASE .. 'tok:' .. rid, seq .. '|' .. frame)
+  return redis.call('SPUBLISH', BASE .. 'tok:' .. rid, seq .. '|' .. frame)
+end
+
+-- What was asked for outlives the last of its jobs by as long as that one's log.
+local function close_ask(id, ttl)
+  local ask = BASE .. 'ask:' .. id
+  if redis.call('HINCRBY', ask, 'open', -1) <= 0 then redis.call('PEXPIRE', ask, ttl) end
 end
 
 -- Whatever state it is in, the request is done now. Its terminal frame must be in the log already.
 -- Only an answer is worth coming back to: an idempotency key whose request has none is free again.
 local function finish(rid, now, answered)
   local key = request_key(rid)
-  local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'ttl', 'idem')
+  local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'ttl', 'idem', 'ask')
   leave_lane(h[1], h[2], h[3])
   redis.call('DEL', BASE .. 'body:' .. rid)
   redis.call('HSET', key, 'state', 'D', 'finished', now, 'answered', answered and 1 or 0)
@@ -119,6 +129,7 @@ local function finish(rid, now, answered)
     if answered then redis.call('PEXPIRE', idem, h[4])
     elseif redis.call('HGET', idem, 'rid') == rid then redis.call('DEL', idem) end
   end
+  if h[6] then close_ask(h[6], h[4]) end
   redis.call('PEXPIRE', key, h[4])
   redis.call('PEXPIRE', BASE .. 'out:' .. rid, h[4])
 end

@@ -6,7 +6,6 @@ from enum import StrEnum
 from redis.asyncio import Redis
 
 from headrace_shared.queue import keys
-from headrace_shared.queue.client import reaching
 from headrace_shared.queue.scripts import Script, run_script
 
 _KNOWN_AFTER_MS = 200
@@ -93,24 +92,13 @@ def retry_after_s(queued_tokens: int, tokens_per_s: float | None) -> float:
 
 
 async def read_depth(redis: Redis, queue: str) -> QueueDepth:
-    async with reaching(redis):
-        pipeline = redis.pipeline(transaction=False)
-        pipeline.hmget(keys.counters(queue), ["requests", "tokens", "running"])
-        [counts] = await pipeline.execute()
-    return QueueDepth(*(int(count or 0) for count in counts))
+    requests, tokens, running, *_ = await run_script(redis, Script.BACKLOG, keys.base(queue))
+    return QueueDepth(requests, tokens, running)
 
 
 async def read_backlog(redis: Redis, queue: str) -> Backlog:
-    async with reaching(redis):
-        pipeline = redis.pipeline(transaction=False)
-        pipeline.hmget(keys.counters(queue), ["requests", "tokens", "running"])
-        pipeline.hmget(keys.pace(queue), ["work", "busy"])
-        pipeline.zrange(keys.ages(queue), 0, 0, withscores=True)
-        pipeline.time()
-        counts, pace, oldest, (seconds, micros) = await pipeline.execute()
-    requests, tokens, running = (int(count or 0) for count in counts)
-    waited_ms = seconds * 1000 + micros // 1000 - int(oldest[0][1]) if oldest else 0
-    return Backlog(requests, tokens, running, max(0, waited_ms), drain_rate(*pace))
+    requests, tokens, running, waited_ms, work, busy = await run_script(redis, Script.BACKLOG, keys.base(queue))
+    return Backlog(requests, tokens, running, waited_ms, drain_rate(work, busy))
 
 
 async def read_state(redis: Redis, queue: str, request_id: str) -> RequestState | None:

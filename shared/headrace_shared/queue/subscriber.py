@@ -1,118 +1,76 @@
-"""Subscriber: one pub/sub connection that outlives the TCP connections it is made of.
+"""Subscriber: sharded channels, heard wherever they live; it follows them when they move.
 
-Speaks RESP2 itself over an asyncio protocol: a message costs less than a tenth of what redis-py's PubSub needs.
-What was published while no connection stood is lost; ``on_subscribed`` says from when on a channel is heard again.
+What was published while a channel was not heard is lost; ``on_subscribed`` says from when on it is heard again.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
-from typing import cast
+from collections.abc import Callable
 
-import hiredis
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
-from headrace_shared.clock import mono_s
 from headrace_shared.errors import UnavailableError
-from headrace_shared.queue.client import Endpoint
+from headrace_shared.queue.client import topology_of
+from headrace_shared.queue.server_subscription import Listener, ServerSubscription
+from headrace_shared.queue.topology import Endpoint
 
 log = logging.getLogger(__name__)
 
-_CONNECT_TIMEOUT_S = 1.0
 _SUBSCRIBE_TIMEOUT_S = 1.5
-_PING_EVERY_S = 3.0
-_UNSUBSCRIBE_DELAY_S = 0.05
-_BACKOFF_S = (0.05, 1.0)
-
-
-class _Link(asyncio.Protocol):
-    """One connection: bytes in, replies out."""
-
-    def __init__(self, on_reply: Callable[[object], None]) -> None:
-        self._on_reply = on_reply
-        self._reader = hiredis.Reader()
-        self._transport: asyncio.Transport | None = None
-        self.lost = asyncio.get_running_loop().create_future()
-        self.heard_s = mono_s()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        self.heard_s = mono_s()
-        self._reader.feed(data)
-        try:
-            while (reply := self._reader.gets()) is not False:
-                self._on_reply(reply)
-        except hiredis.ProtocolError:
-            log.warning("redis sent something that is not RESP")
-            self.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.lost.done():
-            self.lost.set_result(None)
-
-    def send(self, *command: bytes | str) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(hiredis.pack_command(command))
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+_LOOK_EVERY_S = 3.0
+"""A primary that has become a replica in an orderly way keeps its connections: nothing tells of it."""
+_PAUSE_S = (0.05, 1.0)
 
 
 class Subscriber:
     """Both callbacks run on the event loop and must not block.
 
-    ``on_message(channel, payload)`` for each message; ``on_subscribed(channel)`` whenever the server has confirmed a
-    channel, for the first time or again after a lost connection.
+    ``on_message(channel, payload)`` for each message; ``on_subscribed(channel)`` whenever a server has confirmed a
+    channel, for the first time or again after it was not heard.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        redis: Redis,
         on_message: Callable[[bytes, bytes], None],
         on_subscribed: Callable[[bytes], None],
     ) -> None:
-        self._endpoint = endpoint
-        self._on_message = on_message
+        self._topology = topology_of(redis)
         self._on_subscribed = on_subscribed
-        self._wanted: set[bytes] = set()
-        self._confirmed: set[bytes] = set()
-        self._to_subscribe: dict[bytes, None] = {}
-        self._to_unsubscribe: dict[bytes, None] = {}
+        self._trouble = asyncio.Event()
+        self._listener = Listener(on_message, self._confirm, self._trouble.set)
+        self._homes: dict[bytes, ServerSubscription | None] = {}  # every wanted channel
+        self._servers: dict[Endpoint, ServerSubscription] = {}
         self._waiters: dict[bytes, asyncio.Future[None]] = {}
-        self._link: _Link | None = None
-        self._hello: asyncio.Future[None] | None = None
-        self._flush_handle: asyncio.Handle | None = None
-        self._flush_due_s = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Connect and stay connected, in the background."""
-        self._task = asyncio.create_task(self._stay_connected(), name="redis-subscriber")
+        self._task = asyncio.create_task(self._follow(), name="redis-subscriber")
 
     async def close(self) -> None:
-        if self._flush_handle is not None:
-            self._flush_handle.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        for server in self._servers.values():
+            await server.close()
 
     async def subscribe(self, channel: bytes) -> None:
         """Return once the server has confirmed the channel.
 
         Raises UnavailableError when it does not in time; the channel stays wanted until ``unsubscribe``.
         """
-        self._wanted.add(channel)
-        self._to_unsubscribe.pop(channel, None)
-        if channel in self._confirmed:
+        home = self._homes.get(channel)
+        if home is not None and channel in home.confirmed:
             return
         waiter = self._waiters.get(channel)
         if waiter is None:
             waiter = self._waiters[channel] = asyncio.get_running_loop().create_future()
-            self._to_subscribe[channel] = None
-            self._flush_after(0)
+        if channel not in self._homes:
+            self._homes[channel] = None
+            self._place(channel)
         try:
             async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_S):
                 await asyncio.shield(waiter)
@@ -120,123 +78,67 @@ class Subscriber:
             raise UnavailableError("Redis cannot be reached") from None
 
     def want(self, *channels: bytes) -> None:
-        """Subscribe to these as soon as there is a connection, without waiting for it. To be called before ``start``."""
-        self._wanted.update(channels)
+        """Subscribe to these as soon as possible, without waiting for it. To be called before ``start``."""
+        self._homes.update(dict.fromkeys(channels))
 
     def unsubscribe(self, channel: bytes) -> None:
         """Forget the channel; the server learns of it a little later, together with others."""
-        self._wanted.discard(channel)
-        self._confirmed.discard(channel)
-        self._to_subscribe.pop(channel, None)
+        if (home := self._homes.pop(channel, None)) is not None:
+            home.drop(channel)
         if (waiter := self._waiters.pop(channel, None)) is not None:
             waiter.cancel()
-        self._to_unsubscribe[channel] = None
-        self._flush_after(_UNSUBSCRIBE_DELAY_S)
-
-    # One flush serves all that was asked for in the same turn of the event loop.
-
-    def _flush_after(self, delay_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        due_s = loop.time() + delay_s
-        if self._flush_handle is not None:
-            # Kept beside the handle: uvloop's has no ``when`` for a delay of zero.
-            if self._flush_due_s <= due_s:
-                return
-            self._flush_handle.cancel()
-        self._flush_handle, self._flush_due_s = loop.call_later(delay_s, self._flush), due_s
-
-    def _flush(self) -> None:
-        self._flush_handle = None
-        subscribe, self._to_subscribe = self._to_subscribe, {}
-        unsubscribe, self._to_unsubscribe = self._to_unsubscribe, {}
-        # Without a link nothing is lost: the next one subscribes to all that is wanted.
-        if self._link is not None:
-            self._send(b"UNSUBSCRIBE", unsubscribe)
-            self._send(b"SUBSCRIBE", subscribe)
-
-    def _send(self, command: bytes, channels: Iterable[bytes]) -> None:
-        names = list(channels)
-        for start in range(0, len(names), 1000):
-            if self._link is not None:
-                self._link.send(command, *names[start : start + 1000])
-
-    async def _stay_connected(self) -> None:
-        delay_s = _BACKOFF_S[0]
-        while True:
-            try:
-                link = await self._connect()
-            except (OSError, TimeoutError, hiredis.ReplyError) as error:
-                log.warning("cannot subscribe to redis, trying again", extra={"error": str(error)})
-                await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnects, guards nothing
-                delay_s = min(delay_s * 2, _BACKOFF_S[1])
-                continue
-            delay_s = _BACKOFF_S[0]
-            self._link = link
-            try:
-                self._to_subscribe.clear()
-                self._send(b"SUBSCRIBE", self._wanted)
-                await self._watch(link)
-                log.warning("lost the subscription to redis, connecting again")
-            finally:
-                self._link = None
-                self._confirmed.clear()
-                link.abort()
-
-    async def _connect(self) -> _Link:
-        loop = asyncio.get_running_loop()
-        link = _Link(self._on_reply)
-        end = self._endpoint
-        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            if end.path is not None:
-                await loop.create_unix_connection(lambda: link, end.path)
-            else:
-                await loop.create_connection(lambda: link, end.host, end.port, ssl=end.tls)
-            try:
-                await self._introduce(link)
-            except BaseException:
-                link.abort()
-                raise
-        return link
-
-    async def _introduce(self, link: _Link) -> None:
-        self._hello = asyncio.get_running_loop().create_future()
-        if self._endpoint.password is not None:
-            user = [self._endpoint.username] if self._endpoint.username else []
-            link.send("AUTH", *user, self._endpoint.password)
-        else:
-            link.send("PING")
-        done, _ = await asyncio.wait({self._hello, link.lost}, return_when=asyncio.FIRST_COMPLETED)
-        if self._hello not in done:
-            raise ConnectionResetError("connection closed")
-        await self._hello
-
-    async def _watch(self, link: _Link) -> None:
-        """Return when the connection is lost, or has been silent in spite of a ping."""
-        while not link.lost.done():
-            await asyncio.wait({link.lost}, timeout=_PING_EVERY_S)
-            silent_s = mono_s() - link.heard_s
-            if silent_s > 2.5 * _PING_EVERY_S:
-                return
-            if silent_s > _PING_EVERY_S / 2:
-                link.send("PING")
-
-    def _on_reply(self, reply: object) -> None:
-        if isinstance(reply, list):
-            kind, channel = reply[0], reply[1]
-            if kind == b"message":
-                self._on_message(channel, reply[2])
-            elif kind == b"subscribe" and channel in self._wanted:
-                self._confirm(channel)
-        elif self._hello is not None and not self._hello.done():
-            if isinstance(reply, Exception):
-                self._hello.set_exception(reply)
-            else:
-                self._hello.set_result(None)
-        elif isinstance(reply, Exception):
-            log.error("redis refuses a subscription", extra={"error": str(reply)})
 
     def _confirm(self, channel: bytes) -> None:
-        self._confirmed.add(channel)
         self._on_subscribed(channel)
         if (waiter := self._waiters.pop(channel, None)) is not None and not waiter.done():
             waiter.set_result(None)
+
+    def _place(self, channel: bytes) -> None:
+        """Hear the channel where it lives now."""
+        old = self._homes[channel]
+        endpoint = self._topology.home(channel)
+        if endpoint is None:
+            self._trouble.set()
+            return
+        new = self._servers.get(endpoint)
+        if new is None:
+            new = self._servers[endpoint] = ServerSubscription(endpoint, self._topology, self._listener)
+        if new is old:
+            return
+        if old is not None:
+            old.drop(channel)
+        self._homes[channel] = new
+        new.add(channel)
+
+    async def _follow(self) -> None:
+        """Keep every channel where it lives: look again after any trouble, and now and then without."""
+        stop_watching = self._topology.watch(self._trouble.set)
+        pause_s = _PAUSE_S[0]
+        try:
+            while True:
+                await self._look()
+                try:
+                    async with asyncio.timeout(_LOOK_EVERY_S):
+                        await self._trouble.wait()
+                except TimeoutError:
+                    pause_s = _PAUSE_S[0]
+                else:
+                    await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+                    pause_s = min(pause_s * 2, _PAUSE_S[1])
+        finally:
+            stop_watching()
+
+    async def _look(self) -> None:
+        self._trouble.clear()
+        try:
+            await self._topology.refresh()
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("cannot ask where the channels are, trying again", extra={"error": str(error)})
+            self._trouble.set()
+            return
+        for channel in list(self._homes):
+            self._place(channel)
+        for endpoint in self._servers.keys() - self._topology.endpoints():
+            await self._servers.pop(endpoint).close()
+        for server in self._servers.values():
+            server.retry()

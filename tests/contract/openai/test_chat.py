@@ -55,7 +55,8 @@ async def test_a_stream_is_the_specified_sequence_of_chunks(api: Api) -> None:
         "/v1/chat/completions", json={"model": "tiny", "messages": HI, "stream": True, "max_tokens": 2}
     )
     assert response.headers["content-type"].startswith("text/event-stream")
-    assert response.text.endswith("\n\ndata: [DONE]\n\n")
+    request_id = response.headers["x-headrace-request-id"]
+    assert response.text.endswith(f"\n\nid: {request_id}:4\ndata: [DONE]\n\n")
     payloads = [json.loads(line) for line in list(data_lines(response.text))[:-1]]
     head = {key: payloads[0][key] for key in ("id", "object", "created", "model", "system_fingerprint")}
     assert head["object"] == "chat.completion.chunk"

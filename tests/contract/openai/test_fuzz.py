@@ -19,6 +19,10 @@ OPERATIONS = [
     "POST /tokenize",
     "POST /detokenize",
     "GET /v1/models/{model_id}",
+    "GET /v1/requests/{request_id}",
+    "GET /v1/requests/{request_id}/stream",
+    "POST /v1/requests/{request_id}/cancel",
+    "GET /autoscale/{model}",
 ]
 
 
@@ -34,7 +38,7 @@ def _fuzz(base_url: str, label: str) -> None:
         for result in document.get_all_operations()
         if isinstance(result, Ok) and (found := result.ok()).label == label
     ]
-    modes = list(GenerationMode) if operation.method == "post" else [GenerationMode.POSITIVE]
+    modes = list(GenerationMode) if list(operation.body) else [GenerationMode.POSITIVE]
     for mode in modes:
 
         @given(case=operation.as_strategy(generation_mode=mode))
@@ -49,7 +53,9 @@ def _fuzz(base_url: str, label: str) -> None:
             if isinstance(case.body, dict):
                 case.body.pop("model", None)  # a random name would end every request at the first check
             response = case.call(timeout=20)
-            assert response.status_code < 500, (case.body, response.text)
+            # A generated timeout can be shorter than any answer takes.
+            late = response.status_code == 504 and isinstance(case.body, dict) and "timeout" in case.body
+            assert late or response.status_code < 500, (case.body, response.text)
             assert response.headers["x-request-id"]
             if response.status_code >= 400:
                 assert set(response.json()["error"]) == {"message", "type", "param", "code"}

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 
 import httpx
+from eventually import eventually
 from live_api import Api, running_api
 from scripted_worker import ScriptedWorker
 
@@ -137,13 +138,17 @@ async def test_probes_answer(api: Api, worker: ScriptedWorker) -> None:
 
 async def test_metrics_count_requests_and_tokens(api: Api) -> None:
     await api.http.post("/v1/chat/completions", json=HI | {"stream": True})
+
+    async def over() -> bool:
+        return "headrace_api_sse_clients 0.0" in (await api.http.get("/metrics")).text
+
+    await eventually(over)
     text = (await api.http.get("/metrics")).text
     assert 'headrace_api_generations_total{model="tiny",outcome="finished"} 1.0' in text
     assert 'headrace_api_generated_tokens_total{model="tiny"} 6.0' in text
     assert 'headrace_api_generations_in_flight{model="tiny"} 0.0' in text
     assert 'headrace_api_time_to_first_token_seconds_count{model="tiny"} 1.0' in text
     assert 'headrace_api_inter_token_latency_seconds_count{model="tiny"} 5.0' in text
-    assert "headrace_api_sse_clients 0.0" in text
     assert 'headrace_api_http_requests_total{method="POST",route="/v1/chat/completions",status="200"} 1.0' in text
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 import httpx
 import psutil  # type: ignore[import-untyped]
 from eventually import eventually
+from ports import free_port
 from scripted_worker import ScriptedWorker
 
 MIB = 1024 * 1024
@@ -28,13 +28,6 @@ def process(**environment: str) -> Iterator["subprocess.Popen[str]"]:
             yield running
         finally:
             running.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_a_process_serves_in_little_memory_and_ends_cleanly(valkey_url: str, worker: ScriptedWorker) -> None:

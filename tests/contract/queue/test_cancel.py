@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from eventually import eventually
 from queue_traffic import QUEUE, MakeWorker, ending, finish, make_job, positions, speak
 from redis.asyncio import Redis
 
@@ -58,6 +59,28 @@ async def test_a_running_requests_worker_is_told_and_says_the_last_word(
     assert positions(events) == [0]
     assert ending(events) == last
     await messages.aclose()  # type: ignore[attr-defined]
+
+
+async def test_what_somebody_listens_to_goes_on_when_only_the_unheard_are_to_end(
+    requests: RequestQueue, worker: WorkerQueue, hub: StreamHub, redis: Redis
+) -> None:
+    streams = [await hub.open(QUEUE, f"r{n}") for n in range(2)]
+    for n in range(2):
+        await requests.enqueue(make_job(f"r{n}"))
+    [claim] = await worker.claim(1, ALL)
+    for n in range(2):
+        assert await requests.cancel(QUEUE, f"r{n}", "x", unless_heard=True) is CancelOutcome.HEARD
+    assert [a.status for a in await speak(worker, claim, 0)] == [AppendStatus.OK]
+    for stream in streams:
+        await stream.close()
+
+    async def unheard() -> bool:
+        channels = [keys.token_channel(QUEUE, f"r{n}") for n in range(2)]
+        return not any(count for _, count in await redis.pubsub_shardnumsub(*channels))
+
+    await eventually(unheard)
+    outcomes = [await requests.cancel(QUEUE, f"r{n}", "x", unless_heard=True) for n in range(2)]
+    assert outcomes == [CancelOutcome.REQUESTED, CancelOutcome.CANCELLED]
 
 
 async def test_an_unknown_or_finished_request_cannot_be_cancelled(requests: RequestQueue, worker: WorkerQueue) -> None:

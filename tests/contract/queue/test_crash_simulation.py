@@ -11,6 +11,7 @@ from queue_traffic import FINISHED, QUEUE, MakeWorker, make_job, positions, toke
 from redis.asyncio import Redis
 
 from headrace_shared.errors import ErrorCode
+from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.event import Delta, Event, Failed, Finished
 from headrace_shared.queue import keys
 from headrace_shared.queue.claims import AppendStatus, Claim, FrameOut, WorkerQueue
@@ -108,8 +109,9 @@ class Simulation:
         cancel_at = self.rng.randint(1, 30) if self.rng.random() < 0.1 else None
         stream = await self.hub.open(QUEUE, request_id)
         job = make_job(request_id, priority=self.rng.choice([-3, 0, 0, 2]), tenant=f"t{number % TENANTS}")
+        ask = Ask("chat", f"a{number // 3}", b"{}", 1)
         for _ in range(self.rng.choice([1, 1, 2])):
-            await self.requests.enqueue(job)
+            await self.requests.enqueue(job, ask=ask)
         events: list[Event] = []
         while not events or not isinstance(events[-1], Finished | Failed):
             events += await anext(stream)

@@ -33,7 +33,7 @@ ALL = 10**9
 async def both_ends(url: str) -> AsyncIterator[tuple[Redis, RequestQueue, WorkerQueue, StreamHub]]:
     settings = RedisSettings(url=url)
     redis = connect(settings)
-    hub = StreamHub(settings, redis)
+    hub = StreamHub(redis)
     await hub.start()
     try:
         yield redis, RequestQueue(redis, QueueLimits()), WorkerQueue(redis, QUEUE, "w", 60_000), hub

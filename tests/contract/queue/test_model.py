@@ -21,6 +21,7 @@ from queue_traffic import FINISHED, QUEUE, make_job, token
 from redis.asyncio import Redis
 
 from headrace_shared.errors import ErrorCode
+from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.codec import decode_frame, encode_frame
 from headrace_shared.protocol.event import TERMINAL, Event, Failed
 from headrace_shared.queue import keys
@@ -33,7 +34,7 @@ WORKERS = ("w0", "w1", "w2")
 MAX_LOST = 2
 LEASE_MS = 3_600_000
 FAILED = encode_frame([Failed(ErrorCode.INTERNAL, "by a script")])
-CANCELS = (CancelOutcome.GONE, CancelOutcome.CANCELLED, CancelOutcome.REQUESTED)
+CANCELS = (CancelOutcome.GONE, CancelOutcome.CANCELLED, CancelOutcome.REQUESTED, CancelOutcome.HEARD)
 
 workers = st.sampled_from(WORKERS)
 
@@ -81,22 +82,26 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(priority=st.integers(-1, 1), tenant=st.sampled_from(["a", "b"]), timed=st.booleans())
     def enqueue(self, priority: int, tenant: str, timed: bool) -> None:
-        rid = f"r{len(self.model.requests)}"
-        self.model.requests[rid] = ModelRequest(priority, tenant, len(self.model.requests))
+        number = len(self.model.requests)
+        rid, ask = f"r{number}", f"a{number // 2}"
+        self.model.requests[rid] = ModelRequest(priority, tenant, number, ask)
         deadline = {"deadline_ms": 2**45} if timed else {}
         job = make_job(rid, priority=priority, tenant=tenant, **deadline)
-        assert self.run(self.queue.enqueue(job)).result is EnqueueResult.NEW
+        asked = Ask("chat", ask, b"{}", 1)
+        assert self.run(self.queue.enqueue(job, ask=asked)).result is EnqueueResult.NEW
 
     @precondition(lambda self: self.model.requests)
     @rule(data=st.data())
     def enqueue_again(self, data: st.DataObject) -> None:
-        job = make_job(self.some(data), priority=data.draw(st.integers(-1, 1)))
-        assert self.run(self.queue.enqueue(job)).result is EnqueueResult.DUPLICATE
+        rid = self.some(data)
+        job = make_job(rid, priority=data.draw(st.integers(-1, 1)))
+        asked = Ask("chat", self.model.requests[rid].ask, b"{}", 2)
+        assert self.run(self.queue.enqueue(job, ask=asked)).result is EnqueueResult.DUPLICATE
 
     @rule(worker=workers, want=st.integers(1, 3), heard=st.booleans())
     def claim(self, worker: str, want: int, heard: bool) -> None:
         """``heard`` False: the reply is lost, and the next claim of this worker repeats the nonce."""
-        rows = self.call(Script.CLAIM, worker, self.nonces[worker], want, 10**9, LEASE_MS, FAILED)
+        _, *rows = self.call(Script.CLAIM, worker, self.nonces[worker], want, 10**9, LEASE_MS, FAILED)
         got = [(row[0].decode(), int(row[1])) for row in rows]
         self.model.dead.discard(worker)
         if worker in self.unheard:
@@ -116,10 +121,11 @@ class Protocol(RuleBasedStateMachine):
 
     def take(self, worker: str, want: int, got: list[str]) -> None:
         self.end_expired()
-        ready = [rid for rid, request in self.model.waiting().items() if not request.expired]
-        assert len(got) == min(want, len(ready))
+        ready = [request for request in self.model.open_to(worker).values() if not request.expired]
+        suspects = sum(self.model.is_suspect(request) for request in ready)
+        assert len(got) == min(want, len(ready) - max(suspects - 1, 0))
         for rid in got:
-            assert self.model.may_be_next(rid)
+            assert self.model.may_be_next(rid, worker)
             self.model.claim(rid, worker)
 
     def end_expired(self) -> None:
@@ -154,10 +160,26 @@ class Protocol(RuleBasedStateMachine):
         assert last == self.model.requests[rid].seq
 
     @precondition(lambda self: self.model.requests)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), listened=st.booleans(), unless_heard=st.booleans())
+    def cancel(self, data: st.DataObject, listened: bool, unless_heard: bool) -> None:
         rid = self.some(data)
-        assert CANCELS.index(self.run(self.queue.cancel(QUEUE, rid, "x"))) == self.model.cancel(rid)
+        outcome = self.run(self.cancel_beside_a_listener(rid, listened, unless_heard))
+        assert CANCELS.index(outcome) == self.model.cancel(rid, heard=listened and unless_heard)
+
+    async def cancel_beside_a_listener(self, rid: str, listened: bool, unless_heard: bool) -> CancelOutcome:
+        listener = self.redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            await listener.connect()
+            if listened:
+                await listener.send_command("SSUBSCRIBE", keys.token_channel(QUEUE, rid))
+                await listener.read_response()
+            return await self.queue.cancel(QUEUE, rid, "x", unless_heard=unless_heard)
+        finally:
+            if listened:
+                await listener.send_command("SUNSUBSCRIBE", keys.token_channel(QUEUE, rid))
+                while (await listener.read_response())[0] != b"sunsubscribe":
+                    pass  # what was said about the request meanwhile
+            await listener.disconnect()
 
     @rule(worker=workers)
     def lease_ends(self, worker: str) -> None:
@@ -211,7 +233,7 @@ class Protocol(RuleBasedStateMachine):
         for worker in WORKERS:
             self.reap_all(worker)
         names = [key.decode().removeprefix(self.base) for key in self.run(self.redis.keys("*"))]
-        assert {name for name in names if name.split(":")[0] not in ("req", "out")} <= {"cnt", "dlq", "pace"}
+        assert {name for name in names if name.split(":")[0] not in ("req", "out", "ask")} <= {"cnt", "dlq", "pace"}
 
     def cancel_for_good(self, rid: str) -> None:
         assert self.run(self.queue.cancel(QUEUE, rid, "x")) is CancelOutcome.CANCELLED
@@ -233,6 +255,14 @@ class Protocol(RuleBasedStateMachine):
             assert {rid.decode() for rid in owned} == set(self.model.running(worker))
         for rid, request in self.model.requests.items():
             self.run(self.check(rid, request))
+        for ask in {request.ask for request in self.model.requests.values()}:
+            self.run(self.check_ask(ask))
+
+    async def check_ask(self, ask: str) -> None:
+        unfinished = self.model.unfinished(ask)
+        stored = await self.redis.hget(keys.ask(QUEUE, ask), "open")  # type: ignore[misc]
+        assert int(stored) == unfinished
+        assert (await self.redis.pttl(keys.ask(QUEUE, ask)) > 0) is (unfinished == 0)
 
     async def check(self, rid: str, request: ModelRequest) -> None:
         pipeline = self.redis.pipeline(transaction=False)

@@ -69,6 +69,18 @@ async def test_a_worker_that_withdraws_is_gone_at_once(presence: Presence) -> No
     assert (await presence.fleet()).models == []
 
 
+async def test_a_queue_is_remembered_for_a_day_after_its_last_worker(presence: Presence, redis: Redis) -> None:
+    old, new = card_of("old"), card_of("new")
+    assert await presence.queues() == []
+    for card in (old, new, old):
+        await presence.announce(card, state_of(card.name, card), 5000)
+    await presence.withdraw("old")
+    assert set(await presence.queues()) == {old.queue, new.queue}
+    assert KEEP_MS - 10_000 < await redis.pttl(f"{keys.FLEET}queues") <= KEEP_MS
+    await redis.zadd(f"{keys.FLEET}queues", {old.queue: 1})  # as if a day had passed
+    assert await presence.queues() == [new.queue]
+
+
 async def test_known_cards_are_not_fetched_again(presence: Presence, redis: Redis) -> None:
     card = card_of("m")
     await presence.announce(card, state_of("w", card), 5000)

@@ -151,6 +151,56 @@ async def test_a_request_that_kills_its_workers_is_given_up_with_evidence(
     assert await requests.depth(QUEUE) == QueueDepth(0, 0, 0)
 
 
+async def test_a_request_that_kills_its_workers_convicts_none_of_its_neighbours(
+    redis: Redis, make_worker: MakeWorker, hub: StreamHub
+) -> None:
+    """Whoever holds it dies at once, with everything else that it holds; a few workers live at any time."""
+    requests = RequestQueue(redis, QueueLimits())
+    names = [f"r{n}" for n in range(30)]
+    names.insert(11, "poison")
+    streams = {name: await hub.open(QUEUE, name) for name in names}
+    for name in names:
+        await requests.enqueue(make_job(name))
+    reaper = make_worker("reaper")
+    deaths = 0
+    while (await requests.depth(QUEUE)).queued_requests:
+        for worker in [make_worker(f"w{deaths}.{n}", lease_ms=1) for n in range(3)]:
+            claims = await worker.claim(8, ALL)
+            if any(claim.request_id == "poison" for claim in claims):
+                deaths += 1
+                continue
+            for claim in claims:
+                await finish(worker, claim, claim.seq + 1)
+        await asyncio.sleep(0.005)
+        await reaper.reap()
+    ends = {name: ending([e async for frame in stream for e in frame]) for name, stream in streams.items()}
+    assert deaths == QueueLimits().max_attempts
+    failed = ends.pop("poison")
+    assert isinstance(failed, Failed)
+    assert failed.code is ErrorCode.POISONED
+    assert {type(end) for end in ends.values()} == {Finished}
+    assert await redis.xlen(keys.dead_letters(QUEUE)) == 1
+
+
+async def test_a_worker_holds_one_suspect_and_takes_other_work_beside_it(redis: Redis, make_worker: MakeWorker) -> None:
+    requests = RequestQueue(redis, QueueLimits(max_attempts=3))
+    for n in range(3):
+        await requests.enqueue(make_job(f"s{n}"))
+    await make_worker("dead", lease_ms=1).claim(8, ALL)
+    await asyncio.sleep(0.01)
+    await make_worker("reaper").reap()
+    await requests.enqueue(make_job("same level"))
+    await requests.enqueue(make_job("less urgent", priority=1))
+    first, second = make_worker("first"), make_worker("second")
+    assert [c.request_id for c in await first.claim(1, ALL)] == ["s0"]
+    assert [c.request_id for c in await first.claim(8, ALL)] == ["same level", "less urgent"]
+    assert await first.claim(8, ALL) == []
+    [suspect] = await second.claim(8, ALL)
+    assert suspect.request_id == "s1"
+    await finish(second, suspect, 1)
+    assert [c.request_id for c in await second.claim(8, ALL)] == ["s2"]
+
+
 async def test_hundreds_of_requests_of_many_dead_workers_are_all_put_back(
     requests: RequestQueue, make_worker: MakeWorker
 ) -> None:

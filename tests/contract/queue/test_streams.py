@@ -16,7 +16,6 @@ from headrace_shared.queue.claims import Claim, FrameOut, WorkerQueue
 from headrace_shared.queue.hub import StreamHub
 from headrace_shared.queue.requests import RequestQueue
 from headrace_shared.queue.stream import ResultStream
-from headrace_shared.settings import RedisSettings
 
 ALL = 10**9
 
@@ -32,7 +31,7 @@ async def read(stream: ResultStream) -> list[Event]:
 
 
 async def subscribers(redis: Redis, request_id: str = "r") -> int:
-    [(_, count)] = await redis.pubsub_numsub(keys.token_channel(QUEUE, request_id))
+    [(_, count)] = await redis.pubsub_shardnumsub(keys.token_channel(QUEUE, request_id))
     return int(count)
 
 
@@ -183,7 +182,7 @@ async def test_a_repeated_message_is_ignored(
     claim = await begin(requests, worker)
     await speak(worker, claim, 0, 1)
     for seq in (1, 2, 1):
-        await redis.publish(keys.token_channel(QUEUE, "r"), b"%d|" % seq + encode_frame([token(seq - 1)]))
+        await redis.spublish(keys.token_channel(QUEUE, "r"), b"%d|" % seq + encode_frame([token(seq - 1)]))
     await finish(worker, claim, 3)
     assert positions(await read(stream)) == [0, 1]
 
@@ -302,20 +301,20 @@ async def test_a_frame_that_cannot_be_read_ends_the_stream_with_an_error(
 ) -> None:
     stream = await hub.open(QUEUE, "r")
     await begin(requests, worker)
-    await redis.publish(keys.token_channel(QUEUE, "r"), b"1|\xff\xff")
+    await redis.spublish(keys.token_channel(QUEUE, "r"), b"1|\xff\xff")
     assert isinstance(ending(await asyncio.wait_for(read(stream), 5)), Failed)
 
 
 async def test_many_streams_are_opened_with_few_commands(hub: StreamHub, redis: Redis) -> None:
     await hub.open(QUEUE, "warm")
-    before = (await redis.info("commandstats"))["cmdstat_subscribe"]["calls"]
+    before = (await redis.info("commandstats"))["cmdstat_ssubscribe"]["calls"]
     await asyncio.gather(*(hub.open(QUEUE, f"r{n}") for n in range(500)))
-    assert (await redis.info("commandstats"))["cmdstat_subscribe"]["calls"] - before <= 5
+    assert (await redis.info("commandstats"))["cmdstat_ssubscribe"]["calls"] - before <= 5
     assert await subscribers(redis, "r499") == 1
 
 
-async def test_closing_the_hub_ends_its_streams(settings: RedisSettings, redis: Redis) -> None:
-    hub = StreamHub(settings, redis)
+async def test_closing_the_hub_ends_its_streams(redis: Redis) -> None:
+    hub = StreamHub(redis)
     await hub.start()
     stream = await hub.open(QUEUE, "r")
     reader = asyncio.create_task(stream.next_frames())

@@ -1,5 +1,6 @@
 """What a request becomes for the worker. The limits that clients see are tested over HTTP."""
 
+from hashlib import blake2b
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from headrace_api.schemas.chat import ChatRequest
 from headrace_api.schemas.completions import CompletionRequest
 from headrace_shared.errors import InvalidRequestError
 from headrace_shared.model_card import GenerationDefaults, ModelCard
-from headrace_shared.protocol.codec import decode_job, encode_job
+from headrace_shared.protocol.codec import decode_job, encode_job, pack_ids
 from headrace_shared.protocol.job import GenerateJob
 from headrace_shared.text.tokenizer import Tokenizer
 
@@ -26,9 +27,11 @@ def card(**fields: Any) -> ModelCard:
     return ModelCard(**values)
 
 
-def text_job(model: ModelCard | None = None, prompt: Prompt = PROMPT, **fields: Any) -> GenerateJob:
+def text_job(
+    model: ModelCard | None = None, prompt: Prompt = PROMPT, ticket: Ticket | None = None, **fields: Any
+) -> GenerateJob:
     body = CompletionRequest.model_validate({"prompt": "abc"} | fields)
-    return completion_job(body, prompt, model or card(), TOKENIZER, Ticket("rid"))
+    return completion_job(body, prompt, model or card(), TOKENIZER, ticket or Ticket("rid"))
 
 
 def conversation_job(model: ModelCard | None = None, **fields: Any) -> GenerateJob:
@@ -65,11 +68,27 @@ def test_top_k_beyond_the_vocabulary_is_off(asked: int, top_k: int) -> None:
     assert text_job(top_k=asked).sampling.top_k == top_k
 
 
-def test_a_seed_is_drawn_when_none_is_given() -> None:
-    seeds = {text_job().sampling.seed for _ in range(20)} | {text_job(seed=-1).sampling.seed for _ in range(20)}
-    assert len(seeds) == 40
+def test_a_seed_is_made_from_the_id_when_none_is_given() -> None:
+    tickets = [Ticket(f"r{number}") for number in range(20)]
+    seeds = [text_job(ticket=ticket).sampling.seed for ticket in tickets]
+    assert len(set(seeds)) == 20
+    assert [text_job(ticket=ticket, seed=-1).sampling.seed for ticket in tickets] == seeds
     assert text_job(seed=0).sampling.seed == 0
     assert text_job(seed=-(2**63)).sampling.seed == -(2**63)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "lengths"), [(1, []), (63, []), (64, [64]), (200, [64, 128]), (5000, [1024, 2048, 4096])]
+)
+def test_a_prompt_is_known_by_its_longest_beginnings(tokens: int, lengths: list[int]) -> None:
+    ids = list(range(tokens))
+    digests = text_job(card(max_model_len=10_000), Prompt(ids, "")).header.affinity
+    assert digests == tuple(blake2b(pack_ids(ids[:length]), digest_size=8).digest() for length in lengths)
+
+
+def test_the_ticket_says_for_whom_and_how_urgent() -> None:
+    header = text_job(ticket=Ticket("rid", tenant="ann", priority=3, detached=True)).header
+    assert (header.tenant, header.priority, header.detached) == ("ann", 3, True)
 
 
 def test_logit_bias_is_clamped() -> None:

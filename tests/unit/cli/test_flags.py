@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 from headrace_api.settings import ApiSettings
 from headrace_cli import flags
 from headrace_cli.main import app
-from headrace_shared.settings import RedisSettings
+from headrace_shared.settings import QueueSettings, RedisSettings
 from headrace_worker.settings import WorkerSettings
 
-SETTINGS: list[type[BaseSettings]] = [ApiSettings, WorkerSettings, RedisSettings]
-ALL_FLAGS = [*flags.API_FLAGS, *flags.WORKER_FLAGS, *flags.logging_flags("API", "WORKER"), flags.REDIS_FLAG]
+SETTINGS: list[type[BaseSettings]] = [ApiSettings, QueueSettings, WorkerSettings, RedisSettings]
+ALL_FLAGS = flags.ALL_FLAGS
 
 
 def variable_names(settings: type[BaseSettings]) -> set[str]:
@@ -54,6 +54,14 @@ def test_only_what_was_given_reaches_the_servers() -> None:
         "HEADRACE_API_KEYS": "a,b",
         "HEADRACE_WORKER_TRUST_REMOTE_CODE": "false",
     }
+
+
+@pytest.mark.parametrize("spelling", ["--grace", "--shutdown-grace-s"])
+def test_an_option_may_be_given_by_either_of_its_names(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    became: dict[str, str] = {}
+    monkeypatch.setattr("headrace_cli.servers.become", lambda _, variables: became.update(variables))
+    assert CliRunner().invoke(app, ["api", spelling, "7", "--priority-aging", "60000"]).exit_code == 0
+    assert became == {"HEADRACE_API_SHUTDOWN_GRACE_S": "7", "HEADRACE_QUEUE_AGING_MS": "60000"}
 
 
 def test_an_option_not_given_leaves_the_exported_variable_alone() -> None:

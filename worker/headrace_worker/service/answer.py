@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 from headrace_shared.clock import mono_s
 from headrace_shared.protocol.codec import unpack_ids
-from headrace_shared.protocol.event import Delta, Event, Finished, PromptScored, Started
+from headrace_shared.protocol.event import Delta, Event, Finished, FinishReason, PromptScored, Started
 from headrace_shared.queue.claims import Claim
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.schedule.plan import SequenceOutput
 from headrace_worker.schedule.request import Request
+from headrace_worker.service.attempt_span import AttemptSpan
 from headrace_worker.service.choice import ChoiceText
 
 
@@ -25,8 +26,9 @@ class _History:
 class Answer:
     """Turns engine outputs into events; knows when the request is complete."""
 
-    def __init__(self, claim: Claim, tokenizer: Tokenizer, worker_id: str) -> None:
+    def __init__(self, claim: Claim, tokenizer: Tokenizer, worker_id: str, span: AttemptSpan) -> None:
         self.claim = claim
+        self._span = span
         self._worker_id = worker_id
         job = claim.job
         prompt_ids = unpack_ids(job.prompt)
@@ -39,6 +41,7 @@ class Answer:
                 text.replay(self._history.tokens.get(choice, ()))
                 self._choices[choice] = text
         self._completion_tokens = sum(len(ids) for ids in self._history.tokens.values())
+        self._finish_reasons: list[FinishReason] = []
         self._request: Request | None = None
         self._claimed_s = mono_s()
         self._first_s: float | None = None
@@ -54,6 +57,11 @@ class Answer:
     @property
     def complete(self) -> bool:
         return not self._choices
+
+    @property
+    def used_tokens(self) -> int:
+        """Prompt and everything generated so far, by earlier attempts too: what the tenant has had."""
+        return self._prompt_tokens + self._completion_tokens
 
     def runs(self, choice: int) -> bool:
         """Whether more tokens of that choice are wanted."""
@@ -71,7 +79,7 @@ class Answer:
         return self._request
 
     def started(self) -> Started:
-        return Started(self._worker_id, self.claim.attempt, self.queue_ms)
+        return Started(self._worker_id, self.claim.attempt, self.queue_ms, self._span.traceparent)
 
     def feed(self, output: SequenceOutput) -> list[Event]:
         """Events for one engine output; none when its choice has already ended."""
@@ -80,15 +88,21 @@ class Answer:
             return []
         if self._first_s is None:
             self._first_s = mono_s()
+            self._span.first_token()
         events: list[Event] = []
         if output.prompt_logprobs is not None:
             events.append(PromptScored(output.prompt_logprobs))
         delta = text.feed(output)
         self._completion_tokens += len(delta.token_ids)
         events.append(delta)
-        if text.ended:
+        if delta.finish_reason is not None:
+            self._finish_reasons.append(delta.finish_reason)
             del self._choices[output.choice]
         return events
+
+    def leave(self, outcome: str) -> None:
+        """Close the attempt's span: see ``AttemptSpan.end``."""
+        self._span.end(outcome, self._prompt_tokens, self._completion_tokens, self._finish_reasons)
 
     def finished(self) -> Finished:
         """The closing event, with usage and timings of this attempt."""

@@ -1,7 +1,8 @@
 """Heart: keeps the lease, the announcement and the dead workers' requests moving.
 
 The lease is renewed only while the engine makes progress, so that a hung device loses its
-requests to other workers although this process still runs.
+requests to other workers although this process still runs. The renewal also tells what was
+cancelled, should the message about it have been lost.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from headrace_shared.queue.claims import WorkerQueue
 from headrace_shared.queue.presence import Presence, WorkerState
 from headrace_worker.schedule.scheduler import SchedulerStats
 from headrace_worker.service.bridge import EngineThread, StepReport
+from headrace_worker.service.pump import Pump
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class Heart:
         queue: WorkerQueue,
         presence: Presence,
         engine: EngineThread,
+        pump: Pump,
         state: WorkerState,
         republish: Callable[[], Awaitable[object]],
     ) -> None:
@@ -43,6 +46,7 @@ class Heart:
         self._queue = queue
         self._presence = presence
         self._engine = engine
+        self._pump = pump
         self._state = state
         self._republish = republish
         self._stats: SchedulerStats | None = None
@@ -54,8 +58,12 @@ class Heart:
     async def run_lease(self, lease_ms: int) -> None:
         while True:
             if self._engine.busy_s() < _HUNG_S:
-                await _attempt("renewing the lease", self._queue.renew())
+                await _attempt("renewing the lease", self._renew())
             await asyncio.sleep(lease_ms / 3000)
+
+    async def _renew(self) -> None:
+        for request_id, status in (await self._queue.renew()).items():
+            self._pump.give_up(request_id, status)
 
     async def run_announcement(self, card: ModelCard, lease_ms: int) -> None:
         while True:

@@ -27,6 +27,7 @@ class Intake:
         self._room = room
         self._tried = room
         """What was free at the last claim: without a doorbell, only more makes another one worth it."""
+        self._again_s = _POLL_S
         self._underway: dict[str, Job] = {}
         """Claimed, but not yet counted in ``_room``."""
         self._wake = asyncio.Event()
@@ -48,6 +49,7 @@ class Intake:
         """Claim until cancelled."""
         while True:
             self._wake.clear()
+            self._again_s = _POLL_S
             if not await self._claim():
                 await self._pause()
 
@@ -61,7 +63,7 @@ class Intake:
 
     async def _pause(self) -> None:
         try:
-            async with asyncio.timeout(_POLL_S):
+            async with asyncio.timeout(self._again_s):
                 await self._wake.wait()
         except TimeoutError:
             pass
@@ -82,6 +84,7 @@ class Intake:
             log.warning("queue unreachable", extra={"error": error.message})
             await asyncio.sleep(_POLL_S)
             return False
+        self._again_s = min(self._queue.ask_again_s or _POLL_S, _POLL_S)
         for claim in claims:
             self._underway[claim.request_id] = claim.job
             self._pump.accept(claim)

@@ -10,8 +10,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from headrace_shared.clock import mono_s
 from headrace_shared.errors import UnavailableError
-from headrace_shared.protocol.event import Event
+from headrace_shared.protocol.event import Event, Failed, Finished
 from headrace_shared.queue.claims import Appended, AppendStatus, Claim, FrameOut, WorkerQueue
 
 log = logging.getLogger(__name__)
@@ -29,19 +30,31 @@ class _Stream:
     """How many of them the log is known to have."""
     pending: list[Event] = field(default_factory=list)
     final: bool = False
+    used_tokens: int | None = None
+    unheard_since_s: float | None = None
+    """When the first of the latest frames was published that found nobody listening."""
 
 
 class Outbox:
-    """Numbers, batches and sends frames; tells ``on_lost`` of requests that are no longer ours.
+    """Numbers, batches and sends frames; tells of requests that are no longer wanted from us.
 
     ``on_lost(request_id, status)`` is called when the log refuses a frame: another worker owns the
     request, it was cancelled, or its deadline has passed. The stream stays open in the latter two
-    cases, for the closing frame.
+    cases, for the closing frame. ``on_unheard(request_id)`` is called when all frames of the last
+    ``orphan_grace_s`` found nobody listening, which a detached request may.
     """
 
-    def __init__(self, queue: WorkerQueue, on_lost: Callable[[str, AppendStatus], None]) -> None:
+    def __init__(
+        self,
+        queue: WorkerQueue,
+        on_lost: Callable[[str, AppendStatus], None],
+        on_unheard: Callable[[str], None],
+        orphan_grace_s: float,
+    ) -> None:
         self._queue = queue
         self._on_lost = on_lost
+        self._on_unheard = on_unheard
+        self._orphan_grace_s = orphan_grace_s
         self._streams: dict[str, _Stream] = {}
         self._dirty: dict[str, None] = {}
         self._wake = asyncio.Event()
@@ -51,16 +64,28 @@ class Outbox:
     def open(self, claim: Claim) -> None:
         self._streams[claim.request_id] = _Stream(claim)
 
-    def put(self, request_id: str, events: list[Event], *, final: bool = False) -> None:
-        """Add events to a request's next frame; ``final`` closes it. Unknown requests are ignored."""
+    def put(self, request_id: str, events: list[Event]) -> None:
+        """Add events to a request's next frame. Unknown and ended requests are ignored."""
         stream = self._streams.get(request_id)
         if stream is None or stream.final:
             return
         stream.pending.extend(events)
-        stream.final = final
         self._dirty[request_id] = None
         self._idle.clear()
         self._wake.set()
+
+    def end(self, request_id: str, closing: Finished | Failed, used_tokens: int | None) -> None:
+        """Add a request's last event, after which its stream is forgotten as soon as the log has it.
+
+        ``used_tokens`` is what its tenant is charged for; None: what was said when it was ended before.
+        """
+        stream = self._streams.get(request_id)
+        if stream is None or stream.final:
+            return
+        if used_tokens is not None:
+            stream.used_tokens = used_tokens
+        self.put(request_id, [closing])
+        stream.final = True
 
     def close(self, request_id: str) -> None:
         """Forget a request; its unsent events are dropped."""
@@ -87,7 +112,8 @@ class Outbox:
             if stream.pending:
                 claim = stream.claim
                 seq = claim.seq + len(stream.frames) + 1
-                stream.frames.append(FrameOut(request_id, claim.epoch, seq, stream.pending, stream.final))
+                used = stream.used_tokens if stream.final else None
+                stream.frames.append(FrameOut(request_id, claim.epoch, seq, stream.pending, stream.final, used))
                 stream.pending = []
             batch.extend(stream.frames[stream.confirmed :])
         self._dirty.clear()
@@ -102,6 +128,7 @@ class Outbox:
                 log.warning(
                     "token log unreachable, frames are kept", extra={"error": error.message, "frames": len(frames)}
                 )
+                self._forgive_silence()
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _RETRY_MOST_S)
 
@@ -115,6 +142,8 @@ class Outbox:
                 stream.confirmed = max(stream.confirmed, frame.seq - stream.claim.seq)
                 if frame.final:
                     self.close(frame.request_id)
+                elif status is AppendStatus.OK:
+                    self._note_listeners(stream, answer.receivers)
             elif status is AppendStatus.GAP:
                 # The log went back, as after a failover: send what it lost again.
                 stream.confirmed = max(0, answer.seq - stream.claim.seq)
@@ -131,3 +160,16 @@ class Outbox:
         del stream.frames[refused.seq - stream.claim.seq - 1 :]
         stream.pending.clear()
         stream.final = False
+
+    def _note_listeners(self, stream: _Stream, receivers: int) -> None:
+        if receivers or stream.claim.job.header.detached:
+            stream.unheard_since_s = None
+        elif stream.unheard_since_s is None:
+            stream.unheard_since_s = mono_s()
+        elif mono_s() - stream.unheard_since_s >= self._orphan_grace_s:
+            self._on_unheard(stream.claim.request_id)
+
+    def _forgive_silence(self) -> None:
+        """Listeners have lost their connections together with us, and need a moment to come back."""
+        for stream in self._streams.values():
+            stream.unheard_since_s = None

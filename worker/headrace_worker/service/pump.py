@@ -13,6 +13,7 @@ from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.schedule.plan import SequenceOutput
 from headrace_worker.schedule.request import Grammar, Request
 from headrace_worker.service.answer import Answer
+from headrace_worker.service.attempt_span import AttemptSpans
 from headrace_worker.service.bridge import EngineThread, StepReport
 from headrace_worker.service.outbox import Outbox
 
@@ -22,6 +23,7 @@ _CLOSING = {
     AppendStatus.CANCELLED: Failed(ErrorCode.CANCELLED, "the request was cancelled"),
     AppendStatus.DEADLINE: Failed(ErrorCode.DEADLINE_EXCEEDED, "the request's deadline passed"),
 }
+_UNHEARD = Failed(ErrorCode.CANCELLED, "nobody listens")
 
 
 _COMPILE_S = 60.0
@@ -37,9 +39,12 @@ class Grammars(Protocol):
 class Pump:
     """Owns the answers in the making. All methods run on the event loop."""
 
-    def __init__(self, tokenizer: Tokenizer, worker_id: str, grammars: Grammars | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, worker_id: str, spans: AttemptSpans, grammars: Grammars | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._worker_id = worker_id
+        self._spans = spans
         self._grammars = grammars
         self._compiling: set[asyncio.Task[None]] = set()
         self._answers: dict[str, Answer] = {}
@@ -60,11 +65,12 @@ class Pump:
     def accept(self, claim: Claim) -> None:
         """Begin, or continue, a claimed request."""
         self._outbox.open(claim)
+        answer = Answer(claim, self._tokenizer, self._worker_id, self._spans.start(claim))
         try:
-            answer = Answer(claim, self._tokenizer, self._worker_id)
             request = answer.to_request()
         except ValueError as error:
-            self._fail(claim.request_id, Failed(ErrorCode.INVALID_REQUEST, str(error)))
+            answer.leave(ErrorCode.INVALID_REQUEST)
+            self._outbox.end(claim.request_id, Failed(ErrorCode.INVALID_REQUEST, str(error)), used_tokens=0)
             return
         self._answers[claim.request_id] = answer
         self._outbox.put(claim.request_id, [answer.started()])
@@ -85,32 +91,39 @@ class Pump:
     def deliver(self, report: StepReport) -> None:
         """Turn one engine step into events."""
         for request_id, reason in report.refused:
-            self._fail(request_id, Failed(ErrorCode.INVALID_REQUEST, reason))
+            self._leave(request_id, ErrorCode.INVALID_REQUEST)
+            self._outbox.end(request_id, Failed(ErrorCode.INVALID_REQUEST, reason), used_tokens=0)
         for output in report.outputs:
             answer = self._answers.get(output.request_id)
             if answer is not None:
                 self._deliver(answer, output)
 
-    def cancel(self, request_id: str) -> None:
-        """Stop a request that its client gave up."""
+    def give_up(self, request_id: str, status: AppendStatus) -> None:
+        """Stop a request that its client gave up, or whose deadline has passed; one that has ended stays as it is."""
         if request_id in self._answers:
-            self._end_early(request_id, AppendStatus.CANCELLED)
+            self._end_early(request_id, _CLOSING[status])
+
+    def unheard(self, request_id: str) -> None:
+        """Stop a request whose answer nobody listens to: see ``Outbox``."""
+        if request_id in self._answers:
+            self._end_early(request_id, _UNHEARD)
 
     def lost(self, request_id: str, status: AppendStatus) -> None:
         """The log refused a frame: see ``Outbox``."""
         if status is AppendStatus.FENCED:
             log.warning("request lost to another worker", extra={"request_id": request_id})
             self._engine.abort(request_id)
-            self._answers.pop(request_id, None)
+            self._leave(request_id, "fenced")
         else:
-            self._end_early(request_id, status)
+            # Even when it has ended here: its closing event may have been refused as well.
+            self._end_early(request_id, _CLOSING[status])
 
     def abandon_all(self) -> None:
         """Forget every request, for another worker to continue."""
         for request_id in list(self._answers):
             self._engine.abort(request_id)
             self._outbox.close(request_id)
-        self._answers.clear()
+            self._leave(request_id, "handed over")
 
     async def _constrain(self, answer: Answer, request: Request, spec: GrammarSpec) -> None:
         """Hand a request over once its grammar is ready; others go first meanwhile."""
@@ -130,7 +143,7 @@ class Pump:
         if failure is None:
             self._engine.add(request)
         else:
-            self._fail(answer.request_id, failure)
+            self._end_early(answer.request_id, failure)
 
     async def _compiled(self, spec: GrammarSpec) -> Grammar:
         if self._grammars is None:
@@ -151,8 +164,8 @@ class Pump:
 
     def _close(self, answer: Answer) -> None:
         closing = answer.finished()
-        self._outbox.put(answer.request_id, [closing], final=True)
-        self._answers.pop(answer.request_id, None)
+        self._outbox.end(answer.request_id, closing, answer.used_tokens)
+        self._leave(answer.request_id, "finished")
         log.info(
             "request finished",
             extra={
@@ -162,11 +175,15 @@ class Pump:
             },
         )
 
-    def _end_early(self, request_id: str, status: AppendStatus) -> None:
-        log.info("request ended early", extra={"request_id": request_id, "why": status.name.lower()})
+    def _end_early(self, request_id: str, failure: Failed) -> None:
+        log.info("request ended early", extra={"request_id": request_id, "why": failure.message})
         self._engine.abort(request_id)
-        self._fail(request_id, _CLOSING[status])
+        answer = self._leave(request_id, failure.code)
+        self._outbox.end(request_id, failure, answer.used_tokens if answer else None)
 
-    def _fail(self, request_id: str, failure: Failed) -> None:
-        self._answers.pop(request_id, None)
-        self._outbox.put(request_id, [failure], final=True)
+    def _leave(self, request_id: str, outcome: str) -> Answer | None:
+        """Forget an answer; None when there was none any more."""
+        answer = self._answers.pop(request_id, None)
+        if answer is not None:
+            answer.leave(outcome)
+        return answer

@@ -10,14 +10,18 @@ import socket
 from collections.abc import Coroutine
 from typing import Any
 
+from headrace_shared.clock import mono_s
 from headrace_shared.errors import UnavailableError
 from headrace_shared.queue.blobs import BlobStore
-from headrace_shared.queue.claims import ControlKind, WorkerQueue
+from headrace_shared.queue.claims import AppendStatus, ControlKind, WorkerQueue
 from headrace_shared.queue.client import connect
 from headrace_shared.queue.presence import Presence
+from headrace_shared.queue.server_check import checking_server
 from headrace_shared.settings import RedisSettings
+from headrace_shared.telemetry.tracing import setup_tracing
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.engine.build import EngineSetup, build_engine
+from headrace_worker.service.attempt_span import AttemptSpans
 from headrace_worker.service.beat import Heart, starting_state
 from headrace_worker.service.bridge import EngineThread, StepReport
 from headrace_worker.service.card import publish_card
@@ -32,6 +36,7 @@ _REDIS_RETRY_S = 1.0
 _CANCEL_AGAIN_S = 0.2
 _LAST_WORDS_S = 2.0
 """How long frames may take to reach the log when the worker leaves."""
+_DRAIN_LOOK_S = 0.05
 
 
 class EngineCrashedError(RuntimeError):
@@ -45,10 +50,11 @@ class Worker:
         self._settings = settings
         self._redis_settings = redis_settings
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._crash: BaseException | None = None
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT.
+        """Serve until SIGTERM or SIGINT, then drain as the settings say; a second signal cuts that short.
 
         Raises EngineSetupError when the model cannot be loaded, EngineCrashedError after a failed step.
         """
@@ -56,12 +62,16 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         setup = await asyncio.to_thread(build_engine, self._settings)
         for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, self._stop.set)
+            asyncio.get_running_loop().add_signal_handler(name, self._on_signal)
+        self._tracing = setup_tracing("headrace-worker")
         redis = connect(self._redis_settings)
         try:
-            await self._serve(setup, redis)
+            async with checking_server(redis):
+                await self._serve(setup, redis)
         finally:
             await redis.aclose()
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.close)
         if self._crash is not None:
             raise EngineCrashedError("the engine crashed, see the log above") from self._crash
 
@@ -75,13 +85,13 @@ class Worker:
         queue = WorkerQueue(redis, card.queue, worker_id, settings.lease_ms)
         tokenizer = _tokenizer(setup)
         grammars = setup.grammars(tokenizer) if setup.grammars else None
-        pump = Pump(tokenizer, worker_id, grammars)
+        pump = Pump(tokenizer, worker_id, AttemptSpans(self._tracing, card.name, worker_id), grammars)
         engine = EngineThread(setup.engine, self._on_report, self._on_crash)
-        outbox = Outbox(queue, pump.lost)
+        outbox = Outbox(queue, pump.lost, pump.unheard, settings.orphan_grace_s)
         pump.connect(engine, outbox)
         presence = Presence(redis)
         state = starting_state(worker_id, card, setup.engine.stats(), settings.max_num_seqs)
-        self._heart = Heart(queue, presence, engine, state, publish)
+        self._heart = Heart(queue, presence, engine, pump, state, publish)
         self._intake = Intake(queue, pump, setup.engine.room())
         self._pump = pump
         engine.start()
@@ -106,12 +116,23 @@ class Worker:
             async with _running({"intake": self._intake.run()}, self._task_failed):
                 await self._stop.wait()
             await heart.drain(card, settings.lease_ms)
+            if settings.drain == "finish":
+                await self._finish_running()
             await self._hand_over(queue, outbox)
         await asyncio.to_thread(engine.stop)
         if grammars is not None:
             grammars.close()
         with contextlib.suppress(UnavailableError):
             await presence.withdraw(worker_id)
+
+    async def _finish_running(self) -> None:
+        log.info("finishing running requests", extra={"running": len(self._pump)})
+        end_s = mono_s() + self._settings.drain_timeout_s
+        while self._pump and self._crash is None and mono_s() < end_s:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_LOOK_S):
+                    await self._hurry.wait()
+                    return
 
     async def _hand_over(self, queue: WorkerQueue, outbox: Outbox) -> None:
         """Give running requests back with their logs; whoever claims them goes on after the last token."""
@@ -127,9 +148,14 @@ class Worker:
     async def _obey(self, queue: WorkerQueue) -> None:
         async for message in queue.control():
             if message.kind is ControlKind.CANCEL:
-                self._pump.cancel(message.request_id)
+                self._pump.give_up(message.request_id, AppendStatus.CANCELLED)
             else:
                 self._intake.ring()
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
 
     def _on_report(self, report: StepReport) -> None:
         # Tokens first: what is delivered here goes out before the intake asks Redis for more.

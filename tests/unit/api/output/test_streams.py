@@ -11,6 +11,7 @@ from scripted_worker import byte_tokenizer
 from headrace_api.output.chat import ChatAnswer, ChatShape, ChatStream
 from headrace_api.output.completions import CompletionAnswer, CompletionShape, CompletionStream, EchoedPrompt
 from headrace_api.output.envelope import Envelope
+from headrace_api.output.event_ids import EventIds
 from headrace_shared.protocol.event import (
     Delta,
     Event,
@@ -48,12 +49,19 @@ def runs(draw: st.DrawFn) -> tuple[int, list[list[Event]]]:
 
 
 def payloads(raw: bytes) -> list[Any]:
-    *events, done, rest = raw.split(b"\n\n")
-    assert (done, rest) == (b"data: [DONE]", b"")
-    return [json.loads(event.removeprefix(b"data: ")) for event in events]
+    *events, rest = raw.split(b"\n\n")
+    assert rest == b""
+    found = []
+    for number, event in enumerate(events, 1):
+        head, data = event.split(b"\n")
+        assert head == b"id: rid:%d" % number
+        found.append(data.removeprefix(b"data: "))
+    assert found.pop() == b"[DONE]"
+    return [json.loads(data) for data in found]
 
 
-def rendered(stream: ChatStream | CompletionStream, frames: Sequence[Sequence[Event]]) -> list[Any]:
+def rendered(kind: type[ChatStream | CompletionStream], shape: Any, frames: Sequence[Sequence[Event]]) -> list[Any]:
+    stream = kind(shape, EventIds("rid"))
     return payloads(b"".join([*(stream.feed(0, frame) for frame in frames), stream.finish()]))
 
 
@@ -67,7 +75,7 @@ def test_a_chat_streamed_equals_a_chat_collected(run: tuple[int, list[list[Event
     for frame in frames:
         answer.feed(0, frame)
     whole = answer.finish()
-    *chunks, usage = rendered(ChatStream(shape), frames)
+    *chunks, usage = rendered(ChatStream, shape, frames)
     assert usage["usage"]["completion_tokens"] == whole.usage.completion_tokens
     parts = [chunk["choices"][0] for chunk in chunks]
     for choice in whole.choices:
@@ -91,7 +99,7 @@ def test_a_completion_streamed_equals_a_completion_collected(run: tuple[int, lis
     answer = CompletionAnswer(shape)
     for frame in frames:
         answer.feed(0, frame)
-    parts = [chunk["choices"][0] for chunk in rendered(CompletionStream(shape), frames)]
+    parts = [chunk["choices"][0] for chunk in rendered(CompletionStream, shape, frames)]
     for choice in answer.finish().choices:
         own = [part for part in parts if part["index"] == choice.index]
         assert "".join(part["text"] for part in own) == choice.text
@@ -105,10 +113,10 @@ def test_a_completion_streamed_equals_a_completion_collected(run: tuple[int, lis
 
 def test_a_run_that_says_nothing_is_still_a_whole_answer() -> None:
     shape = ChatShape(ENVELOPE, TOKENIZER, "assistant", 1, [1, 2])
-    chunks = rendered(ChatStream(shape), [[Started("w")], [Finished(2, 0)]])
+    chunks = rendered(ChatStream, shape, [[Started("w")], [Finished(2, 0)]])
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, "length"]
     text = CompletionShape(ENVELOPE, TOKENIZER, [EchoedPrompt([5], "x")], 1, echo=True)
-    [chunk] = rendered(CompletionStream(text), [[Finished(1, 0)]])
+    [chunk] = rendered(CompletionStream, text, [[Finished(1, 0)]])
     assert chunk["choices"][0]["text"] == "x"
 
 
@@ -119,13 +127,13 @@ def test_deltas_without_anything_to_show_make_no_chunk() -> None:
         [Delta(0, [201], "é", finish_reason=FinishReason.LENGTH)],
         [Finished(2, 2)],
     ]
-    contents = [chunk["choices"][0]["delta"]["content"] for chunk in rendered(ChatStream(shape), frames)]
+    contents = [chunk["choices"][0]["delta"]["content"] for chunk in rendered(ChatStream, shape, frames)]
     assert contents == ["", "é"]
 
 
 def test_minus_infinity_is_written_as_a_number() -> None:
     shape = ChatShape(ENVELOPE, TOKENIZER, "assistant", 1, [1], top_logprobs=2)
     entry = TokenLogprob(5, float("-inf"), 1, [TopLogprob(5, float("nan"), 1)])
-    chunks = rendered(ChatStream(shape), [[Delta(0, [5], "x", [entry], FinishReason.STOP)]])
+    chunks = rendered(ChatStream, shape, [[Delta(0, [5], "x", [entry], FinishReason.STOP)]])
     [told] = chunks[-1]["choices"][0]["logprobs"]["content"]
     assert (told["logprob"], told["top_logprobs"][0]["logprob"]) == (-9999.0, -9999.0)

@@ -8,7 +8,7 @@ from headrace_cli.bench.connection import Response, ResponseParser, Target
 from headrace_cli.errors import CliError
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-STREAM = b": ping\n\ndata: one\n\ndata: two\r\n\r\ndata:three\n\n"
+STREAM = b": ping\n\nid: a:1\ndata: one\n\ndata: two\r\n\r\nid: a:3\r\ndata:three\n\n"
 
 
 def chunked(body: bytes, sizes: list[int]) -> bytes:

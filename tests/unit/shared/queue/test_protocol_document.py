@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.codec import decode_frame, decode_job, encode_frame, encode_job
 from headrace_shared.protocol.event import Event
 from headrace_shared.protocol.job import GenerateJob, JobHeader
@@ -32,13 +33,13 @@ def examples() -> list[bytes]:
 def test_every_key_is_named() -> None:
     names = re.findall(r"^``([^`]+)``", keys.__doc__ or "", re.MULTILINE)
     assert len(names) > 15
-    fleet = ["leases", "states", "card:<digest>", "blob:<digest>"]
+    fleet = ["leases", "queues", "states", "card:<digest>", "blob:<digest>"]
     assert [name for name in (*names, *fleet) if f"| `{name}` |" not in DOCUMENT] == []
     assert keys.FLEET in DOCUMENT
 
 
 def test_every_key_in_the_scripts_is_listed() -> None:
-    source = "\n".join(SCRIPTS[script] for script in SCRIPTS if script not in ("announce", "fleet"))
+    source = "\n".join(SCRIPTS[script] for script in SCRIPTS if script not in ("announce", "fleet", "queues"))
     used = set(re.findall(r"BASE \.\. '([a-z]+)", source))
     listed = {re.split(r"[:<]", name)[0] for name in re.findall(r"^``([^`]+)``", keys.__doc__ or "", re.MULTILINE)}
     assert used <= listed
@@ -62,7 +63,7 @@ def test_every_script_has_a_section_with_its_arguments(script: Script) -> None:
 
 
 def test_every_field_of_a_message_is_named() -> None:
-    structs = (GenerateJob, JobHeader, SamplingSpec, StoppingSpec, WorkerState, *Event.__args__)
+    structs = (Ask, GenerateJob, JobHeader, SamplingSpec, StoppingSpec, WorkerState, *Event.__args__)
     missing = [f for struct in structs for f in struct.__struct_fields__ if not re.search(rf"\b{f}\b", DOCUMENT)]
     assert missing == []
 

@@ -6,14 +6,18 @@ import pytest
 from pydantic import ValidationError
 
 from headrace_shared.queue import keys, scripts
-from headrace_shared.queue.client import Endpoint, connect
+from headrace_shared.queue.address import RedisAddress
+from headrace_shared.queue.client import connect, topology_of
 from headrace_shared.queue.requests import QueueLimits
 from headrace_shared.queue.scripts import Script
+from headrace_shared.queue.topology import Endpoint
 from headrace_shared.settings import QueueSettings, RedisSettings
 
 
 def endpoint(url: str) -> Endpoint:
-    return Endpoint.of_settings(RedisSettings(url=url))
+    home = topology_of(connect(RedisSettings(url=url))).home(b"any")
+    assert home is not None
+    return home
 
 
 def test_every_part_of_an_address_is_understood() -> None:
@@ -36,7 +40,32 @@ def test_tls_checks_the_certificate_and_the_name_unless_told_not_to() -> None:
     assert lax.verify_mode.name == "CERT_NONE"
 
 
-@pytest.mark.parametrize("url", ["", "localhost:6379", "http://localhost", "unix://"])
+def test_every_part_of_an_address_of_many_servers_is_understood() -> None:
+    found = RedisAddress.of_url(
+        "rediss+sentinel://ann:p%40ss@s1:1,s2,[::1]:3/name/2?sentinel_password=other&ssl_ca_certs=ca.pem"
+    )
+    assert (found.kind, found.service) == ("sentinel", "name")
+    assert found.hosts == [("s1", 1), ("s2", 26379), ("::1", 3)]
+    assert (found.options["username"], found.options["password"], found.options["db"]) == ("ann", "p@ss", 2)
+    assert (found.sentinel_options["username"], found.sentinel_options["password"]) == (None, "other")
+    assert found.options["ssl_ca_certs"] == found.sentinel_options["ssl_ca_certs"] == "ca.pem"
+    cluster = RedisAddress.of_url("redis+cluster://:secret@h1:7000,h2/")
+    assert (cluster.kind, cluster.hosts) == ("cluster", [("h1", 7000), ("h2", 6379)])
+    assert cluster.options["password"] == "secret"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://localhost",
+        "unix://",
+        "redis+sentinel://localhost",
+        "redis+cluster://localhost/1",
+        "unix+cluster://localhost",
+    ],
+)
 def test_something_that_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ValidationError, match="must"):
         RedisSettings(url=url)

@@ -1,0 +1,117 @@
+"""Endpoint: what chat and text completions do differently, behind one interface.
+
+Preparing depends on the body, the Ask and the model's card alone. So any API node can prepare a request again that
+another one has put on the queue, and tell its answer as that one would have.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from headrace_api.directory import ServedModel
+from headrace_api.grammar.translate import constraint_of
+from headrace_api.jobs import Ticket
+from headrace_api.operations.services import Services
+from headrace_api.output.envelope import Envelope
+from headrace_api.output.event_ids import EventIds
+from headrace_api.schemas.generation import GenerationRequest
+from headrace_shared.model_card import ModelCard
+from headrace_shared.protocol.ask import Ask
+from headrace_shared.protocol.event import Event
+from headrace_shared.protocol.grammar import GrammarSpec
+from headrace_shared.protocol.job import GenerateJob
+
+Body = TypeVar("Body", bound=GenerationRequest)
+
+
+class Renderer(Protocol):
+    """Makes a stream's frames. They depend on each prompt's events alone, not on how many come at once."""
+
+    def feed(self, prompt: int, events: Sequence[Event], /) -> bytes: ...
+    def finish(self) -> bytes: ...
+
+
+class Collector(Protocol):
+    """Makes one body."""
+
+    def feed(self, prompt: int, events: Sequence[Event], /) -> None: ...
+    def finish(self) -> msgspec.Struct: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The client's trace context."""
+
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that could be put on the queue, and both ways to tell its answer."""
+
+    ask: Ask
+    card: ModelCard
+    jobs: list[GenerateJob]
+    """One per prompt, with the ids that the Ask names."""
+    renderer: Callable[[EventIds], Renderer]
+    collector: Callable[[], Collector]
+
+    @property
+    def cost_tokens(self) -> int:
+        """What it may take altogether."""
+        return sum(job.header.cost_tokens for job in self.jobs)
+
+
+Prepare = Callable[[Body, Ask, ServedModel, Trace, Services], Awaitable[Prepared]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[Body]):
+    """``name`` is ``Ask.endpoint``; ``prompts`` says how many jobs a body makes."""
+
+    name: str
+    body: type[Body]
+    prompts: Callable[[Body], int]
+    prepare: Prepare[Body]
+
+
+async def grammar_of(body: GenerationRequest, card: ModelCard, services: Services) -> GrammarSpec | None:
+    """What the answer must look like. Raises InvalidRequestError for a grammar that no worker could use."""
+    if not body.constraints() and body.guided_decoding_backend is None:
+        return None
+    constraint = await services.tokenizers.run(constraint_of, body, card.grammar_backends)
+    if constraint is None:
+        return None
+    await services.grammars.check(constraint)
+    return constraint.spec
+
+
+def tickets(ask: Ask, trace: Trace, services: Services, grammar: GrammarSpec | None) -> list[Ticket]:
+    """One for each job."""
+    return [
+        Ticket(
+            request_id=job_id,
+            deadline_ms=ask.deadline_ms,
+            traceparent=trace.traceparent,
+            tracestate=trace.tracestate,
+            tenant=ask.tenant,
+            priority=ask.priority,
+            detached=ask.detached,
+            max_stop_strings=services.settings.max_stop_strings,
+            grammar=grammar,
+        )
+        for job_id in ask.job_ids
+    ]
+
+
+def envelope(prefix: str, ask: Ask, asked_for: str | None, card: ModelCard) -> Envelope:
+    """The name asked for is echoed; without one, the model's first."""
+    return Envelope(
+        id=f"{prefix}-{ask.request_id}",
+        created=ask.created,
+        model=asked_for if asked_for is not None else card.name,
+        system_fingerprint=f"fp_{card.digest}",
+    )

@@ -1,0 +1,119 @@
+"""What becomes of a request after it was sent: its state, the rest of its stream, its end."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from headrace_api.dispatch import Generation, Terms
+from headrace_api.operations.answering import GenerationStream
+from headrace_api.operations.call import Call
+from headrace_api.operations.chat import CHAT
+from headrace_api.operations.completions import COMPLETIONS
+from headrace_api.operations.endpoint import Endpoint, Trace
+from headrace_api.operations.services import Services
+from headrace_api.output.event_ids import parse_position
+from headrace_api.schemas.requests import JobReport, RequestReport
+from headrace_shared.errors import InternalError, NotFoundError
+from headrace_shared.protocol.ask import Ask
+from headrace_shared.queue.status import RequestPhase, RequestState
+
+ENDPOINTS: Mapping[str, Endpoint[Any]] = {endpoint.name: endpoint for endpoint in (CHAT, COMPLETIONS)}
+_PREFIXES = ("chatcmpl-", "cmpl-")
+_WORST_FIRST = (
+    RequestPhase.FAILED,
+    RequestPhase.RESUMING,
+    RequestPhase.RUNNING,
+    RequestPhase.QUEUED,
+    RequestPhase.FINISHED,
+)
+
+
+async def resume(request_id: str, position: tuple[str, str] | None, call: Call, services: Services) -> GenerationStream:
+    """The stream of a request from just after ``position``: the parameter that carries an event id, and the id.
+
+    The caller must ``aclose`` it. Raises NotFoundError, InvalidRequestError, UnavailableError.
+    """
+    queue, ask = await _find(request_id, call, services)
+    after = None
+    if position is not None:
+        param, value = position
+        after = parse_position(value, ask.request_id, len(ask.job_ids), param)
+    model = await services.directory.of_queue(queue)
+    endpoint = ENDPOINTS.get(ask.endpoint)
+    if endpoint is None:
+        raise InternalError(f"unknown endpoint {ask.endpoint}")
+    prepared = await endpoint.prepare(endpoint.body.parse(ask.body), ask, model, Trace(), services)
+    terms = Terms(model.card.name, call.arrived_s, call.timeout_s, services.settings.disconnect_linger_s)
+    generations: list[Generation] = []
+    try:
+        for job in prepared.jobs:
+            generations.append(await services.dispatcher.attach(job, terms))
+    except BaseException:
+        for generation in generations:
+            await generation.aclose()
+        raise
+    call.answer_headers["X-Headrace-Request-Id"] = ask.request_id
+    return GenerationStream(prepared, generations, services, after=after)
+
+
+async def report(request_id: str, call: Call, services: Services) -> RequestReport:
+    """Where a request stands. Raises NotFoundError, UnavailableError."""
+    queue, ask = await _find(request_id, call, services)
+    return await _report(queue, ask, services)
+
+
+async def cancel(request_id: str, call: Call, services: Services) -> RequestReport:
+    """Stop all jobs of a request that are not done; a second time changes nothing. Raises as ``report``."""
+    queue, ask = await _find(request_id, call, services)
+    reason = "the request was cancelled"
+    await asyncio.gather(*(services.queue.cancel(queue, job_id, reason) for job_id in ask.job_ids))
+    return await _report(queue, ask, services)
+
+
+async def _find(request_id: str, call: Call, services: Services) -> tuple[str, Ask]:
+    """By the request's id, or its answer's. What belongs to others is not told from what does not exist."""
+    names = [request_id.removeprefix(prefix) for prefix in _PREFIXES if request_id.startswith(prefix)]
+    queues = await services.directory.queues()
+    for name in (*names, request_id):
+        found = await services.queue.find(queues, name)
+        if found is not None and found[1].owner == call.caller.owner:
+            return found
+    raise NotFoundError(f"There is no request {request_id[:80]!r}, or its result is no longer kept.")
+
+
+async def _report(queue: str, ask: Ask, services: Services) -> RequestReport:
+    found = await asyncio.gather(*(services.queue.state(queue, job_id) for job_id in ask.job_ids))
+    states = [state for state in found if state is not None]
+    if not states:
+        raise NotFoundError(f"There is no request {ask.request_id!r}, or its result is no longer kept.")
+    model = await services.directory.of_queue(queue)
+    jobs = [_job_report(state) for state in states]
+    whole = JobReport.of_all(ask.request_id, min((state.phase for state in states), key=_WORST_FIRST.index), jobs)
+    return RequestReport(
+        **msgspec.structs.asdict(whole),
+        endpoint=ask.endpoint,
+        model=model.card.name,
+        created=ask.created,
+        priority=ask.priority,
+        jobs=jobs if len(ask.job_ids) > 1 else [],
+    )
+
+
+def _job_report(state: RequestState) -> JobReport:
+    def since_enqueued(moment_ms: int | None) -> int | None:
+        return None if moment_ms is None else moment_ms - state.enqueued_ms
+
+    return JobReport(
+        id=state.request_id,
+        status=state.phase,
+        ahead=state.ahead,
+        eta_ms=state.eta_ms,
+        queued_ms=since_enqueued(state.claimed_ms),
+        time_to_first_token_ms=since_enqueued(state.first_token_ms),
+        total_ms=since_enqueued(state.finished_ms),
+        attempts=state.attempts,
+        lost_workers=state.lost_workers,
+        cancel_requested=state.cancel_requested,
+    )

@@ -1,0 +1,1 @@
+"""What a model's raw answer is made of: reasoning, tool calls and text."""

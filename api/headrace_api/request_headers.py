@@ -1,0 +1,46 @@
+"""What clients can say of a request besides its body."""
+
+import math
+import re
+from collections.abc import Mapping
+
+from headrace_shared.errors import InvalidRequestError
+
+_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+
+
+def timeout_of(headers: Mapping[str, str]) -> float | None:
+    """``X-Request-Timeout`` in seconds. Raises InvalidRequestError."""
+    value = headers.get("x-request-timeout")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequestError(
+            f"X-Request-Timeout: should be a number of seconds above 0, got {value[:80]!r}.", param="X-Request-Timeout"
+        )
+    return seconds
+
+
+def idempotency_key_of(headers: Mapping[str, str]) -> str | None:
+    """``Idempotency-Key``. Raises InvalidRequestError."""
+    key = headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidRequestError(
+            "Idempotency-Key: should be 1 to 255 printable ASCII characters.", param="Idempotency-Key"
+        )
+    return key
+
+
+def goes_on_alone(headers: Mapping[str, str]) -> bool:
+    """Whether ``X-Headrace-On-Disconnect`` asks for ``continue``. Raises InvalidRequestError."""
+    wish = headers.get("x-headrace-on-disconnect", "cancel")
+    if wish not in ("cancel", "continue"):
+        raise InvalidRequestError(
+            f"X-Headrace-On-Disconnect: should be cancel or continue, got {wish[:80]!r}.",
+            param="X-Headrace-On-Disconnect",
+        )
+    return wish == "continue"

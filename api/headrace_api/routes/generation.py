@@ -1,0 +1,50 @@
+"""POST /v1/chat/completions and POST /v1/completions."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from headrace_api.deps import ServicesDep, answer_headers, generation_call, json_answer, read_body, unless_gone
+from headrace_api.operations.chat import CHAT
+from headrace_api.operations.completions import COMPLETIONS
+from headrace_api.operations.endpoint import Body, Endpoint
+from headrace_api.operations.generation import open_stream, whole_answer
+from headrace_api.operations.services import Services
+from headrace_api.output.sse import EventStream
+from headrace_api.routes.documented import GENERATION_FAILURES, answers, takes
+from headrace_api.schemas.chat import ChatCompletion, ChatRequest
+from headrace_api.schemas.completions import Completion, CompletionRequest
+
+router = APIRouter(tags=["generation"])
+
+
+@router.post(
+    "/v1/chat/completions",
+    summary="Answer a conversation",
+    openapi_extra=takes(ChatRequest),
+    responses=answers(ChatCompletion, stream=True, failures=GENERATION_FAILURES),
+)
+async def create_chat_completion(request: Request, services: ServicesDep) -> Response:
+    return await _answer(CHAT, request, services)
+
+
+@router.post(
+    "/v1/completions",
+    summary="Continue a text",
+    openapi_extra=takes(CompletionRequest),
+    responses=answers(Completion, stream=True, failures=GENERATION_FAILURES),
+)
+async def create_completion(request: Request, services: ServicesDep) -> Response:
+    return await _answer(COMPLETIONS, request, services)
+
+
+async def _answer(endpoint: Endpoint[Body], request: Request, services: Services) -> Response:
+    body = await read_body(request, endpoint.body)
+    call = generation_call(request, body, await request.body(), services)
+    call.answer_headers.update(answer_headers(body))
+    if body.stream:
+        frames = await open_stream(endpoint, body, call, services)
+        return EventStream(frames, keep_alive_s=services.settings.keep_alive_s)
+    async with whole_answer(endpoint, body, call, services) as answer:
+        # Without a key the client could not come back for what another node goes on with.
+        on_stop = answer.keep if call.idempotency_key else None
+        return json_answer(await unless_gone(request, answer.collect(), on_stop))
