@@ -13,9 +13,10 @@ from headrace_shared.protocol.event import Event, Failed, Started
 from headrace_shared.protocol.grammar import GrammarKind, GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec
-from headrace_shared.queue.claims import Claim
+from headrace_shared.queue.claims import AppendStatus, Claim
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.schedule.request import Grammar, Request
+from headrace_worker.service.attempt_span import AttemptSpans
 from headrace_worker.service.pump import Pump
 
 
@@ -48,14 +49,18 @@ class Outbox:
     def open(self, claim: Claim) -> None:
         self.said[claim.request_id] = []
 
-    def put(self, request_id: str, events: list[Event], *, final: bool = False) -> None:
+    def put(self, request_id: str, events: list[Event]) -> None:
         self.said[request_id] += events
+
+    def end(self, request_id: str, event: Event, used_tokens: int | None = None) -> None:
+        self.said[request_id].append(event)
 
 
 class Setup:
     def __init__(self, *, can_constrain: bool = True) -> None:
         self.compiler, self.engine, self.outbox = Compiler(), Engine(), Outbox()
-        self.pump = Pump(Tokenizer(byte_tokenizer()), "w", self.compiler if can_constrain else None)
+        spans = AttemptSpans(None, "simulated", "w")
+        self.pump = Pump(Tokenizer(byte_tokenizer()), "w", spans, self.compiler if can_constrain else None)
         engine: Any = self.engine
         outbox: Any = self.outbox
         self.pump.connect(engine, outbox)
@@ -113,7 +118,7 @@ async def test_a_request_cancelled_while_it_waits_never_runs() -> None:
     setup = Setup()
     setup.accept("r", constrained=True)
     await settle()
-    setup.pump.cancel("r")
+    setup.pump.give_up("r", AppendStatus.CANCELLED)
     compiled: Any = object()
     setup.compiler.asked[0].set_result(compiled)
     await settle()
