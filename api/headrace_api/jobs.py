@@ -87,7 +87,7 @@ def _job(
         queue=card.queue,
         priority=ticket.priority,
         tenant=ticket.tenant,
-        cost_tokens=(len(prompt.token_ids) + max_tokens) * body.choices,
+        cost_tokens=(len(prompt.token_ids) + max_tokens) * body.samples,
         deadline_ms=ticket.deadline_ms,
         traceparent=ticket.traceparent,
         tracestate=ticket.tracestate,
@@ -97,7 +97,7 @@ def _job(
     return GenerateJob(
         header=header,
         prompt=packed,
-        n=body.choices,
+        n=body.samples,
         sampling=_sampling(body, ask, card, tokenizer, ticket),
         stopping=stopping,
     )
@@ -184,7 +184,8 @@ def _sampling(
         logit_bias=_logit_bias(body.logit_bias or {}, card),
         allowed_token_ids=None if body.allowed_token_ids is None else tuple(dict.fromkeys(body.allowed_token_ids)),
         bad_words=_bad_words(body.bad_words or [], tokenizer),
-        logprobs=ask.logprobs,
+        # The best samples are found by them.
+        logprobs=0 if ask.logprobs is None and body.samples > body.choices else ask.logprobs,
         prompt_logprobs=ask.prompt_logprobs,
         grammar=ticket.grammar,
     )

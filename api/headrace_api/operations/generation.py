@@ -146,7 +146,7 @@ def _ask(endpoint: Endpoint[Body], body: Body, call: Call) -> Ask:
         owner=call.caller.owner,
         job_ids=(request_id,) if prompts == 1 else tuple(f"{request_id}-{number}" for number in range(prompts)),
         tenant=call.caller.tenant,
-        priority=call.caller.limits.priority(body.priority),
+        priority=call.caller.limits.priority(body.priority, body.tier_priority),
         deadline_ms=wall_ms() + round((call.arrived_s + call.timeout_s - mono_s()) * 1000),
         detached=call.detached,
     )
