@@ -92,12 +92,13 @@ def _job(
         traceparent=ticket.traceparent,
         tracestate=ticket.tracestate,
         detached=ticket.detached,
-        affinity=prefix_digests(packed),
+        affinity=prefix_digests(packed, body.cache_salt or ""),
     )
     return GenerateJob(
         header=header,
         prompt=packed,
         n=body.samples,
+        cache_salt=body.cache_salt or "",
         sampling=_sampling(body, ask, card, tokenizer, ticket),
         stopping=stopping,
     )
@@ -144,14 +145,15 @@ def _stopping(body: GenerationRequest, max_tokens: int, card: ModelCard, max_sto
     )
 
 
-def prefix_digests(packed: bytes) -> tuple[bytes, ...]:
+def prefix_digests(packed: bytes, salt: str = "") -> tuple[bytes, ...]:
     """Names of the beginnings of a prompt, as many tokens long as a power of two: the longest three, the longest last.
 
     Empty for less than 64 tokens, which are computed as fast as they are found. ``packed`` as in ``GenerateJob.prompt``.
     """
     tokens = len(packed) // 4
+    key = hashlib.blake2b(salt.encode(), digest_size=16).digest() if salt else b""
     lengths = [1 << power for power in range(_SHORTEST_PREFIX_POWER, tokens.bit_length())][-_MOST_PREFIXES:]
-    return tuple(hashlib.blake2b(packed[: 4 * length], digest_size=8).digest() for length in lengths)
+    return tuple(hashlib.blake2b(packed[: 4 * length], digest_size=8, key=key).digest() for length in lengths)
 
 
 def _seed(request_id: str) -> int:

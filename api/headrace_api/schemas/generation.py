@@ -14,7 +14,6 @@ BadWords = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length
 TokenId = Annotated[int, Field(ge=0)]
 
 NOT_SUPPORTED: Mapping[str, OffValues] = {
-    "cache_salt": (),
     "ec_transfer_params": (),
     "kv_transfer_params": (),
     "length_penalty": (1.0, 1),
@@ -87,6 +86,13 @@ class GenerationRequest(StructuredRequest):
     priority: Annotated[
         int | None,
         Field(ge=-(2**53) + 1, le=2**53 - 1, description="Lower goes first; default 0. Redis orders by doubles."),
+    ] = None
+    cache_salt: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[^@/\\\x00]{1,128}$",
+            description="Requests share cached prompts only with those of the same salt.",
+        ),
     ] = None
     service_tier: Annotated[
         Literal["auto", "default", "flex", "priority"] | None,

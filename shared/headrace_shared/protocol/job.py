@@ -35,6 +35,8 @@ class GenerateJob(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate
     n: int = 1
     sampling: SamplingSpec = SamplingSpec()
     stopping: StoppingSpec = StoppingSpec()
+    cache_salt: str = ""
+    """Requests share cached prompts only with those of the same salt."""
 
 
 Job = GenerateJob

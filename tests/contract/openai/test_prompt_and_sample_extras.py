@@ -85,3 +85,12 @@ async def test_a_priority_beats_the_tier(api: Api, worker: ScriptedWorker) -> No
     stream = await api.sdk.completions.create(model="tiny", prompt="ab", stream=True, extra_body=fields)
     assert {chunk.model_extra["service_tier"] async for chunk in stream if chunk.model_extra} == {"flex"}
     assert worker.jobs[0].header.priority == -3
+
+
+async def test_a_salt_goes_with_the_job_and_keeps_its_prefixes_apart(api: Api, worker: ScriptedWorker) -> None:
+    for salt in ("a", "a", "b", None):
+        await api.sdk.completions.create(model="tiny", prompt="x" * 200, extra_body={"cache_salt": salt})
+    assert [job.cache_salt for job in worker.jobs] == ["a", "a", "b", ""]
+    first, second, other, plain = (job.header.affinity for job in worker.jobs)
+    assert first == second
+    assert len({*first, *other, *plain}) == len(first) * 3

@@ -112,21 +112,22 @@ class Protocol(RuleBasedStateMachine):
             ]
             assert got == expected
         else:
-            self.take(worker, want, [rid for rid, _ in got])
+            self.take(worker, want, got)
         if heard:
             self.nonces[worker] = secrets.token_hex(4)
             self.unheard.pop(worker, None)
         else:
             self.unheard.setdefault(worker, got)
 
-    def take(self, worker: str, want: int, got: list[str]) -> None:
+    def take(self, worker: str, want: int, got: list[tuple[str, int]]) -> None:
         self.end_expired()
         ready = [request for request in self.model.open_to(worker).values() if not request.expired]
         suspects = sum(self.model.is_suspect(request) for request in ready)
         assert len(got) == min(want, len(ready) - max(suspects - 1, 0))
-        for rid in got:
+        for rid, epoch in got:
             assert self.model.may_be_next(rid, worker)
-            self.model.claim(rid, worker)
+            assert epoch > self.model.requests[rid].epoch
+            self.model.claim(rid, worker, epoch)
 
     def end_expired(self) -> None:
         """A claim ends the expired requests that it meets; which ones depends on where it stops."""
