@@ -1,0 +1,73 @@
+"""Redis comes back without its last moments, while workers and clients remember them: nobody sees it."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, cast
+
+from queue_client import QueueClient, answers, generate_job, queue_client
+from redis.asyncio import Redis
+from worker_process import card_of_fleet, workers
+
+from headrace_shared.protocol.event import Event
+from headrace_shared.protocol.job import GenerateJob
+
+
+_KEEP = """
+local held = {}
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  held[#held + 1] = {key, math.max(redis.call('PTTL', key), 0), redis.call('DUMP', key)}
+end
+return held
+"""
+
+
+class Memory:
+    """All that a server holds at one moment: what a restart brings back when later writes never reached the disk."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._held: list[tuple[bytes, int, bytes]] = []
+
+    async def keep(self) -> None:
+        self._held = await cast(Awaitable[Any], self._redis.eval(_KEEP, 0))
+
+    async def bring_back(self) -> None:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.flushall()
+            for key, ttl_ms, dump in self._held:
+                pipe.restore(key, ttl_ms, dump)
+            await pipe.execute()
+
+
+def _jobs(queue: str, prefix: str) -> list[GenerateJob]:
+    kinds: list[dict[str, object]] = [{}, {"n": 3}, {"stop": ("ama", "ete"), "min_tokens": 4}, {"logprobs": 2}]
+    return [
+        generate_job(queue, f"{prefix}{i}", seed=i, max_tokens=200, ignore_eos=True, **kinds[i % len(kinds)])
+        for i in range(24)
+    ]
+
+
+async def _run_all(client: QueueClient, jobs: list[GenerateJob]) -> list[list[Event]]:
+    async with asyncio.timeout(60):
+        return list(await asyncio.gather(*(client.run(job) for job in jobs)))
+
+
+async def test_a_worker_whose_claims_were_forgotten_takes_its_requests_again(valkey_url: str) -> None:
+    with workers(valkey_url, 1, simulated_step_ms=10):
+        async with queue_client(valkey_url) as client, Redis.from_url(valkey_url) as redis:
+            card = await card_of_fleet(client.presence, 1)
+            undisturbed = await _run_all(client, _jobs(card.queue, "calm-"))
+            disturbed = asyncio.create_task(_run_all(client, _jobs(card.queue, "rough-")))
+            memory = Memory(redis)
+            await _all_asked(redis, 24)
+            for _ in range(3):
+                await memory.keep()
+                await asyncio.sleep(0.3)
+                await memory.bring_back()
+            results = await disturbed
+    assert [answers(events) for events in results] == [answers(events) for events in undisturbed]
+
+
+async def _all_asked(redis: Redis, count: int) -> None:
+    while len(await redis.keys("*:req:rough-*")) < count:
+        await asyncio.sleep(0.005)
