@@ -29,8 +29,6 @@ class Ticket:
 
     request_id: str
     """Unique on the queue, whatever ids clients send."""
-    deadline_ms: int | None = None
-    """Wall clock."""
     traceparent: str | None = None
     tracestate: str | None = None
     tenant: str = "-"
@@ -88,7 +86,6 @@ def _job(
         priority=ticket.priority,
         tenant=ticket.tenant,
         cost_tokens=(len(prompt.token_ids) + max_tokens) * body.samples,
-        deadline_ms=ticket.deadline_ms,
         traceparent=ticket.traceparent,
         tracestate=ticket.tracestate,
         detached=ticket.detached,

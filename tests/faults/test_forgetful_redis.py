@@ -1,16 +1,17 @@
 """Redis comes back without its last moments, while workers and clients remember them: nobody sees it."""
 
 import asyncio
+import signal
 from collections.abc import Awaitable
 from typing import Any, cast
 
+from eventually import eventually
 from queue_client import QueueClient, answers, generate_job, queue_client
 from redis.asyncio import Redis
 from worker_process import card_of_fleet, workers
 
 from headrace_shared.protocol.event import Event
 from headrace_shared.protocol.job import GenerateJob
-
 
 _KEEP = """
 local held = {}
@@ -41,10 +42,7 @@ class Memory:
 
 def _jobs(queue: str, prefix: str) -> list[GenerateJob]:
     kinds: list[dict[str, object]] = [{}, {"n": 3}, {"stop": ("ama", "ete"), "min_tokens": 4}, {"logprobs": 2}]
-    return [
-        generate_job(queue, f"{prefix}{i}", seed=i, max_tokens=200, ignore_eos=True, **kinds[i % len(kinds)])
-        for i in range(24)
-    ]
+    return [generate_job(queue, f"{prefix}{i}", seed=i, max_tokens=6, **kinds[i % len(kinds)]) for i in range(16)]
 
 
 async def _run_all(client: QueueClient, jobs: list[GenerateJob]) -> list[list[Event]]:
@@ -53,21 +51,27 @@ async def _run_all(client: QueueClient, jobs: list[GenerateJob]) -> list[list[Ev
 
 
 async def test_a_worker_whose_claims_were_forgotten_takes_its_requests_again(valkey_url: str) -> None:
-    with workers(valkey_url, 1, simulated_step_ms=10):
+    # Steps longer than the pause between two claims: it claims before it hears that it owns nothing any more.
+    with workers(valkey_url, 1, simulated_step_ms=400) as [worker]:
         async with queue_client(valkey_url) as client, Redis.from_url(valkey_url) as redis:
             card = await card_of_fleet(client.presence, 1)
             undisturbed = await _run_all(client, _jobs(card.queue, "calm-"))
-            disturbed = asyncio.create_task(_run_all(client, _jobs(card.queue, "rough-")))
             memory = Memory(redis)
-            await _all_asked(redis, 24)
-            for _ in range(3):
-                await memory.keep()
-                await asyncio.sleep(0.3)
-                await memory.bring_back()
+            worker.process.send_signal(signal.SIGSTOP)
+            disturbed = asyncio.create_task(_run_all(client, _jobs(card.queue, "rough-")))
+            await _until_all(redis, b"Q")
+            await memory.keep()
+            worker.process.send_signal(signal.SIGCONT)
+            await _until_all(redis, b"R")
+            await asyncio.sleep(0.6)
+            await memory.bring_back()
             results = await disturbed
     assert [answers(events) for events in results] == [answers(events) for events in undisturbed]
 
 
-async def _all_asked(redis: Redis, count: int) -> None:
-    while len(await redis.keys("*:req:rough-*")) < count:
-        await asyncio.sleep(0.005)
+async def _until_all(redis: Redis, state: bytes) -> None:
+    async def are() -> bool:
+        keys = await redis.keys("*:req:rough-*")
+        return [await redis.hget(key, "state") for key in keys] == [state] * 16
+
+    await eventually(are)

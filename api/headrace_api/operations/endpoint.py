@@ -96,7 +96,6 @@ def tickets(ask: Ask, trace: Trace, services: Services, grammar: GrammarSpec | N
     return [
         Ticket(
             request_id=job_id,
-            deadline_ms=ask.deadline_ms,
             traceparent=trace.traceparent,
             tracestate=trace.tracestate,
             tenant=ask.tenant,

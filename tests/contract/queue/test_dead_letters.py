@@ -63,7 +63,7 @@ async def test_entries_are_listed_newest_first_in_pages(bury: Bury, letters: Dea
 async def test_what_is_tried_again_is_a_new_request_that_can_succeed(
     bury: Bury, letters: DeadLetters, redis: Redis, worker: WorkerQueue, hub: StreamHub
 ) -> None:
-    await bury("r", tokens=2, tenant="ann", priority=-3, deadline_ms=2**45)
+    await bury("r", tokens=2, tenant="ann", priority=-3)
     await redis.hset(keys.pace(QUEUE), "aging", "1234")  # type: ignore[misc]
     [letter] = await letters.list(QUEUE)
     request_id = await letters.retry(QUEUE, letter.entry_id)

@@ -85,10 +85,12 @@ class Protocol(RuleBasedStateMachine):
         number = len(self.model.requests)
         rid, ask = f"r{number}", f"a{number // 2}"
         self.model.requests[rid] = ModelRequest(priority, tenant, number, ask)
-        deadline = {"deadline_ms": 2**45} if timed else {}
-        job = make_job(rid, priority=priority, tenant=tenant, **deadline)
+        job = make_job(rid, priority=priority, tenant=tenant)
         asked = Ask("chat", ask, b"{}", 1)
-        assert self.run(self.queue.enqueue(job, ask=asked)).result is EnqueueResult.NEW
+        assert (
+            self.run(self.queue.enqueue(job, ask=asked, timeout_ms=2**40 if timed else None)).result
+            is EnqueueResult.NEW
+        )
 
     @precondition(lambda self: self.model.requests)
     @rule(data=st.data())

@@ -159,7 +159,7 @@ async def test_losses_after_much_progress_convict_nobody(redis: Redis, make_work
     for n in range(8):
         victim = make_worker(f"victim{n}", lease_ms=1)
         [claim] = await victim.claim(1, ALL)
-        await speak(victim, claim, *range(32 * n, 32 * n + 32))
+        await speak(victim, claim, *range(8 * n, 8 * n + 8))
         await asyncio.sleep(0.01)
         await reaper.reap()
     [claim] = await reaper.claim(1, ALL)
