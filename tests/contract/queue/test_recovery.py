@@ -165,7 +165,7 @@ async def test_losses_after_much_progress_convict_nobody(redis: Redis, make_work
     [claim] = await reaper.claim(1, ALL)
     await finish(reaper, claim, claim.seq + 1)
     events = [event async for frame in stream for event in frame]
-    assert positions(events) == list(range(256))
+    assert positions(events) == list(range(64))
     assert isinstance(ending(events), Finished)
 
 

@@ -140,7 +140,8 @@ class Request:
         ``arrival`` orders requests of one priority and must be unique. ``resumed`` maps a choice
         to the tokens that an earlier attempt generated for it; ``finished`` are the choices that
         need not run at all; ``prompt_scored`` says that the prompt's log-probabilities have
-        already been reported. ``run_id`` is what the engine calls it, instead of its own id. Raises ValueError for an empty prompt.
+        already been reported. ``run_id`` is what the engine calls it, instead of its own id.
+        Raises ValueError for an empty prompt.
         """
         header = job.header
         request_id = run_id or header.request_id
