@@ -8,7 +8,7 @@ from headrace_worker.schedule.request import Request
 def test_every_choice_shares_cached_prompts_only_under_its_requests_salt() -> None:
     job = GenerateJob(JobHeader("r", "q"), pack_ids([1, 2]), n=2, cache_salt="mine")
     request = Request.from_job(job, arrival=0)
-    assert [sequence.cache_salt for sequence in request.sequences] == ["mine", "mine"]
+    assert [sequence.cache_salt for sequence in request.sequences] == [b"mine", b"mine"]
 
 
 def test_the_engine_knows_a_request_by_its_run() -> None:
