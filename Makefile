@@ -14,19 +14,21 @@ PIP      := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 PYTEST   := $(BIN)/python -m pytest -n 2
 KILLS    ?= 500
 SEED     ?= 1
+MINUTES  ?= 10
 FAST     := tests/unit tests/contract
 
 # Idle OpenMP threads must sleep, not spin: several processes share the cores.
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-fast faults check format bench clean
+.PHONY: help serve install test test-fast faults soak check format bench clean
 
 help:
 	@echo 'make serve      install, then serve a chat model on http://$(HOST):$(PORT)  (MODEL=path-or-id, PORT=, ARGS="...")'
 	@echo 'make test       install the development tools, then run all checks and tests'
 	@echo 'make test-fast  unit and contract tests without the slow ones, under a minute'
 	@echo 'make faults     kill processes at random under load and compare every answer  (KILLS=$(KILLS) SEED=$(SEED))'
+	@echo 'make soak       run users for minutes, and see whether memory grows  (MINUTES=$(MINUTES))'
 	@echo 'make check      formatting, lint, types, import rules'
 	@echo 'make format     format the code and fix what lint can fix'
 	@echo 'make bench      measure a running server at http://$(HOST):$(PORT)  (ARGS="--concurrency 32")'
@@ -45,6 +47,9 @@ test-fast: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	PYTHONPATH=tests/support $(BIN)/python tests/support/campaign.py --kills $(KILLS) --seed $(SEED)
+
+soak: $(VENV)/.dev
+	PYTHONPATH=tests/support $(BIN)/python tests/support/soak.py --minutes $(MINUTES)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -1,0 +1,124 @@
+"""Users who come and go for minutes: does any process, or Redis, grow?
+
+    python tests/support/soak.py --minutes 10
+
+Needs nothing that runs: it starts a Valkey with an append-only file, 2 workers with the simulated engine and 2 API
+nodes. A fifth of the users leave in the middle of their answer. Exits with 1 when an answer differs from the first one
+of its kind, or when memory grew by more than a tenth between the second and the last quarter.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from random import Random
+
+import redis
+from campaign_users import KINDS, MODEL, Answer, Tally, Users
+from fleet import fleet_on
+from rich.console import Console
+from rich.table import Table
+
+from headrace_cli.embedded_redis import EmbeddedRedis
+from headrace_shared.clock import mono_s
+
+_CASES = 6 * len(KINDS)
+_SAMPLE_S = 2.0
+_REPLAY_TTL_S = 20
+_GROWTH = 1.1
+Samples = dict[str, list[float]]
+
+
+async def _user(users: Users, random: Random, expected: list[Answer], end_s: float) -> None:
+    while mono_s() < end_s:
+        case = random.randrange(_CASES)
+        if random.random() < 0.2:
+            await _leave_early(users, case)
+        else:
+            users.tally.compare(case, await users.ask(case), expected[case])
+
+
+async def _leave_early(users: Users, case: int) -> None:
+    stream = await users.client().completions.create(model=MODEL, prompt=f"go {case}", max_tokens=200, stream=True)
+    async with stream:
+        async for _ in stream:
+            return
+
+
+async def _sample(samples: Samples, pids: dict[str, int], url: str, end_s: float) -> None:
+    async with redis.asyncio.Redis.from_url(url) as client:
+        while mono_s() < end_s:
+            for name, pid in pids.items():
+                samples.setdefault(f"{name}, MiB", []).append(_resident_mib(pid))
+            memory = (await client.info("memory"))["used_memory"] / 2**20
+            samples.setdefault("Redis data, MiB", []).append(memory)
+            samples.setdefault("Redis keys", []).append(float(await client.dbsize()))
+            await asyncio.sleep(_SAMPLE_S)
+
+
+def _resident_mib(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def run_soak(folder: Path, minutes: float, count: int) -> tuple[Tally, Samples]:
+    os.environ["HEADRACE_QUEUE_REPLAY_TTL_S"] = str(_REPLAY_TTL_S)
+    with EmbeddedRedis(folder) as valkey, fleet_on(valkey.url) as fleet:
+        workers = [fleet.worker(simulated_step_ms=5) for _ in range(2)]
+        nodes = [fleet.api() for _ in range(2)]
+        for node in nodes:
+            node.wait_until_ready(workers=2)
+        assert valkey.pid is not None
+        pids = {f"worker {n}": worker.process.pid for n, worker in enumerate(workers)}
+        pids |= {f"API node {n}": node.process.pid for n, node in enumerate(nodes)} | {"Redis": valkey.pid}
+
+        async def soak() -> tuple[Tally, Samples]:
+            samples: Samples = {}
+            users = Users(nodes, Tally(), Random(1))
+            try:
+                expected = list(await asyncio.gather(*(users.ask(case) for case in range(_CASES))))
+                end_s = mono_s() + minutes * 60
+                await asyncio.gather(
+                    _sample(samples, pids, valkey.url, end_s),
+                    *(_user(users, Random(n), expected, end_s) for n in range(count)),
+                )
+            finally:
+                await users.aclose()
+            return users.tally, samples
+
+        return asyncio.run(soak())
+
+
+def _quarters(values: list[float]) -> tuple[float, float]:
+    """Medians of the second and of the last one: the first is for caches to fill."""
+    size = max(len(values) // 4, 1)
+    return statistics.median(values[size : 2 * size] or values), statistics.median(values[-size:])
+
+
+def _show(tally: Tally, samples: Samples, console: Console) -> bool:
+    table = Table("", "second quarter", "last quarter", title=f"{tally.answers} answers, {tally.faults} of them wrong")
+    good = tally.faults == 0
+    for name, values in samples.items():
+        before, after = _quarters(values)
+        grew = after > before * _GROWTH
+        good = good and not grew
+        table.add_row(name, f"{before:.1f}", f"{after:.1f}" + (" grew" if grew else ""))
+    console.print(table)
+    return good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run users for minutes, and see whether memory grows.")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--users", type=int, default=24)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        tally, samples = run_soak(Path(folder) / "valkey", asked.minutes, asked.users)
+    return 0 if _show(tally, samples, Console()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
