@@ -107,6 +107,12 @@ def tickets(ask: Ask, trace: Trace, services: Services, grammar: GrammarSpec | N
     ]
 
 
+def tokens_as_ids(body: GenerationRequest, services: Services) -> bool:
+    """As the request says, else as the server does."""
+    asked = body.return_tokens_as_token_ids
+    return services.settings.return_tokens_as_token_ids if asked is None else asked
+
+
 def envelope(prefix: str, ask: Ask, asked_for: str | None, card: ModelCard) -> Envelope:
     """The name asked for is echoed; without one, the model's first."""
     return Envelope(

@@ -71,7 +71,7 @@ class GenerationRequest(StructuredRequest):
     spaces_between_special_tokens: bool | None = True
 
     prompt_logprobs: Annotated[int | None, Field(ge=0)] = None
-    return_tokens_as_token_ids: bool | None = False
+    return_tokens_as_token_ids: bool | None = None
     return_token_ids: bool | None = False
     echo: bool | None = False
     priority: Annotated[
