@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -47,7 +48,7 @@ async def test_a_page_of_an_allowed_origin_may_call_even_where_a_key_is_needed(
 
 
 async def test_only_allowed_methods_and_headers_pass_a_preflight(valkey_url: str, worker: ScriptedWorker) -> None:
-    cors = {"allowed_origins": '["*"]', "allowed_methods": '["GET"]', "allowed_headers": '["X-Mine"]'}
+    cors: dict[str, Any] = {"allowed_origins": '["*"]', "allowed_methods": '["GET"]', "allowed_headers": '["X-Mine"]'}
     async with running_api(valkey_url, **cors) as api:
         for asked, status in (
             ({"Access-Control-Request-Method": "GET"}, 200),
@@ -157,7 +158,7 @@ async def test_prompts_are_in_the_log_only_on_request_and_cut_to_their_length(
 ) -> None:
     caplog.set_level(logging.INFO)
 
-    async def logged(**settings: object) -> list[str]:
+    async def logged(**settings: Any) -> list[str]:
         caplog.clear()
         async with running_api(valkey_url, **settings) as api:
             assert (await api.http.post("/v1/completions", json={"prompt": ["secret", "other"]})).status_code == 200
