@@ -52,7 +52,10 @@ class QueueSettings(BaseSettings):
         default=600, ge=1, description="How long a finished request's token log can be replayed, seconds."
     )
     max_attempts: int = Field(
-        default=4, ge=1, description="Workers that may be lost while running a request before it is given up."
+        default=4,
+        ge=1,
+        description="Workers that may be lost while running a request before it is given up; not counted are those "
+        "that had got on well with it, up to 64.",
     )
     tenant_max_requests: int | None = Field(default=None, ge=1, description="Most requests that may wait per tenant.")
     tenant_max_tokens: int | None = Field(

@@ -8,7 +8,6 @@ Exits with 1 when a client lost, got twice or got another token.
 
 import argparse
 import asyncio
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -43,8 +42,6 @@ def run_campaign(
     folder: Path, seed: int, kills: int, users: int, on_kills: Callable[[int], None] = lambda kills: None
 ) -> Report:
     """Until ``kills`` processes were killed. ``on_kills`` hears how many were so far."""
-    # Every request may meet more losses than a sound one ever would.
-    os.environ["HEADRACE_QUEUE_MAX_ATTEMPTS"] = "10000"
     random = Random(seed)
     with EmbeddedRedis(folder) as valkey, fleet_on(valkey.url) as fleet:
         faults = Faults(fleet, valkey, random)

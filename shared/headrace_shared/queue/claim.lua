@@ -171,7 +171,8 @@ end
 
 local function take(lane, rid, cost, h)
   local epoch = h[7] + 1
-  redis.call('HSET', request_key(rid), 'epoch', epoch, 'state', 'R', 'worker', worker, 'claimed', now)
+  redis.call('HSET', request_key(rid), 'epoch', epoch, 'state', 'R', 'worker', worker, 'claimed', now,
+    'from', h[3])
   lane.taken, level.taken, taken_tokens, room = lane.taken + 1, level.taken + 1, taken_tokens + cost, room - cost
   local share = tenants[h[5]] or {requests = 0, tokens = 0}
   tenants[h[5]] = share

@@ -5,6 +5,8 @@ local caller, victim, limit = ARGV[1], ARGV[3], tonumber(ARGV[4])
 local voluntary = victim ~= ''
 local now = now_ms()
 local put_back = 0
+local ACQUITTING = 32 -- frames of one attempt; hardly a second's work
+local MOST_LOST = 64
 
 local function end_with(rid, seq, frame)
   log_frame(rid, seq + 1, frame)
@@ -41,9 +43,15 @@ end
 
 local function take_from_victim(rid)
   local key = request_key(rid)
-  local h = redis.call('HMGET', key, 'state', 'seq', 'worker', 'lost', 'max', 'cancel')
+  local h = redis.call('HMGET', key, 'state', 'seq', 'worker', 'lost', 'max', 'cancel', 'from')
   if h[1] ~= 'R' or h[3] ~= victim then return end
-  if not voluntary then h[4] = redis.call('HINCRBY', key, 'lost', 1) end
+  if not voluntary then
+    h[4] = redis.call('HINCRBY', key, 'lost', 1)
+    -- What runs well for so long has not killed its worker, or lives long enough to be finished by a few of them.
+    if h[2] - (h[7] or h[2]) >= ACQUITTING and tonumber(h[5]) < MOST_LOST then
+      h[5] = redis.call('HINCRBY', key, 'max', 1)
+    end
+  end
   redis.call('HDEL', key, 'worker') -- the fence: append compares it
   count_running(-1)
   if h[6] then end_with(rid, h[2], ARGV[6])

@@ -151,6 +151,24 @@ async def test_a_request_that_kills_its_workers_is_given_up_with_evidence(
     assert await requests.depth(QUEUE) == QueueDepth(0, 0, 0)
 
 
+async def test_losses_after_much_progress_convict_nobody(redis: Redis, make_worker: MakeWorker, hub: StreamHub) -> None:
+    requests = RequestQueue(redis, QueueLimits(max_attempts=2))
+    stream = await hub.open(QUEUE, "long")
+    await requests.enqueue(make_job("long"))
+    reaper = make_worker("reaper")
+    for n in range(8):
+        victim = make_worker(f"victim{n}", lease_ms=1)
+        [claim] = await victim.claim(1, ALL)
+        await speak(victim, claim, *range(32 * n, 32 * n + 32))
+        await asyncio.sleep(0.01)
+        await reaper.reap()
+    [claim] = await reaper.claim(1, ALL)
+    await finish(reaper, claim, claim.seq + 1)
+    events = [event async for frame in stream for event in frame]
+    assert positions(events) == list(range(256))
+    assert isinstance(ending(events), Finished)
+
+
 async def test_a_request_that_kills_its_workers_convicts_none_of_its_neighbours(
     redis: Redis, make_worker: MakeWorker, hub: StreamHub
 ) -> None:
