@@ -46,6 +46,10 @@ class Terms:
     linger_s: float
     """How long the request goes on when the client has gone, in case that it comes back."""
 
+    @property
+    def left_ms(self) -> int:
+        return round((self.arrived_s + self.timeout_s - mono_s()) * 1000)
+
 
 class KeyTakenError(Exception):
     """The idempotency key belongs to an earlier request."""
@@ -93,13 +97,13 @@ class Dispatcher:
         Raises KeyTakenError, ConflictError, OverloadedError, UnavailableError, DeadlineExceededError.
         """
         stream = await self._hub.open(job.header.queue, job.header.request_id)
-        stream.restore = partial(self._restore, job, ask, idempotency)
+        stream.restore = partial(self._restore, job, ask, terms, idempotency)
         generation = self._begin(job, stream, terms)
         # The first job brings the body along for all of them.
         first = job.header.request_id == ask.job_ids[0]
         kept = ask if first else msgspec.structs.replace(ask, body=b"")
         try:
-            enqueued = await self._queue.enqueue(job, idempotency=idempotency, ask=kept)
+            enqueued = await self._queue.enqueue(job, idempotency=idempotency, ask=kept, timeout_ms=terms.left_ms)
             if enqueued.result is EnqueueResult.ATTACHED:
                 raise KeyTakenError
             if enqueued.result is EnqueueResult.CONFLICT:
@@ -124,9 +128,9 @@ class Dispatcher:
         await generation.replay()
         return generation
 
-    async def _restore(self, job: GenerateJob, ask: Ask, idempotency: IdempotencyKey | None) -> None:
+    async def _restore(self, job: GenerateJob, ask: Ask, terms: Terms, idempotency: IdempotencyKey | None) -> None:
         """Redis has lost the job. Whichever job comes first, the body must be there again."""
-        await self._queue.enqueue(job, idempotency=idempotency, ask=ask)
+        await self._queue.enqueue(job, idempotency=idempotency, ask=ask, timeout_ms=terms.left_ms)
 
     def _begin(self, job: GenerateJob, stream: ResultStream, terms: Terms) -> "Generation":
         progress = Progress(self._metrics, terms.model, terms.arrived_s)

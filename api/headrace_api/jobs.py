@@ -29,8 +29,6 @@ class Ticket:
 
     request_id: str
     """Unique on the queue, whatever ids clients send."""
-    deadline_ms: int | None = None
-    """Wall clock."""
     traceparent: str | None = None
     tracestate: str | None = None
     tenant: str = "-"
@@ -87,17 +85,17 @@ def _job(
         queue=card.queue,
         priority=ticket.priority,
         tenant=ticket.tenant,
-        cost_tokens=(len(prompt.token_ids) + max_tokens) * body.choices,
-        deadline_ms=ticket.deadline_ms,
+        cost_tokens=(len(prompt.token_ids) + max_tokens) * body.samples,
         traceparent=ticket.traceparent,
         tracestate=ticket.tracestate,
         detached=ticket.detached,
-        affinity=prefix_digests(packed),
+        affinity=prefix_digests(packed, body.cache_salt or ""),
     )
     return GenerateJob(
         header=header,
         prompt=packed,
-        n=body.choices,
+        n=body.samples,
+        cache_salt=body.cache_salt or "",
         sampling=_sampling(body, ask, card, tokenizer, ticket),
         stopping=stopping,
     )
@@ -144,14 +142,15 @@ def _stopping(body: GenerationRequest, max_tokens: int, card: ModelCard, max_sto
     )
 
 
-def prefix_digests(packed: bytes) -> tuple[bytes, ...]:
+def prefix_digests(packed: bytes, salt: str = "") -> tuple[bytes, ...]:
     """Names of the beginnings of a prompt, as many tokens long as a power of two: the longest three, the longest last.
 
     Empty for less than 64 tokens, which are computed as fast as they are found. ``packed`` as in ``GenerateJob.prompt``.
     """
     tokens = len(packed) // 4
+    key = hashlib.blake2b(salt.encode(), digest_size=16).digest() if salt else b""
     lengths = [1 << power for power in range(_SHORTEST_PREFIX_POWER, tokens.bit_length())][-_MOST_PREFIXES:]
-    return tuple(hashlib.blake2b(packed[: 4 * length], digest_size=8).digest() for length in lengths)
+    return tuple(hashlib.blake2b(packed[: 4 * length], digest_size=8, key=key).digest() for length in lengths)
 
 
 def _seed(request_id: str) -> int:
@@ -184,7 +183,8 @@ def _sampling(
         logit_bias=_logit_bias(body.logit_bias or {}, card),
         allowed_token_ids=None if body.allowed_token_ids is None else tuple(dict.fromkeys(body.allowed_token_ids)),
         bad_words=_bad_words(body.bad_words or [], tokenizer),
-        logprobs=ask.logprobs,
+        # The best samples are found by them.
+        logprobs=0 if ask.logprobs is None and body.samples > body.choices else ask.logprobs,
         prompt_logprobs=ask.prompt_logprobs,
         grammar=ticket.grammar,
     )

@@ -31,14 +31,14 @@ class TenantLimits:
         own = key.model_dump(exclude={"key"}, exclude_none=True)
         return replace(self, **own)
 
-    def priority(self, asked: int | None) -> int:
-        """The priority that a request gets; without a wish the allowed one that is nearest to 0.
+    def priority(self, asked: int | None, usual: int = 0) -> int:
+        """The priority that a request gets; without a wish the allowed one that is nearest to ``usual``.
 
         Raises InvalidRequestError when ``asked`` is outside of what is allowed.
         """
         least = -(2**53) if self.priority_min is None else self.priority_min
         most = 2**53 if self.priority_max is None else self.priority_max
-        nearest = min(max(asked or 0, least), most)
+        nearest = min(max(usual if asked is None else asked, least), most)
         if asked is not None and asked != nearest:
             bounds = [] if self.priority_min is None else [f"at least {least}"]
             bounds += [] if self.priority_max is None else [f"at most {most}"]

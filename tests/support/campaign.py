@@ -75,9 +75,9 @@ async def _user(users: Users, random: Random, undisturbed: list[Answer], over: a
         case = random.randrange(_CASES)
         try:
             users.tally.compare(case, await users.ask(case), undisturbed[case])
-        except TimeoutError:
+        except TimeoutError as error:
             users.tally.lost += 1
-            users.tally.complaints.append(f"case {case}: never answered")
+            users.tally.complaints.append(f"case {case}: never answered, last {error.__cause__!r}")
 
 
 def _show(report: Report, console: Console) -> None:

@@ -135,13 +135,18 @@ class _Pursuit:
 
     async def run(self) -> Answer:
         tries = 0
-        async with asyncio.timeout(PATIENCE_S):
-            while not self._answer.whole(self._choices):
-                try:
-                    await (self._follow() if self._request_id and self._streamed else self._begin())
-                except (openai.APIError, httpx.HTTPError):
-                    await asyncio.sleep(_PAUSE_S)
-                tries += 1
+        last: Exception | None = None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not self._answer.whole(self._choices):
+                    try:
+                        await (self._follow() if self._request_id and self._streamed else self._begin())
+                    except (openai.APIError, httpx.HTTPError) as error:
+                        last = error
+                        await asyncio.sleep(_PAUSE_S)
+                    tries += 1
+        except TimeoutError:
+            raise TimeoutError(f"request {self._request_id}") from last
         if tries > 1:
             self._users.tally.repeated += 1
         return self._answer

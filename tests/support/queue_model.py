@@ -60,10 +60,10 @@ class QueueModel:
                 return False
         return True
 
-    def claim(self, rid: str, worker: str) -> None:
+    def claim(self, rid: str, worker: str, epoch: int) -> None:
         request = self.requests[rid]
         request.state, request.owner = "R", worker
-        request.epoch += 1
+        request.epoch = epoch
 
     def append(self, rid: str, worker: str, epoch: int, seq: int, *, final: bool) -> int:
         """The status that the script must answer."""

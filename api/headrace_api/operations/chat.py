@@ -4,10 +4,19 @@ from functools import partial
 
 from headrace_api.directory import ServedModel
 from headrace_api.jobs import Ticket, chat_job
-from headrace_api.operations.endpoint import Endpoint, Prepared, Trace, envelope, grammar_of, tickets, tokens_as_ids
+from headrace_api.operations.endpoint import (
+    Endpoint,
+    Prepared,
+    Trace,
+    collector_of,
+    envelope,
+    grammar_of,
+    tickets,
+    tokens_as_ids,
+)
 from headrace_api.operations.services import Services
 from headrace_api.output.chat import ChatAnswer, ChatShape, ChatStream
-from headrace_api.prompt.build import Prompt, chat_prompt
+from headrace_api.prompt.build import Prompt, chat_prompt, truncated
 from headrace_api.schemas.chat import ChatRequest
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.job import GenerateJob
@@ -18,7 +27,7 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
     prompt, job = await services.tokenizers.run(_prompt_and_job, body, model, ticket)
     role = model.card.response_role if body.opens_reply else str(body.messages[-1]["role"])
     shape = ChatShape(
-        envelope=envelope("chatcmpl", ask, body.model, model.card),
+        envelope=envelope("chatcmpl", ask, body, model.card),
         tokenizer=model.tokenizer,
         role=role,
         choices=body.choices,
@@ -31,7 +40,8 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         continuous_usage=body.continuous_usage,
         prompt_details=services.settings.enable_prompt_tokens_details,
     )
-    return Prepared(ask, model.card, [job], partial(ChatStream, shape), partial(ChatAnswer, shape))
+    collector = collector_of(body, 1, partial(ChatAnswer, shape))
+    return Prepared(ask, model.card, [job], partial(ChatStream, shape), collector)
 
 
 CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare)
@@ -39,6 +49,7 @@ CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare)
 
 def _prompt_and_job(body: ChatRequest, model: ServedModel, its_ticket: Ticket) -> tuple[Prompt, GenerateJob]:
     prompt = chat_prompt(body, model.card, model.tokenizer, model.template, body.documents)
+    prompt = truncated(prompt, body.truncate_prompt_tokens, body.truncation_side, model.card)
     return prompt, chat_job(body, prompt, model.card, model.tokenizer, its_ticket)
 
 

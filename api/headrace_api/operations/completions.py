@@ -4,11 +4,21 @@ from functools import partial
 
 from headrace_api.directory import ServedModel
 from headrace_api.jobs import Ticket, completion_job
-from headrace_api.operations.endpoint import Endpoint, Prepared, Trace, envelope, grammar_of, tickets, tokens_as_ids
+from headrace_api.operations.endpoint import (
+    Endpoint,
+    Prepared,
+    Trace,
+    collector_of,
+    envelope,
+    grammar_of,
+    tickets,
+    tokens_as_ids,
+)
 from headrace_api.operations.services import Services
 from headrace_api.output.completions import CompletionAnswer, CompletionShape, CompletionStream, EchoedPrompt
-from headrace_api.prompt.build import Prompt, completion_prompt
-from headrace_api.schemas.completions import CompletionRequest
+from headrace_api.prompt.build import Prompt, completion_prompt, truncated
+from headrace_api.prompt.fill_in import fill_in_ids
+from headrace_api.schemas.completions import CompletionRequest, PromptItem
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.job import GenerateJob
 
@@ -17,7 +27,7 @@ async def _prepare(body: CompletionRequest, ask: Ask, model: ServedModel, trace:
     its_tickets = tickets(ask, trace, services, await grammar_of(body, model.card, services))
     prompts, jobs = await services.tokenizers.run(_prompts_and_jobs, body, model, its_tickets)
     shape = CompletionShape(
-        envelope=envelope("cmpl", ask, body.model, model.card),
+        envelope=envelope("cmpl", ask, body, model.card),
         tokenizer=model.tokenizer,
         prompts=prompts,
         choices=body.choices,
@@ -31,7 +41,8 @@ async def _prepare(body: CompletionRequest, ask: Ask, model: ServedModel, trace:
         continuous_usage=body.continuous_usage,
         prompt_details=services.settings.enable_prompt_tokens_details,
     )
-    return Prepared(ask, model.card, jobs, partial(CompletionStream, shape), partial(CompletionAnswer, shape))
+    collector = collector_of(body, len(prompts), partial(CompletionAnswer, shape))
+    return Prepared(ask, model.card, jobs, partial(CompletionStream, shape), collector)
 
 
 COMPLETIONS = Endpoint("completions", CompletionRequest, lambda body: len(body.prompt), _prepare)
@@ -40,16 +51,21 @@ COMPLETIONS = Endpoint("completions", CompletionRequest, lambda body: len(body.p
 def _prompts_and_jobs(
     body: CompletionRequest, model: ServedModel, tickets: list[Ticket]
 ) -> tuple[list[EchoedPrompt], list[GenerateJob]]:
-    add_special_tokens = body.add_special_tokens is not False
-    prompts = [
-        completion_prompt(item, model.card, model.tokenizer, add_special_tokens=add_special_tokens)
-        for item in body.prompt
-    ]
+    prompts = [_prompt(body, item, model) for item in body.prompt]
     jobs = [
         completion_job(body, prompt, model.card, model.tokenizer, its_ticket)
         for prompt, its_ticket in zip(prompts, tickets, strict=True)
     ]
     return [EchoedPrompt(prompt.token_ids, _echoed(body, prompt, model)) for prompt in prompts], jobs
+
+
+def _prompt(body: CompletionRequest, item: PromptItem, model: ServedModel) -> Prompt:
+    add_special_tokens = body.add_special_tokens is not False
+    if body.suffix and isinstance(item, str):
+        prompt = Prompt(fill_in_ids(item, body.suffix, model.tokenizer, add_special_tokens=add_special_tokens))
+    else:
+        prompt = completion_prompt(item, model.card, model.tokenizer, add_special_tokens=add_special_tokens)
+    return truncated(prompt, body.truncate_prompt_tokens, body.truncation_side, model.card)
 
 
 def _echoed(body: CompletionRequest, prompt: Prompt, model: ServedModel) -> str:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from headrace_api.directory import ServedModel
 from headrace_api.grammar.translate import constraint_of
 from headrace_api.jobs import Ticket
 from headrace_api.operations.services import Services
+from headrace_api.output.best_of import BestOf
 from headrace_api.output.envelope import Envelope
 from headrace_api.output.event_ids import EventIds
 from headrace_api.schemas.generation import GenerationRequest
@@ -94,7 +96,6 @@ def tickets(ask: Ask, trace: Trace, services: Services, grammar: GrammarSpec | N
     return [
         Ticket(
             request_id=job_id,
-            deadline_ms=ask.deadline_ms,
             traceparent=trace.traceparent,
             tracestate=trace.tracestate,
             tenant=ask.tenant,
@@ -113,11 +114,20 @@ def tokens_as_ids(body: GenerationRequest, services: Services) -> bool:
     return services.settings.return_tokens_as_token_ids if asked is None else asked
 
 
-def envelope(prefix: str, ask: Ask, asked_for: str | None, card: ModelCard) -> Envelope:
+def collector_of(body: GenerationRequest, prompts: int, plain: Callable[[], Collector]) -> Callable[[], Collector]:
+    """``plain`` shows every sample; with ``best_of`` the best of them are picked for it."""
+    if body.samples == body.choices:
+        return plain
+    return lambda: BestOf(plain(), prompts, body.samples, body.choices)
+
+
+def envelope(prefix: str, ask: Ask, body: GenerationRequest, card: ModelCard) -> Envelope:
     """The name asked for is echoed; without one, the model's first."""
+    tier = "default" if body.service_tier == "auto" else body.service_tier
     return Envelope(
         id=f"{prefix}-{ask.request_id}",
         created=ask.created,
-        model=asked_for if asked_for is not None else card.name,
+        model=body.model if body.model is not None else card.name,
         system_fingerprint=f"fp_{card.digest}",
+        service_tier=tier or UNSET,
     )

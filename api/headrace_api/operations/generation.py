@@ -19,7 +19,7 @@ from headrace_api.operations.request_log import log_prompts
 from headrace_api.operations.services import Services
 from headrace_api.schemas.generation import GenerationRequest
 from headrace_api.tenants import Caller
-from headrace_shared.clock import mono_s, wall_ms, wall_s
+from headrace_shared.clock import mono_s, wall_s
 from headrace_shared.errors import ConflictError, UnavailableError
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.queue.requests import IdempotencyKey
@@ -149,8 +149,7 @@ def _ask(endpoint: Endpoint[Body], body: Body, call: Call) -> Ask:
         owner=call.caller.owner,
         job_ids=(request_id,) if prompts == 1 else tuple(f"{request_id}-{number}" for number in range(prompts)),
         tenant=call.caller.tenant,
-        priority=call.caller.limits.priority(body.priority),
-        deadline_ms=wall_ms() + round((call.arrived_s + call.timeout_s - mono_s()) * 1000),
+        priority=call.caller.limits.priority(body.priority, body.tier_priority),
         detached=call.detached,
     )
 

@@ -127,6 +127,7 @@ class ChatStream:
                 created=envelope.created,
                 model=envelope.model,
                 system_fingerprint=envelope.system_fingerprint,
+                service_tier=envelope.service_tier,
                 choices=[] if choice is None else [choice],
                 usage=self._usage() if choice is None or self._shape.continuous_usage else UNSET,
                 prompt_token_ids=prompt_token_ids,
@@ -181,6 +182,7 @@ class ChatAnswer:
             created=shape.envelope.created,
             model=shape.envelope.model,
             system_fingerprint=shape.envelope.system_fingerprint,
+            service_tier=shape.envelope.service_tier,
             choices=[self._choice(index, choice) for index, choice in enumerate(self._choices)],
             usage=Usage.of(
                 len(shape.prompt_token_ids),

@@ -173,6 +173,7 @@ class CompletionStream:
                 created=envelope.created,
                 model=envelope.model,
                 system_fingerprint=envelope.system_fingerprint,
+                service_tier=envelope.service_tier,
                 choices=[] if choice is None else [choice],
                 usage=usage,
             ),
@@ -227,6 +228,7 @@ class CompletionAnswer:
             created=shape.envelope.created,
             model=shape.envelope.model,
             system_fingerprint=shape.envelope.system_fingerprint,
+            service_tier=shape.envelope.service_tier,
             choices=[self._choice(index, choice) for index, choice in enumerate(self._choices)],
             usage=Usage.of(shape.prompt_tokens, completion_tokens, self._cached_tokens),
         )

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from msgspec import UNSET, UnsetType
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
@@ -11,3 +13,5 @@ class Envelope:
     created: int
     model: str
     system_fingerprint: str
+    service_tier: str | UnsetType = UNSET
+    """Told to clients that asked for one."""

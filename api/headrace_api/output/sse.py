@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from headrace_shared.clock import mono_s
 
-KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE = b": keep-alive\n"
+"""No empty line: once it has seen an event id, the OpenAI SDK takes comment and empty line for an event without data."""
 
 
 class FrameSource(Protocol):

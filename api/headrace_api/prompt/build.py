@@ -86,6 +86,24 @@ def completion_prompt(item: PromptItem, card: ModelCard, tokenizer: Tokenizer, *
     return Prompt(item)
 
 
+def truncated(prompt: Prompt, most: int | None, side: str | None, card: ModelCard) -> Prompt:
+    """Cut to ``most`` tokens: on the left, as chats and completions need it, unless ``side`` is right.
+
+    -1: what leaves room for one token of an answer. Raises InvalidRequestError when it is more than the model takes.
+    """
+    if most is None:
+        return prompt
+    if most > card.max_model_len:
+        raise InvalidRequestError(
+            f"truncate_prompt_tokens: should be at most {card.max_model_len}, the model's context, got {most}.",
+            param="truncate_prompt_tokens",
+        )
+    most = card.max_model_len - 1 if most == -1 else most
+    if len(prompt.token_ids) <= most:
+        return prompt
+    return Prompt(prompt.token_ids[:most] if side == "right" else prompt.token_ids[-most:])
+
+
 def check_token_ids(token_ids: list[int], card: ModelCard, param: str) -> None:
     """Raises InvalidRequestError when some id is not in the model's vocabulary."""
     largest = max(token_ids, default=0)

@@ -1,14 +1,13 @@
 """POST /v1/completions: the request, the answer and the stream's chunks."""
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from headrace_api.schemas.base import OffValues, PromptLogprobs, Usage
-from headrace_api.schemas.generation import NOT_SUPPORTED, GenerationRequest
+from headrace_api.schemas.base import PromptLogprobs, Usage
+from headrace_api.schemas.generation import GenerationRequest
 from headrace_api.schemas.problems import Problem
 
 PromptItem = str | list[int]
@@ -57,17 +56,22 @@ Prompts = Annotated[
 class CompletionRequest(GenerationRequest):
     """Body of POST /v1/completions."""
 
-    not_supported: ClassVar[Mapping[str, OffValues]] = {**NOT_SUPPORTED, "suffix": ("",)}
-
     prompt: Prompts
     max_tokens: Annotated[int | None, Field(ge=0, description="0 only with echo: the prompt is scored.")] = 16
     logprobs: Annotated[int | None, Field(ge=0)] = None
     add_special_tokens: bool | None = True
+    suffix: Annotated[
+        str | None, Field(description="What follows the answer; for models that can fill in the middle of a text.")
+    ] = None
 
     def conflicts(self) -> list[Problem]:
         problems = super().conflicts()
         if self.max_tokens == 0 and not self.echo:
             problems.append(Problem("max_tokens", "should be at least 1 unless echo is true, got 0"))
+        if self.suffix and self.echo:
+            problems.append(Problem("suffix", "is not possible with echo"))
+        if self.suffix and not all(isinstance(item, str) for item in self.prompt):
+            problems.append(Problem("suffix", "is only possible with prompts that are texts"))
         return problems
 
 
@@ -103,6 +107,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
+    service_tier: str | UnsetType = UNSET
 
 
 class CompletionChunkChoice(msgspec.Struct, frozen=True):
@@ -127,3 +132,4 @@ class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[CompletionChunkChoice]
     usage: Usage | UnsetType = UNSET
+    service_tier: str | UnsetType = UNSET

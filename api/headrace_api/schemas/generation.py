@@ -1,7 +1,7 @@
 """The fields that chat and text completions share: decoding, stopping, streaming, and what is not supported."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -14,7 +14,6 @@ BadWords = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length
 TokenId = Annotated[int, Field(ge=0)]
 
 NOT_SUPPORTED: Mapping[str, OffValues] = {
-    "cache_salt": (),
     "ec_transfer_params": (),
     "kv_transfer_params": (),
     "length_penalty": (1.0, 1),
@@ -27,16 +26,15 @@ NOT_SUPPORTED: Mapping[str, OffValues] = {
     "return_token_offsets": (False,),
     "return_weight_versions": (False,),
     "routed_experts_prompt_start": (),
-    "service_tier": ("auto", "default"),
     "session_id": (),
     "stream_interval": (1,),
     "thinking_token_budget": (-1,),
-    "truncate_prompt_tokens": (),
-    "truncation_side": (),
     "use_beam_search": (False,),
     "vllm_xargs": ({},),
     "watermarking": (False,),
 }
+
+_TIERS = {"priority": -10, "flex": 10}
 
 
 class GenerationRequest(StructuredRequest):
@@ -48,7 +46,10 @@ class GenerationRequest(StructuredRequest):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: Annotated[int | None, Field(ge=1, le=128)] = 1
-    best_of: Annotated[int | None, Field(ge=1, le=128, description="Only equal to n.")] = None
+    best_of: Annotated[
+        int | None,
+        Field(ge=1, le=128, description="Samples of which the n most likely are shown; not with stream, nor greedy."),
+    ] = None
 
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
@@ -70,6 +71,14 @@ class GenerationRequest(StructuredRequest):
     skip_special_tokens: bool | None = True
     spaces_between_special_tokens: bool | None = True
 
+    truncate_prompt_tokens: Annotated[
+        int | None,
+        Field(ge=-1, description="Keep so many of the prompt's tokens; -1: as many as leave room for an answer."),
+    ] = None
+    truncation_side: Annotated[
+        Literal["left", "right"] | None, Field(description="Where tokens are cut off; the left if not said.")
+    ] = None
+
     prompt_logprobs: Annotated[int | None, Field(ge=0)] = None
     return_tokens_as_token_ids: bool | None = None
     return_token_ids: bool | None = False
@@ -77,6 +86,17 @@ class GenerationRequest(StructuredRequest):
     priority: Annotated[
         int | None,
         Field(ge=-(2**53) + 1, le=2**53 - 1, description="Lower goes first; default 0. Redis orders by doubles."),
+    ] = None
+    cache_salt: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[^@/\\\x00]{1,128}$",
+            description="Requests share cached prompts only with those of the same salt.",
+        ),
+    ] = None
+    service_tier: Annotated[
+        Literal["auto", "default", "flex", "priority"] | None,
+        Field(description="Stands for a priority where none is given: priority for -10, flex for 10, others for 0."),
     ] = None
     timeout: Annotated[
         float | None,
@@ -105,11 +125,25 @@ class GenerationRequest(StructuredRequest):
             problems.append(
                 Problem("stream_options.include_obfuscation", "is not supported yet; leave it out or send false")
             )
-        if self.best_of is not None and self.best_of != self.choices:
-            problems.append(Problem("best_of", f"is not supported yet unless equal to n ({self.choices})"))
+        problems += self._best_of_conflicts()
+        if self.truncate_prompt_tokens == 0:
+            problems.append(Problem("truncate_prompt_tokens", "should be at least 1, or -1 for as many as fit, got 0"))
+        if self.truncation_side is not None and self.truncate_prompt_tokens is None:
+            problems.append(Problem("truncation_side", "is only allowed with truncate_prompt_tokens"))
         if self.stream and self.prompt_logprobs is not None:
             problems.append(Problem("prompt_logprobs", "is not allowed with stream: true"))
         return problems
+
+    def _best_of_conflicts(self) -> list[Problem]:
+        if self.samples < self.choices:
+            return [Problem("best_of", f"should be at least n ({self.choices}), got {self.best_of}")]
+        if self.samples == self.choices:
+            return []
+        if self.stream:
+            return [Problem("best_of", f"should be equal to n ({self.choices}) with stream: true, got {self.best_of}")]
+        if self.temperature == 0:
+            return [Problem("best_of", "is not possible with temperature 0: all samples would be the same")]
+        return []
 
     def unknown_fields(self) -> list[str]:
         nested = (self.stream_options.model_extra if self.stream_options else None) or {}
@@ -119,6 +153,16 @@ class GenerationRequest(StructuredRequest):
     def choices(self) -> int:
         """How many continuations of each prompt are asked for."""
         return self.n or 1
+
+    @property
+    def samples(self) -> int:
+        """How many are generated, of which ``choices`` are shown."""
+        return self.best_of or self.choices
+
+    @property
+    def tier_priority(self) -> int:
+        """What ``service_tier`` stands for."""
+        return _TIERS.get(self.service_tier or "default", 0)
 
     @property
     def include_usage(self) -> bool:

@@ -24,5 +24,4 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     tenant: str = "-"
     """Whose share its jobs take; as in their headers, like the following."""
     priority: int = 0
-    deadline_ms: int | None = None
     detached: bool = False

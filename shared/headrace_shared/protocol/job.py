@@ -16,8 +16,6 @@ class JobHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     tenant: str = "-"
     cost_tokens: int = 0
     """Tokens the job is expected to take: prompt + n times the likely output. Workers claim and tenants are charged by it."""
-    deadline_ms: int | None = None
-    """Wall clock, milliseconds; None: no deadline."""
     traceparent: str | None = None
     tracestate: str | None = None
     detached: bool = False
@@ -35,6 +33,8 @@ class GenerateJob(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate
     n: int = 1
     sampling: SamplingSpec = SamplingSpec()
     stopping: StoppingSpec = StoppingSpec()
+    cache_salt: str = ""
+    """Requests share cached prompts only with those of the same salt."""
 
 
 Job = GenerateJob

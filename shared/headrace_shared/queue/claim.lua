@@ -1,6 +1,6 @@
 -- ARGV: worker nonce want max_cost lease_ms deadline_frame
--- Returns after how many ms to ask again (0: no need), then one {rid, epoch, seq, priority, enqueued, claimed, body} per
--- claimed request. The same nonce again (a lost reply) gets the same requests again.
+-- Returns after how many ms to ask again (0: no need), then one {rid, epoch, seq, priority, enqueued, claimed, attempt,
+-- body} per claimed request. The same nonce again (a lost reply) gets the same requests again.
 --
 -- A call costs far more than what it does, so what can be read once is read once, and what adds up is written once:
 -- a level's lanes are kept in Lua while they are served, in the order that Redis keeps them in, and written by flush().
@@ -170,9 +170,10 @@ local function drop_if_drained(lane)
 end
 
 local function take(lane, rid, cost, h)
-  local epoch = h[7] + 1
+  -- By the clock, so that it never comes again: not when Redis has forgotten this claim, nor when it has forgotten all.
+  local epoch, attempt = math.max(h[7] + 1, now), (h[9] or 0) + 1
   redis.call('HSET', request_key(rid), 'epoch', epoch, 'state', 'R', 'worker', worker, 'claimed', now,
-    'from', h[3])
+    'from', h[3], 'attempts', attempt)
   lane.taken, level.taken, taken_tokens, room = lane.taken + 1, level.taken + 1, taken_tokens + cost, room - cost
   local share = tenants[h[5]] or {requests = 0, tokens = 0}
   tenants[h[5]] = share
@@ -183,7 +184,7 @@ local function take(lane, rid, cost, h)
   if h[8] and hold > 0 then remember_owner(h[8]) end
   turn = turn + 1
   claimed[#claimed + 1] = {rid, epoch}
-  rows[#rows + 1] = {rid, epoch, h[3], level.priority, h[4], now}
+  rows[#rows + 1] = {rid, epoch, h[3], level.priority, h[4], now, attempt}
   charge(lane, math.max(cost, 1) / (h[6] or 1))
 end
 
@@ -202,7 +203,7 @@ local function step()
   end
   local rid, cost = entry[2][2], tonumber(entry[2][4])
   local h = redis.call('HMGET', request_key(rid), 'entry', 'deadline', 'seq', 'enqueued', 'tenant', 'weight', 'epoch',
-    'affinity')
+    'affinity', 'attempts')
   local waited = now - (h[4] or 0)
   if h[1] ~= entry[1] then -- its hash was lost or deleted by hand
     lane.at = lane.at + 1
@@ -254,9 +255,9 @@ end
 local function claim_again(claims)
   for _, claim in ipairs(claims) do
     local h = redis.call('HMGET', request_key(claim[1]), 'epoch', 'worker', 'state', 'seq', 'priority', 'enqueued',
-      'claimed')
+      'claimed', 'attempts')
     if h[1] == tostring(claim[2]) and h[2] == worker and h[3] == 'R' then
-      rows[#rows + 1] = {claim[1], h[1], h[4], h[5], h[6], h[7]}
+      rows[#rows + 1] = {claim[1], h[1], h[4], h[5], h[6], h[7], h[8]}
     end
   end
 end
@@ -267,6 +268,6 @@ if #rows > 0 then
   local bodies = {}
   for i, row in ipairs(rows) do bodies[i] = BASE .. 'body:' .. row[1] end
   bodies = redis.call('MGET', unpack(bodies))
-  for i, row in ipairs(rows) do row[7] = bodies[i] or '' end
+  for i, row in ipairs(rows) do row[8] = bodies[i] or '' end
 end
 return {again, unpack(rows)}

@@ -38,7 +38,7 @@ class Claim:
 
     request_id: str
     epoch: int
-    """Goes into every frame: only the newest owner's frames are accepted."""
+    """Goes into every frame: only the newest owner's frames are accepted. No claim ever has that of another one."""
     seq: int
     """Number of the last frame in the log; the next one is ``seq + 1``."""
     attempt: int
@@ -48,6 +48,11 @@ class Claim:
     job: Job
     log: list[Event]
     """Everything that earlier owners said, in order; empty the first time."""
+
+    @property
+    def run_id(self) -> str:
+        """Names the request and this claim of it."""
+        return f"{self.request_id}/{self.epoch}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,14 +234,15 @@ class WorkerQueue:
         request_id, epoch, seq = row[0].decode(), int(row[1]), int(row[2])
         frames = await self._log.frames(self._queue, request_id) if seq else []
         try:
-            job = decode_job(row[6])
+            job = decode_job(row[7])
             events = [event for frame in frames for event in decode_frame(frame)]
         except (ProtocolVersionError, msgspec.DecodeError) as error:
             log.error("undecodable request", extra={"request_id": request_id, "error": str(error)})
             failed = Failed(ErrorCode.INTERNAL, "the worker cannot read this request")
             await self.append([FrameOut(request_id, epoch, seq + 1, [failed], final=True)])
             return None
-        return Claim(request_id, epoch, seq, epoch, int(row[3]), int(row[4]), int(row[5]), job, events)
+        priority, enqueued_ms, claimed_ms, attempt = map(int, row[3:7])
+        return Claim(request_id, epoch, seq, attempt, priority, enqueued_ms, claimed_ms, job, events)
 
 
 def _mark(frame: FrameOut) -> str:

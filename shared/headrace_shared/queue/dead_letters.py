@@ -78,9 +78,7 @@ class DeadLetters:
             raise NotFoundError(f"the queue has no dead letter {entry_id}")
         if letter.job is None:
             raise InvalidRequestError("the job of this dead letter cannot be read")
-        header = msgspec.structs.replace(
-            letter.job.header, request_id=mint_request_id(), deadline_ms=None, detached=True
-        )
+        header = msgspec.structs.replace(letter.job.header, request_id=mint_request_id(), detached=True)
         limits = QueueLimits(
             max_requests=NO_LIMIT,
             max_tokens=NO_LIMIT,

@@ -8,7 +8,7 @@ local function values(key, ...)
 end
 
 local h = values(request_key(ARGV[1]), 'state', 'priority', 'tenant', 'enqueued', 'claimed', 'first', 'finished',
-  'epoch', 'lost', 'seq', 'answered', 'cancel', 'ticket')
+  'attempts', 'lost', 'seq', 'answered', 'cancel', 'ticket')
 if h[1] == '' then return {} end
 
 local function waiting_on(priority)

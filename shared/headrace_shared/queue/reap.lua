@@ -5,7 +5,7 @@ local caller, victim, limit = ARGV[1], ARGV[3], tonumber(ARGV[4])
 local voluntary = victim ~= ''
 local now = now_ms()
 local put_back = 0
-local ACQUITTING = 32 -- frames of one attempt; hardly a second's work
+local ACQUITTING = 8 -- frames of one attempt: what kills its worker does so at once, or at the same token again
 local MOST_LOST = 64
 
 local function end_with(rid, seq, frame)

@@ -7,7 +7,6 @@ from enum import StrEnum
 
 from redis.asyncio import Redis
 
-from headrace_shared.clock import wall_ms
 from headrace_shared.errors import DeadlineExceededError, ErrorCode, InvalidRequestError, OverloadedError
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.codec import encode_ask, encode_frame, encode_job
@@ -117,11 +116,10 @@ def enqueue_args(
     idempotency: IdempotencyKey | None = None,
     ask: Ask | None = None,
     dead_letter: str = "",
+    timeout_ms: int | None = None,
 ) -> list[bytes | str | int]:
-    """The arguments of enqueue.lua. Raises DeadlineExceededError when the deadline has passed."""
+    """The arguments of enqueue.lua. Raises DeadlineExceededError when no time is left."""
     header = job.header
-    # Sent as a duration: this host's clock may differ from Redis', which judges the deadline.
-    timeout_ms = header.deadline_ms - wall_ms() if header.deadline_ms is not None else None
     if timeout_ms is not None and timeout_ms <= 0:
         raise DeadlineExceededError("the request's deadline has passed")
     return [
@@ -156,10 +154,18 @@ class RequestQueue:
         self._redis = redis
         self._limits = limits
 
-    async def enqueue(self, job: Job, *, idempotency: IdempotencyKey | None = None, ask: Ask | None = None) -> Enqueued:
+    async def enqueue(
+        self,
+        job: Job,
+        *,
+        idempotency: IdempotencyKey | None = None,
+        ask: Ask | None = None,
+        timeout_ms: int | None = None,
+    ) -> Enqueued:
         """Put a job into its queue; a second time with the same request id it changes nothing.
 
         ``ask``, the same for all jobs of one HTTP request, is kept until the logs of all of them have expired.
+        ``timeout_ms`` is a duration because Redis alone judges the deadline: no host's clock counts, or its jumps.
         An idempotency key belongs to the request until it ends without an answer, or its log is gone.
         Raises OverloadedError when the queue, or the tenant's share of it, is full, DeadlineExceededError when the
         deadline has passed, InvalidRequestError when the priority cannot be ordered.
@@ -170,7 +176,10 @@ class RequestQueue:
                 f"priority must be between -{_MAX_PRIORITY} and {_MAX_PRIORITY}", param="priority"
             )
         code, requests, tokens, work, busy, request_id = await run_script(
-            self._redis, Script.ENQUEUE, keys.base(header.queue), *enqueue_args(job, self._limits, idempotency, ask)
+            self._redis,
+            Script.ENQUEUE,
+            keys.base(header.queue),
+            *enqueue_args(job, self._limits, idempotency, ask, timeout_ms=timeout_ms),
         )
         result = _ENQUEUE_RESULTS[code]
         if result in (EnqueueResult.FULL, EnqueueResult.TENANT_FULL):

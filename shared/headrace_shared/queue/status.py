@@ -105,7 +105,7 @@ async def read_state(redis: Redis, queue: str, request_id: str) -> RequestState 
     row = await run_script(redis, Script.DESCRIBE, keys.base(queue), request_id)
     if not row:
         return None
-    state, priority, lane, enqueued, claimed, first, finished, epoch, lost, seq, answered, cancel = row[:12]
+    state, priority, lane, enqueued, claimed, first, finished, attempts, lost, seq, answered, cancel = row[:12]
     ahead, requests, tokens, work, busy = row[12:]
     done = RequestPhase.FINISHED if answered == b"1" else RequestPhase.FAILED
     return RequestState(
@@ -117,7 +117,7 @@ async def read_state(redis: Redis, queue: str, request_id: str) -> RequestState 
         claimed_ms=_ms(claimed),
         first_token_ms=_ms(first),
         finished_ms=_ms(finished),
-        attempts=int(epoch),
+        attempts=int(attempts or 0),
         lost_workers=int(lost),
         seq=int(seq),
         cancel_requested=cancel != b"",

@@ -250,4 +250,3 @@ async def test_priority_and_trace_context_travel_with_the_job(api: Api, worker: 
     )
     header = worker.jobs[0].header
     assert (header.priority, header.traceparent, header.tracestate) == (-7, trace, "a=b")
-    assert header.deadline_ms is not None

@@ -45,7 +45,7 @@ async def test_an_ask_begins_to_expire_with_the_last_of_its_jobs(
 @pytest.mark.parametrize("end", ["cancelled", "expired", "given up"])
 async def test_an_ask_expires_however_its_job_ends(redis: Redis, worker: WorkerQueue, end: str) -> None:
     requests = RequestQueue(redis, QueueLimits(max_attempts=1))
-    await requests.enqueue(make_job("cmpl-1.0", deadline_ms=2**45), ask=ASK)
+    await requests.enqueue(make_job("cmpl-1.0"), ask=ASK, timeout_ms=60_000)
     if end == "cancelled":
         await requests.cancel(QUEUE, "cmpl-1.0", "x")
     elif end == "expired":

@@ -85,10 +85,12 @@ class Protocol(RuleBasedStateMachine):
         number = len(self.model.requests)
         rid, ask = f"r{number}", f"a{number // 2}"
         self.model.requests[rid] = ModelRequest(priority, tenant, number, ask)
-        deadline = {"deadline_ms": 2**45} if timed else {}
-        job = make_job(rid, priority=priority, tenant=tenant, **deadline)
+        job = make_job(rid, priority=priority, tenant=tenant)
         asked = Ask("chat", ask, b"{}", 1)
-        assert self.run(self.queue.enqueue(job, ask=asked)).result is EnqueueResult.NEW
+        assert (
+            self.run(self.queue.enqueue(job, ask=asked, timeout_ms=2**40 if timed else None)).result
+            is EnqueueResult.NEW
+        )
 
     @precondition(lambda self: self.model.requests)
     @rule(data=st.data())
@@ -112,21 +114,22 @@ class Protocol(RuleBasedStateMachine):
             ]
             assert got == expected
         else:
-            self.take(worker, want, [rid for rid, _ in got])
+            self.take(worker, want, got)
         if heard:
             self.nonces[worker] = secrets.token_hex(4)
             self.unheard.pop(worker, None)
         else:
             self.unheard.setdefault(worker, got)
 
-    def take(self, worker: str, want: int, got: list[str]) -> None:
+    def take(self, worker: str, want: int, got: list[tuple[str, int]]) -> None:
         self.end_expired()
         ready = [request for request in self.model.open_to(worker).values() if not request.expired]
         suspects = sum(self.model.is_suspect(request) for request in ready)
         assert len(got) == min(want, len(ready) - max(suspects - 1, 0))
-        for rid in got:
+        for rid, epoch in got:
             assert self.model.may_be_next(rid, worker)
-            self.model.claim(rid, worker)
+            assert epoch > self.model.requests[rid].epoch
+            self.model.claim(rid, worker, epoch)
 
     def end_expired(self) -> None:
         """A claim ends the expired requests that it meets; which ones depends on where it stops."""

@@ -49,7 +49,7 @@ async def test_a_dead_workers_requests_go_on_elsewhere_after_their_last_token(
     await lease_ends()
     assert await heir.reap() == 3
     claims = await heir.claim(8, ALL)
-    assert [(c.request_id, c.epoch, c.attempt, c.seq) for c in claims] == [(f"r{n}", 2, 2, 4) for n in range(3)]
+    assert [(c.request_id, c.attempt, c.seq) for c in claims] == [(f"r{n}", 2, 4) for n in range(3)]
     for claim in claims:
         assert positions(claim.log) == [0, 1, 2, 3]
         await serve(heir, claim, tokens=10)
@@ -86,7 +86,7 @@ async def test_a_zombie_that_claims_its_own_request_again_is_fenced_by_epoch(
     await lease_ends()
     assert await make_worker("other").reap() == 1
     [new] = await worker.claim(1, ALL)
-    assert new.epoch == old.epoch + 1
+    assert new.epoch > old.epoch
     assert [a.status for a in await speak(worker, old, 0)] == [AppendStatus.FENCED]
     assert [a.status for a in await speak(worker, new, 0)] == [AppendStatus.OK]
 
@@ -159,13 +159,13 @@ async def test_losses_after_much_progress_convict_nobody(redis: Redis, make_work
     for n in range(8):
         victim = make_worker(f"victim{n}", lease_ms=1)
         [claim] = await victim.claim(1, ALL)
-        await speak(victim, claim, *range(32 * n, 32 * n + 32))
+        await speak(victim, claim, *range(8 * n, 8 * n + 8))
         await asyncio.sleep(0.01)
         await reaper.reap()
     [claim] = await reaper.claim(1, ALL)
     await finish(reaper, claim, claim.seq + 1)
     events = [event async for frame in stream for event in frame]
-    assert positions(events) == list(range(256))
+    assert positions(events) == list(range(64))
     assert isinstance(ending(events), Finished)
 
 

@@ -15,7 +15,6 @@ from tiny_models import make_model
 from worker_process import card_of_fleet, workers
 from worker_states import until_free, until_running
 
-from headrace_shared.clock import wall_ms
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.event import Delta, Event, Failed, Finished, Started
@@ -39,10 +38,10 @@ async def client(valkey_url: str) -> AsyncIterator[QueueClient]:
 class Running:
     """A request on its way, and what came of it so far."""
 
-    def __init__(self, client: QueueClient, job: GenerateJob) -> None:
+    def __init__(self, client: QueueClient, job: GenerateJob, timeout_ms: int | None = None) -> None:
         self.events: list[Event] = []
         self.first = {Started: asyncio.Event(), Delta: asyncio.Event()}
-        self._client, self._job = client, job
+        self._client, self._job, self._timeout_ms = client, job, timeout_ms
         self._task = asyncio.create_task(self._follow())
 
     async def cancel(self) -> CancelOutcome:
@@ -60,7 +59,7 @@ class Running:
 
     async def _follow(self) -> None:
         stream = await self._client.hub.open(self._job.header.queue, self._job.header.request_id)
-        await self._client.queue.enqueue(self._job)
+        await self._client.queue.enqueue(self._job, timeout_ms=self._timeout_ms)
         async for frame in stream:
             self.events += frame
             for event in frame:
@@ -110,8 +109,8 @@ async def test_a_long_prefill_is_abandoned(valkey_url: str, client: QueueClient,
 async def test_a_deadline_ends_a_long_prefill(valkey_url: str, client: QueueClient) -> None:
     with workers(valkey_url, 1, **SETTINGS):
         card = await card_of_fleet(client.presence, 1)
-        job = generate_job(card.queue, "late", prompt_tokens=LONG_PROMPT, deadline_ms=wall_ms() + 800)
-        running = Running(client, job)
+        job = generate_job(card.queue, "late", prompt_tokens=LONG_PROMPT)
+        running = Running(client, job, timeout_ms=800)
         assert (await running.ending(2.5)).code is ErrorCode.DEADLINE_EXCEEDED
         await until_free(client.presence, 2)
 

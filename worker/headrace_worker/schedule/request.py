@@ -133,22 +133,25 @@ class Request:
         resumed: Mapping[int, list[int]] | None = None,
         finished: Collection[int] = (),
         prompt_scored: bool = False,
+        run_id: str | None = None,
     ) -> Self:
         """The request as an engine runs it, from the start or from where an earlier attempt ended.
 
         ``arrival`` orders requests of one priority and must be unique. ``resumed`` maps a choice
         to the tokens that an earlier attempt generated for it; ``finished`` are the choices that
         need not run at all; ``prompt_scored`` says that the prompt's log-probabilities have
-        already been reported. Raises ValueError for an empty prompt.
+        already been reported. ``run_id`` is what the engine calls it, instead of its own id.
+        Raises ValueError for an empty prompt.
         """
         header = job.header
+        request_id = run_id or header.request_id
         prompt = unpack_ids(job.prompt)
         if not prompt:
             raise ValueError("the prompt has no tokens")
         stop_token_ids = frozenset(job.stopping.stop_token_ids)
         sequences = [
             Sequence(
-                request_id=header.request_id,
+                request_id=request_id,
                 choice=choice,
                 order=(header.priority, arrival, choice),
                 token_ids=prompt + list((resumed or {}).get(choice, ())),
@@ -156,13 +159,14 @@ class Request:
                 sampling=job.sampling,
                 stopping=job.stopping,
                 stop_token_ids=stop_token_ids,
+                cache_salt=job.cache_salt.encode(),
             )
             for choice in range(job.n)
             if choice not in finished
         ]
         if sequences and job.sampling.prompt_logprobs is not None and not prompt_scored:
             sequences[0].prompt_scores = [None]
-        return cls(header.request_id, header.priority, arrival, len(prompt), sequences)
+        return cls(request_id, header.priority, arrival, len(prompt), sequences)
 
     def constrain(self, grammar: Grammar) -> None:
         """Give every choice the compiled form of its grammar."""

@@ -75,6 +75,7 @@ class Answer:
             resumed=self._history.tokens,
             finished=self._history.finished,
             prompt_scored=self._history.prompt_scored,
+            run_id=self.claim.run_id,
         )
         return self._request
 

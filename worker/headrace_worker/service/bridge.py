@@ -92,13 +92,13 @@ class EngineThread:
 
         self._inbox.put(order)
 
-    def abort(self, request_id: str) -> None:
+    def abort(self, run_id: str) -> None:
         """Drop a request and free its blocks before the next step; unknown ids are fine."""
-        self._inbox.put(lambda _: self._engine.abort(request_id))
+        self._inbox.put(lambda _: self._engine.abort(run_id))
 
-    def finish(self, request_id: str, choice: int) -> None:
+    def finish(self, run_id: str, choice: int) -> None:
         """End one choice, whose text has met a stop string."""
-        self._inbox.put(lambda _: self._engine.finish(request_id, choice))
+        self._inbox.put(lambda _: self._engine.finish(run_id, choice))
 
     def busy_s(self) -> float:
         """How long the current step has been running, seconds; 0 between steps."""

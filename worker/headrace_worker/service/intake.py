@@ -39,8 +39,8 @@ class Intake:
     def note(self, report: StepReport) -> None:
         """Learn the engine's room after a step."""
         self._room = report.room
-        for request_id in (*report.added, *(request_id for request_id, _ in report.refused)):
-            self._underway.pop(request_id, None)
+        for run_id in (*report.added, *(run_id for run_id, _ in report.refused)):
+            self._underway.pop(run_id, None)
         free = self._free()
         if free.slots > self._tried.slots or free.tokens > self._tried.tokens:
             self._wake.set()
@@ -56,7 +56,7 @@ class Intake:
     def _free(self) -> Room:
         """The engine's room, less what is on its way there."""
         # What has ended on its way never gets there.
-        self._underway = {request_id: job for request_id, job in self._underway.items() if request_id in self._pump}
+        self._underway = {run_id: job for run_id, job in self._underway.items() if run_id in self._pump}
         slots = self._room.slots - sum(job.n for job in self._underway.values())
         tokens = self._room.tokens - sum(job.header.cost_tokens for job in self._underway.values())
         return Room(slots, tokens)
@@ -86,7 +86,7 @@ class Intake:
             return False
         self._again_s = min(self._queue.ask_again_s or _POLL_S, _POLL_S)
         for claim in claims:
-            self._underway[claim.request_id] = claim.job
+            self._underway[claim.run_id] = claim.job
             self._pump.accept(claim)
         # Fewer than asked for: the queue is empty, and rings when it no longer is, or its head needs more room.
         return len(claims) == want

@@ -59,11 +59,13 @@ class Pump:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._answers
+    def __contains__(self, run_id: str) -> bool:
+        return self._answer_of(run_id) is not None
 
     def accept(self, claim: Claim) -> None:
         """Begin, or continue, a claimed request."""
+        # We have it when Redis has forgotten an earlier claim. What the log has counts, and goes on from there.
+        self._abort(claim.request_id, "claimed again")
         self._outbox.open(claim)
         answer = Answer(claim, self._tokenizer, self._worker_id, self._spans.start(claim))
         try:
@@ -90,11 +92,13 @@ class Pump:
 
     def deliver(self, report: StepReport) -> None:
         """Turn one engine step into events."""
-        for request_id, reason in report.refused:
-            self._leave(request_id, ErrorCode.INVALID_REQUEST)
-            self._outbox.end(request_id, Failed(ErrorCode.INVALID_REQUEST, reason), used_tokens=0)
+        for run_id, reason in report.refused:
+            answer = self._answer_of(run_id)
+            if answer is not None:
+                self._leave(answer.request_id, ErrorCode.INVALID_REQUEST)
+                self._outbox.end(answer.request_id, Failed(ErrorCode.INVALID_REQUEST, reason), used_tokens=0)
         for output in report.outputs:
-            answer = self._answers.get(output.request_id)
+            answer = self._answer_of(output.request_id)
             if answer is not None:
                 self._deliver(answer, output)
 
@@ -112,8 +116,7 @@ class Pump:
         """The log refused a frame: see ``Outbox``."""
         if status is AppendStatus.FENCED:
             log.warning("request lost to another worker", extra={"request_id": request_id})
-            self._engine.abort(request_id)
-            self._leave(request_id, "fenced")
+            self._abort(request_id, "fenced")
         else:
             # Even when it has ended here: its closing event may have been refused as well.
             self._end_early(request_id, _CLOSING[status])
@@ -121,9 +124,8 @@ class Pump:
     def abandon_all(self) -> None:
         """Forget every request, for another worker to continue."""
         for request_id in list(self._answers):
-            self._engine.abort(request_id)
             self._outbox.close(request_id)
-            self._leave(request_id, "handed over")
+            self._abort(request_id, "handed over")
 
     async def _constrain(self, answer: Answer, request: Request, spec: GrammarSpec) -> None:
         """Hand a request over once its grammar is ready; others go first meanwhile."""
@@ -157,7 +159,7 @@ class Pump:
             return
         if output.finish_reason is None and not answer.runs(output.choice):
             # A stop string has ended it here; the engine does not know yet.
-            self._engine.finish(answer.request_id, output.choice)
+            self._engine.finish(answer.claim.run_id, output.choice)
         self._outbox.put(answer.request_id, events)
         if answer.complete:
             self._close(answer)
@@ -177,9 +179,20 @@ class Pump:
 
     def _end_early(self, request_id: str, failure: Failed) -> None:
         log.info("request ended early", extra={"request_id": request_id, "why": failure.message})
-        self._engine.abort(request_id)
-        answer = self._leave(request_id, failure.code)
+        answer = self._abort(request_id, failure.code)
         self._outbox.end(request_id, failure, answer.used_tokens if answer else None)
+
+    def _answer_of(self, run_id: str) -> Answer | None:
+        """None also for an attempt that has been followed by another one here."""
+        answer = self._answers.get(run_id.rpartition("/")[0])
+        return answer if answer is not None and answer.claim.run_id == run_id else None
+
+    def _abort(self, request_id: str, outcome: str) -> Answer | None:
+        """Forget an answer in the making; None when there was none any more."""
+        answer = self._leave(request_id, outcome)
+        if answer is not None:
+            self._engine.abort(answer.claim.run_id)
+        return answer
 
     def _leave(self, request_id: str, outcome: str) -> Answer | None:
         """Forget an answer; None when there was none any more."""

@@ -84,11 +84,11 @@ async def test_others_do_not_wait_for_a_grammar() -> None:
     setup.accept("slow", constrained=True)
     setup.accept("plain", constrained=False)
     await settle()
-    assert [request.request_id for request in setup.engine.added] == ["plain"]
+    assert [request.request_id for request in setup.engine.added] == ["plain/1"]
     compiled: Any = object()
     setup.compiler.asked[0].set_result(compiled)
     await settle()
-    assert [request.request_id for request in setup.engine.added] == ["plain", "slow"]
+    assert [request.request_id for request in setup.engine.added] == ["plain/1", "slow/1"]
     assert [sequence.grammar for sequence in setup.engine.added[1].sequences] == [compiled] * 2
     assert isinstance(setup.outbox.said["slow"][0], Started)
 
