@@ -101,8 +101,6 @@ def locate(model: str, revision: str | None = None, download_dir: str | None = N
             raise ModelLoadError(f"cannot load {model}: it is a file, and not a .gguf file")
         return ModelPlace(str(path.parent), {"gguf_file": path.name})
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelLoadError(f"cannot load {model}: the directory has no config.json")
         return ModelPlace(str(path), {})
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise ModelLoadError(f"cannot load {model}: no such file or directory")
@@ -123,6 +121,10 @@ def load_model(source: ModelSource) -> LoadedModel:
     except ModelLoadError:
         raise
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ModelLoadError(
+                f"cannot load {source.model}: it brings Python code along, which runs only with --trust-remote-code"
+            ) from error
         # Parsers of broken files raise anything; the operator reads what they said.
         raise ModelLoadError(f"cannot load {source.model}: {_first_line(error)}") from error
 
@@ -168,6 +170,9 @@ def _load(source: ModelSource) -> LoadedModel:
 
 def _config(place: ModelPlace, source: ModelSource) -> PretrainedConfig:
     where = place if source.config is None else locate(source.config, source.revision, source.download_dir)
+    folder = Path(where.path)
+    if folder.is_dir() and "gguf_file" not in where.kwargs and not (folder / "config.json").is_file():
+        raise ModelLoadError(f"cannot load {folder}: the directory has no config.json")
     config = AutoConfig.from_pretrained(where.path, **_code(source), **where.kwargs)
     return overridden(config, source.overrides) if source.overrides else config
 
