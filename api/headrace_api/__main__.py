@@ -13,8 +13,11 @@ from pydantic import ValidationError
 from headrace_api.app import create_app
 from headrace_api.drain import Drain
 from headrace_api.settings import ApiSettings
+from headrace_api.tls import FreshTls
 from headrace_shared.settings import QueueSettings, RedisSettings
 from headrace_shared.telemetry.logs import setup_logging
+
+_TICKS_PER_TLS_REFRESH = 10
 
 
 def main() -> int:
@@ -23,7 +26,7 @@ def main() -> int:
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"])
-            sys.stderr.write(f"headrace api: error: {name}: {problem['msg']}\n")
+            sys.stderr.write(f"headrace api: error: {f'{name}: ' if name else ''}{problem['msg']}\n")
         return 2
     setup_logging(settings.log_level, settings.log_format)
     # uvicorn raises the signal that stopped it once more when it has ended; that shall count as a clean end.
@@ -40,6 +43,8 @@ class Server(uvicorn.Server):
     def __init__(self, settings: ApiSettings, redis: RedisSettings, queue: QueueSettings) -> None:
         self._drain = Drain()
         self._drain_delay_s = settings.drain_delay_s
+        tls = FreshTls(settings.tls) if settings.tls else None
+        self._tls = tls if settings.enable_ssl_refresh else None
         # Logs and access lines are ours.
         config = uvicorn.Config(
             create_app(settings, redis, queue, self._drain),
@@ -51,7 +56,9 @@ class Server(uvicorn.Server):
             http="httptools",
             ws="none",
             lifespan="on",
+            ssl_context_factory=(lambda *_: tls.listening) if tls else None,
             log_config=None,
+            log_level=settings.uvicorn_log_level,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=settings.shutdown_grace_s,
@@ -60,6 +67,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether it is time to accept no more; asked ten times a second."""
+        if self._tls is not None and counter % _TICKS_PER_TLS_REFRESH == 0:
+            self._tls.refresh()
         asked_to = await super().on_tick(counter)
         if asked_to:
             self._drain.begin()

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -23,8 +24,9 @@ from headrace_api.metrics import Metrics
 from headrace_api.middleware import BodyLimit, RequestContext
 from headrace_api.openapi import document
 from headrace_api.operations.services import Services
+from headrace_api.own_middleware import imported
 from headrace_api.prompt.build import TokenizerPool
-from headrace_api.routes import all_routers
+from headrace_api.routes import all_routers, load
 from headrace_api.settings import ApiSettings
 from headrace_api.tenants import NOBODY, Caller, TenantLimits
 from headrace_shared.errors import HeadraceError
@@ -76,20 +78,43 @@ def create_app(
         version=version("headrace"),
         description="OpenAI-compatible serving of language models.",
         lifespan=lifespan,
+        openapi_url="/openapi.json" if settings.fastapi_docs else None,
     )
     keys = ApiKeys.of_settings(settings)
     app.guarded = bool(keys)
     for router in all_routers():
         app.include_router(router)
+    if settings.enable_server_load_tracking:
+        app.include_router(load.router)
     app.add_exception_handler(HeadraceError, on_headrace_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(ClientDisconnect, _on_client_gone)
-    # The one added last is the outermost.
+    _add_middleware(app, settings, keys, metrics)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: ApiSettings, keys: ApiKeys, metrics: Metrics) -> None:
+    """The one added last is the outermost."""
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(BearerAuth, keys=keys, root_path=settings.root_path)
-    app.add_middleware(RequestContext, metrics=metrics)
-    return app
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=settings.allowed_methods,
+            allow_headers=settings.allowed_headers,
+            allow_credentials=settings.allow_credentials,
+        )
+    for path in settings.middleware:
+        own = imported(path)
+        app.add_middleware(own.cls, *own.args, **own.kwargs)
+    app.add_middleware(
+        RequestContext,
+        metrics=metrics,
+        echo_id=settings.enable_request_id_headers,
+        access_log=settings.access_log,
+    )
 
 
 @asynccontextmanager

@@ -102,3 +102,7 @@ class Metrics:
             self.service_rate,
             self.slots,
         )
+
+    def generations_in_hand(self) -> int:
+        """Generation requests waiting or running, of all models."""
+        return sum(int(sample.value) for family in self.in_flight.collect() for sample in family.samples)

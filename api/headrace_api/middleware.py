@@ -24,9 +24,11 @@ class RequestContext:
     """Outermost: takes or mints the request id, echoes it, logs and counts the answer, and turns
     an exception that nobody caught into a 500 that shows nothing but the id."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, echo_id: bool = True, access_log: bool = True) -> None:
         self._app = app
         self._metrics = metrics
+        self._echo_id = echo_id
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,7 +42,7 @@ class RequestContext:
                 request_id = check_client_request_id(client_id)
             except HeadraceError as error:
                 refusal, client_id = error, None
-        headers = {"X-Request-Id": request_id}
+        headers = {"X-Request-Id": request_id} if self._echo_id else {}
         scope.setdefault("state", {}).update(
             request_id=request_id, client_request_id=client_id, arrived_s=mono_s(), answer_headers=headers
         )
@@ -70,6 +72,8 @@ class RequestContext:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.http_requests.labels(scope["method"], route, str(status)).inc()
         self._metrics.http_duration.labels(route).observe(duration_s)
+        if not self._access_log:
+            return
         log.log(
             logging.DEBUG if path in QUIET_PATHS else logging.INFO,
             "request answered",

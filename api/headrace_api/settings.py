@@ -1,11 +1,38 @@
 """ApiSettings: everything that can be set on an API process, from ``HEADRACE_API_*`` or from code."""
 
+import json
+import ssl
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from headrace_api.key_file import KeyFile, Priority, Rate
+from headrace_api.own_middleware import MiddlewarePath
+from headrace_api.tls import TlsFiles
+
+
+def _list_from_text(value: object) -> object:
+    """A JSON list, or values separated by commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+_Listed = (NoDecode, BeforeValidator(_list_from_text))
+Words = Annotated[tuple[str, ...], *_Listed]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ApiSettings(BaseSettings):
@@ -23,8 +50,28 @@ class ApiSettings(BaseSettings):
     """Path of a unix socket to listen on, instead of host and port."""
     root_path: str = ""
     """Prefix under which a reverse proxy publishes this server."""
+    ssl_certfile: Path | None = None
+    """PEM file of the certificate and its chain; with it, HTTPS alone is spoken."""
+    ssl_keyfile: Path | None = None
+    """PEM file of the certificate's key, when it is not in the same file."""
+    ssl_ca_certs: Path | None = None
+    """PEM file of the authorities whose certificates clients may show."""
+    ssl_cert_reqs: Annotated[int, Field(ge=0, le=2)] = 0
+    """Whether clients have to show a certificate: 0 no, 1 a valid one or none, 2 yes."""
+    enable_ssl_refresh: bool = False
+    """Take over certificate files that are replaced, without a restart."""
+    allowed_origins: Words = ()
+    """Origins whose web pages may call this server (CORS), as a JSON list; `["*"]`: all."""
+    allowed_methods: Words = ("*",)
+    """Methods that such pages may use."""
+    allowed_headers: Words = ("*",)
+    """Headers that such pages may send."""
+    allow_credentials: bool = False
+    """Whether such pages may send cookies along."""
+    middleware: Annotated[tuple[MiddlewarePath, ...], *_Listed] = ()
+    """Own middleware by its import path, the outermost last: an ASGI class, or `async def name(request, call_next)`."""
     api_keys: Annotated[
-        tuple[SecretStr, ...], NoDecode, Field(validation_alias=AliasChoices("HEADRACE_API_KEYS", "api_keys"))
+        tuple[SecretStr, ...], *_Listed, Field(validation_alias=AliasChoices("HEADRACE_API_KEYS", "api_keys"))
     ] = ()
     """Accepted bearer tokens, in the environment separated by commas; none: everybody may enter."""
     api_keys_file: Annotated[
@@ -41,10 +88,28 @@ class ApiSettings(BaseSettings):
     """Lowest number, so the most urgent priority, that clients may ask for, unless the keys file says otherwise."""
     priority_max: Priority = None
     """Highest number that clients may ask for as a priority, unless the keys file says otherwise."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
     """Lowest level of the log."""
     log_format: Literal["console", "json"] = "console"
     """Log lines for people or for machines."""
+    uvicorn_log_level: Literal[LogLevel, "critical", "trace"] | None = None
+    """Lowest level of the HTTP server's own lines; default: as the rest of the log."""
+    access_log: bool = True
+    """A log line for every HTTP request that is answered."""
+    enable_log_requests: bool = False
+    """A log line for every prompt, with its text."""
+    max_log_len: Annotated[int | None, Field(ge=0)] = None
+    """Most characters of a prompt that are logged; default: all."""
+    enable_request_id_headers: bool = True
+    """Show each request's id in the header X-Request-Id of its answer."""
+    fastapi_docs: bool = True
+    """Show the API's description: /openapi.json, /docs and /redoc."""
+    return_tokens_as_token_ids: bool = False
+    """Write tokens as `token_id:7` in logprobs, where a request does not say."""
+    enable_prompt_tokens_details: bool = False
+    """Tell in the usage how many prompt tokens were cached."""
+    enable_server_load_tracking: bool = False
+    """Answer GET /load with the number of generation requests that this process has in hand."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
     """Largest request body; a larger one gets 413."""
     tokenizer_threads: Annotated[int, Field(ge=1)] = 2
@@ -70,11 +135,6 @@ class ApiSettings(BaseSettings):
     shutdown_grace_s: Annotated[int, Field(ge=0)] = 30
     """How long running requests may go on after that."""
 
-    @field_validator("api_keys", mode="before")
-    @classmethod
-    def _split_keys(cls, value: object) -> object:
-        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
-
     @field_validator("priority_max")
     @classmethod
     def _is_a_range(cls, value: int | None, info: ValidationInfo) -> int | None:
@@ -89,3 +149,35 @@ class ApiSettings(BaseSettings):
         if value and not value.startswith("/"):
             raise ValueError("must begin with a slash")
         return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _listens_in_one_place(self) -> "ApiSettings":
+        if self.uds is not None and self.model_fields_set & {"host", "port"}:
+            raise ValueError("uds is a place to listen of its own; leave out host and port")
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_tls_needs(self) -> "ApiSettings":
+        names = ("ssl_keyfile", "ssl_ca_certs", "ssl_cert_reqs", "enable_ssl_refresh")
+        if self.ssl_certfile is None and (idle := [name for name in names if getattr(self, name)]):
+            raise ValueError(f"{', '.join(idle)}: without ssl_certfile there is no TLS")
+        if bool(self.ssl_cert_reqs) != (self.ssl_ca_certs is not None):
+            raise ValueError("ssl_ca_certs and ssl_cert_reqs (1 or 2) need each other to check clients' certificates")
+        if self.tls is not None:
+            self.tls.context()
+        return self
+
+    @model_validator(mode="after")
+    def _has_origins_for_cors(self) -> "ApiSettings":
+        idle = self.model_fields_set & {"allowed_methods", "allowed_headers", "allow_credentials"}
+        if idle and not self.allowed_origins:
+            raise ValueError(f"{', '.join(sorted(idle))}: without allowed_origins no web page may call this server")
+        return self
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """None: plain HTTP."""
+        if self.ssl_certfile is None:
+            return None
+        level = ssl.VerifyMode(self.ssl_cert_reqs)
+        return TlsFiles(self.ssl_certfile, self.ssl_keyfile, self.ssl_ca_certs, level)

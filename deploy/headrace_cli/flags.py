@@ -5,6 +5,7 @@ given, as environment variables, so that a flag and its variable can never mean 
 """
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
@@ -27,6 +28,10 @@ class Flag:
     metavar: str | None = None
     also: str | None = None
     """A second spelling: the setting's own name, where the option's is shorter."""
+    off: str | None = None
+    """What switches it off; default: its name with ``no-`` in front, the spelling that other servers use."""
+    exact: bool = False
+    """Of several values: a comma belongs to its value."""
 
     @property
     def keyword(self) -> str:
@@ -42,16 +47,15 @@ class Flag:
     def _spellings(self) -> tuple[str, ...]:
         if self.kind is not bool:
             return (f"--{self.name}", f"--{self.also}") if self.also else (f"--{self.name}",)
-        # "--enable-x" is switched off by "--no-enable-x", the spelling that other servers use.
-        return (f"--{self.name}/--no-{self.name}",)
+        return (f"--{self.name}/--{self.off or f'no-{self.name}'}",)
 
 
 def _worker(name: str, kind: Any, text: str, metavar: str | None = None) -> Flag:
     return Flag(name, kind, text, (f"HEADRACE_WORKER_{name.replace('-', '_').upper()}",), metavar)
 
 
-def _api(name: str, kind: Any, text: str, metavar: str | None = None) -> Flag:
-    return Flag(name, kind, text, (f"HEADRACE_API_{name.replace('-', '_').upper()}",), metavar)
+def _api(name: str, kind: Any, text: str, metavar: str | None = None, off: str | None = None) -> Flag:
+    return Flag(name, kind, text, (f"HEADRACE_API_{name.replace('-', '_').upper()}",), metavar, off=off)
 
 
 def _queue(name: str, setting: str, kind: Any, text: str, metavar: str) -> Flag:
@@ -66,6 +70,17 @@ REDIS_FLAG = Flag(
     "URL",
 )
 
+REDIS_FLAGS = (
+    REDIS_FLAG,
+    Flag(
+        "redis-max-connections",
+        int,
+        "Most connections that one process opens to each Redis server for commands (default 16).",
+        ("HEADRACE_REDIS_MAX_CONNECTIONS",),
+        "N",
+    ),
+)
+
 API_FLAGS = (
     _api("host", str, "Address to listen on (default 127.0.0.1).", "ADDRESS"),
     _api("port", int, "Port to listen on; 0 picks a free one (default 8000).", "PORT"),
@@ -75,8 +90,15 @@ API_FLAGS = (
         "Accepted bearer token; may be given several times. Without one, everybody may enter.",
         ("HEADRACE_API_KEYS",),
         "KEY",
+        exact=True,
     ),
-    _api("api-keys-file", str, "JSON file of further tokens, with a name and limits for each.", "FILE"),
+    Flag(
+        "api-keys-file",
+        str,
+        "JSON file of further tokens, with a name and limits for each.",
+        ("HEADRACE_API_KEYS_FILE",),
+        "FILE",
+    ),
     _api("requests-per-minute", int, "Requests that each client may send per minute (default: any number).", "N"),
     _api(
         "tokens-per-minute",
@@ -84,7 +106,101 @@ API_FLAGS = (
         "Tokens, prompt and longest answer, that each client may ask for per minute (default: any number).",
         "N",
     ),
+    _api("priority-min", int, "Most urgent priority that clients may ask for; lower goes first (default: any).", "N"),
+    _api("priority-max", int, "Highest number that clients may ask for as a priority (default: any).", "N"),
     _api("root-path", str, "Prefix under which a reverse proxy publishes this server.", "PATH"),
+    _api("uds", str, "Unix socket to listen on, instead of host and port.", "PATH"),
+    _api("ssl-certfile", str, "PEM file of the certificate and its chain; with it, HTTPS alone is spoken.", "FILE"),
+    _api("ssl-keyfile", str, "PEM file of the certificate's key, when it is not in the same file.", "FILE"),
+    _api("ssl-ca-certs", str, "PEM file of the authorities whose certificates clients may show.", "FILE"),
+    _api(
+        "ssl-cert-reqs",
+        int,
+        "Whether clients have to show a certificate: 0 no (default), 1 a valid one or none, 2 yes.",
+        "LEVEL",
+    ),
+    _api("enable-ssl-refresh", bool, "Take over certificate files that are replaced, without a restart."),
+    _api(
+        "allowed-origins",
+        str,
+        "Origins whose web pages may call this server (CORS), as a JSON list; '[\"*\"]': all (default none).",
+        "LIST",
+    ),
+    _api("allowed-methods", str, "Methods that such pages may use, as a JSON list (default all).", "LIST"),
+    _api("allowed-headers", str, "Headers that such pages may send, as a JSON list (default all).", "LIST"),
+    _api("allow-credentials", bool, "Let such pages send cookies along."),
+    _api(
+        "middleware",
+        list[str],
+        "Import path of own middleware, an ASGI class or an async function; may be given several times.",
+        "NAME",
+    ),
+    _api(
+        "uvicorn-log-level",
+        Literal["debug", "info", "warning", "error", "critical", "trace"],
+        "Lowest level of the HTTP server's own lines (default: as the rest of the log).",
+    ),
+    _api(
+        "access-log",
+        bool,
+        "A log line for every HTTP request that is answered (default on).",
+        off="disable-uvicorn-access-log",
+    ),
+    _api(
+        "enable-log-requests",
+        bool,
+        "A log line for every prompt, with its text (default off).",
+        off="disable-log-requests",
+    ),
+    _api("max-log-len", int, "Most characters of a prompt that are logged (default: all).", "N"),
+    _api(
+        "enable-request-id-headers",
+        bool,
+        "Show each request's id in the header X-Request-Id of its answer (default on).",
+    ),
+    _api(
+        "fastapi-docs",
+        bool,
+        "Show the API's description: /openapi.json, /docs and /redoc (default on).",
+        off="disable-fastapi-docs",
+    ),
+    _api(
+        "return-tokens-as-token-ids",
+        bool,
+        "Write tokens as token_id:7 in logprobs, where a request does not say (default off).",
+    ),
+    _api("enable-prompt-tokens-details", bool, "Tell in the usage how many prompt tokens were cached (default off)."),
+    _api("enable-server-load-tracking", bool, "Answer GET /load with the number of requests in hand (default off)."),
+    _api("max-body-bytes", int, "Largest request body; a larger one gets 413 (default 10485760).", "BYTES"),
+    _api("tokenizer-threads", int, "Threads that render templates and tokenize prompts (default 2).", "N"),
+    _api("max-stop-strings", int, "Stop strings that one request may have (default 64).", "N"),
+    _api(
+        "max-grammar-bytes",
+        int,
+        "Largest schema or grammar that an answer may have to follow (default 262144).",
+        "BYTES",
+    ),
+    _api("grammar-timeout-s", float, "How long such a grammar may take to be checked (default 5).", "SECONDS"),
+    _api("request-timeout-s", float, "A request that is not finished by then is ended (default 3600).", "SECONDS"),
+    _api(
+        "first-event-wait-s",
+        float,
+        "How long a stream's headers wait for the first token, so that an early failure gets its own status (default 1).",
+        "SECONDS",
+    ),
+    _api(
+        "no-worker-grace-s",
+        float,
+        "A running request whose model has had no live worker for that long is ended (default 30).",
+        "SECONDS",
+    ),
+    _api("keep-alive-s", float, "A silent stream gets an SSE comment that often (default 10).", "SECONDS"),
+    _api(
+        "disconnect-linger-s",
+        float,
+        "How long a stream whose client has gone waits for it before it is cancelled (default 2).",
+        "SECONDS",
+    ),
     Flag(
         "drain-delay",
         float,
@@ -126,6 +242,28 @@ QUEUE_FLAGS = (
         'Shares of tenants among those of one priority, like {"ann": 2}; others have 1.',
         "JSON",
     ),
+    _queue("max-attempts", "MAX_ATTEMPTS", int, "Workers that may be lost with a request (default 4).", "N"),
+    _queue(
+        "tenant-max-requests",
+        "TENANT_MAX_REQUESTS",
+        int,
+        "Most requests that may wait per tenant (default: any number).",
+        "N",
+    ),
+    _queue(
+        "tenant-max-tokens",
+        "TENANT_MAX_TOKENS",
+        int,
+        "Most context tokens that a tenant's waiting requests may need (default: any number).",
+        "N",
+    ),
+    _queue(
+        "affinity-hold-ms",
+        "AFFINITY_HOLD_MS",
+        int,
+        "How long a request is kept for a worker that has its prompt's beginning cached (default 25).",
+        "MS",
+    ),
     _queue(
         "replay-ttl", "REPLAY_TTL_S", int, "How long a finished answer can be fetched again (default 600).", "SECONDS"
     ),
@@ -134,17 +272,39 @@ QUEUE_FLAGS = (
 WORKER_FLAGS = (
     _worker(
         "served-model-name",
-        str,
-        "Names that clients use, comma separated: the first is the model's name, the rest are aliases.",
-        "NAMES",
+        list[str],
+        "Name that clients use; several, or one with commas: the first is the model's name, the rest are aliases.",
+        "NAME",
     ),
-    _worker("dtype", Literal["auto", "float32", "float16", "bfloat16"], "Precision of the weights."),
-    _worker("max-model-len", int, "Context length limit; default: the model's own.", "TOKENS"),
+    _worker("dtype", Literal["auto", "float32", "float", "float16", "half", "bfloat16"], "Precision of the weights."),
+    _worker("max-model-len", str, "Context length limit, like 32768 or 32K (default: the model's own).", "TOKENS"),
     _worker("tokenizer", str, "Directory or id to take the tokenizer from.", "PATH|ID"),
     _worker("revision", str, "Branch, tag or commit of a Hugging Face id.", "NAME"),
+    _worker("tokenizer-revision", str, "Branch, tag or commit to take the tokenizer from.", "NAME"),
     _worker("trust-remote-code", bool, "Run Python code that a model repository brings along."),
+    _worker("code-revision", str, "Branch, tag or commit of that code.", "NAME"),
+    _worker("download-dir", str, "Folder that Hugging Face ids are downloaded to.", "FOLDER"),
     _worker(
-        "generation-config", str, "Where sampling defaults come from: auto (the model), none, or a directory.", "PATH"
+        "load-format",
+        Literal["auto", "safetensors", "pt", "gguf", "dummy"],
+        "Kind of weight files; dummy makes up random weights.",
+    ),
+    _worker("use-tqdm-on-load", bool, "Show a progress bar while the weights are loaded (default on)."),
+    _worker("hf-config-path", str, "Directory or id to take the model's configuration from.", "PATH|ID"),
+    _worker("hf-overrides", str, "What the model's configuration is to say instead, as a JSON object.", "JSON"),
+    _worker("rope-scaling", str, "Rotary embedding's scaling, as a JSON object.", "JSON"),
+    _worker("rope-theta", float, "Rotary embedding's base.", "NUMBER"),
+    _worker(
+        "generation-config",
+        str,
+        "Where sampling defaults come from: auto (the model), none or vllm (fixed ones), or a directory.",
+        "PATH",
+    ),
+    _worker(
+        "override-generation-config",
+        str,
+        'Sampling defaults that go before those, as a JSON object: {"temperature": 0.5}.',
+        "JSON",
     ),
     _worker("chat-template", str, "Jinja chat template: a file, or the template itself.", "FILE|TEXT"),
     _worker(
@@ -152,7 +312,7 @@ WORKER_FLAGS = (
     ),
     _worker("trust-request-chat-template", bool, "Accept a chat_template from clients."),
     _worker("response-role", str, "Role of generated messages (default assistant).", "ROLE"),
-    _worker("max-logprobs", int, "Most logprobs that a request may ask for (default 20).", "N"),
+    _worker("max-logprobs", int, "Most logprobs that a request may ask for (default 20); -1: all.", "N"),
     _worker("device", str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
     _worker("threads", int, "Compute threads on a CPU; 0: one per core.", "N"),
     _worker("kv-cache-memory", str, "Memory for the KV cache, like 2GiB.", "SIZE"),
@@ -207,7 +367,7 @@ def logging_flags(*servers: str) -> tuple[Flag, ...]:
     )
 
 
-ALL_FLAGS = (*API_FLAGS, *QUEUE_FLAGS, *WORKER_FLAGS, *logging_flags("API", "WORKER"), REDIS_FLAG)
+ALL_FLAGS = (*API_FLAGS, *QUEUE_FLAGS, *WORKER_FLAGS, *logging_flags("API", "WORKER"), *REDIS_FLAGS)
 """What ``headrace serve`` takes, and the reference page lists."""
 
 
@@ -231,11 +391,13 @@ def variables(flags: Iterable[Flag], given: Mapping[str, Any]) -> dict[str, str]
         if value is None or value == []:
             continue
         for variable in flag.variables:
-            found[variable] = _as_text(value)
+            found[variable] = _as_text(flag, value)
     return found
 
 
-def _as_text(value: object) -> str:
+def _as_text(flag: Flag, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return ",".join(value) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return json.dumps(value) if flag.exact and any("," in each for each in value) else ",".join(value)
+    return str(value)

@@ -38,7 +38,7 @@ class ApiThread:
     def __init__(self, settings: ApiSettings, redis: RedisSettings, queue: QueueSettings) -> None:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
-        self.base_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.base_url = f"http{'s' if settings.tls else ''}://127.0.0.1:{self._socket.getsockname()[1]}"
         self._server = Server(settings, redis, queue)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
 

@@ -1,9 +1,9 @@
 """WorkerSettings: everything that can be said to a worker, by environment (``HEADRACE_WORKER_*``) or the command line."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?", re.IGNORECASE)
@@ -26,8 +26,37 @@ def _names_from_text(value: object) -> object:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
+def _tokens_from_text(value: object) -> object:
+    """``32k`` -> 32000, ``32K`` -> 32768, ``auto`` and ``-1`` -> None: as long as the model was made for."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.lower() in ("auto", "-1"):
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text)
+    if match is None:
+        raise ValueError("must be a number of tokens like 32768, 32K or 32k, or auto")
+    tokens = float(match[1]) * {"": 1, "k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}[match[2]]
+    if not tokens.is_integer():
+        raise ValueError("must be a whole number of tokens")
+    return int(tokens)
+
+
 Bytes = Annotated[int, BeforeValidator(_bytes_from_text)]
 Names = Annotated[list[str], NoDecode, BeforeValidator(_names_from_text)]
+
+
+class SamplingDefaults(BaseModel):
+    """For what a request leaves out; None: as the model's generation_config says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
+    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    top_k: Annotated[int | None, Field(ge=-1)] = None
+    min_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    repetition_penalty: Annotated[float | None, Field(gt=0)] = None
+    max_new_tokens: Annotated[int | None, Field(ge=1)] = None
 
 
 class WorkerSettings(BaseSettings):
@@ -50,15 +79,40 @@ class WorkerSettings(BaseSettings):
         default=None, description="Directory or id to take the tokenizer from, when not the model's own."
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hugging Face id.")
+    tokenizer_revision: str | None = Field(
+        default=None, description="Branch, tag or commit to take the tokenizer from; default: the model's."
+    )
     trust_remote_code: bool = Field(default=False, description="Run Python code that a model repository brings along.")
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+    code_revision: str | None = Field(
+        default=None, description="Branch, tag or commit of that code; default: the model's."
+    )
+    download_dir: str | None = Field(
+        default=None, description="Folder that Hugging Face ids are downloaded to; default: the Hugging Face cache."
+    )
+    load_format: Literal["auto", "safetensors", "pt", "gguf", "dummy"] = Field(
+        default="auto", description="Kind of weight files; `dummy` makes up random weights, equal in every worker."
+    )
+    use_tqdm_on_load: bool = Field(default=True, description="Show a progress bar while the weights are loaded.")
+    hf_config_path: str | None = Field(
+        default=None, description="Directory or id to take the model's configuration from, when not with the weights."
+    )
+    hf_overrides: dict[str, Any] = Field(
+        default={}, description="What the model's configuration is to say instead, as a JSON object."
+    )
+    rope_scaling: dict[str, Any] | None = Field(
+        default=None, description="Rotary embedding's scaling as a JSON object, instead of the model's own."
+    )
+    rope_theta: float | None = Field(
+        default=None, gt=0, description="Rotary embedding's base, instead of the model's own."
+    )
+    dtype: Literal["auto", "float32", "float", "float16", "half", "bfloat16"] = Field(
         default="auto",
         description="Precision of the weights; `auto` is float32 on a CPU and the checkpoint's own elsewhere.",
     )
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     threads: int = Field(default=0, ge=0, description="Compute threads on a CPU; 0: one per core this process may use.")
-    max_model_len: int | None = Field(
-        default=None, ge=1, description="Context length limit, tokens; default: the model's own."
+    max_model_len: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_tokens_from_text)] = Field(
+        default=None, description="Context length limit, tokens, like 32768, 32K or 32k; default: the model's own."
     )
     block_size: int = Field(default=16, ge=1, le=256, description="Tokens per KV block.")
     kv_cache_memory: Bytes | None = Field(
@@ -81,11 +135,17 @@ class WorkerSettings(BaseSettings):
     )
     trust_request_chat_template: bool = Field(default=False, description="Accept a chat_template from clients.")
     response_role: str = Field(default="assistant", description="Role of generated messages.")
-    generation_config: str = Field(
+    generation_config: Annotated[str, AfterValidator(lambda value: "none" if value == "vllm" else value)] = Field(
         default="auto",
-        description="Where sampling defaults come from: `auto` (the model), `none` (fixed defaults) or a directory.",
+        description="Where sampling defaults come from: `auto` (the model), `none` or `vllm` (fixed defaults) or a directory.",
     )
-    max_logprobs: int = Field(default=20, ge=0, description="Most logprobs that a request may ask for.")
+    override_generation_config: SamplingDefaults = Field(
+        default=SamplingDefaults(),
+        description='Sampling defaults that go before those, as a JSON object: {"temperature": 0.5}.',
+    )
+    max_logprobs: int = Field(
+        default=20, ge=-1, description="Most logprobs that a request may ask for; -1: the whole vocabulary."
+    )
     lease_ms: int = Field(
         default=3000,
         ge=200,
@@ -109,3 +169,9 @@ class WorkerSettings(BaseSettings):
     log_format: Literal["console", "json"] = Field(
         default="console", description="Log lines for people or for machines."
     )
+
+    @property
+    def config_overrides(self) -> dict[str, Any]:
+        """``hf_overrides``, and what has options of its own."""
+        rope = {"rope_scaling": self.rope_scaling, "rope_theta": self.rope_theta}
+        return {**self.hf_overrides, **{name: value for name, value in rope.items() if value is not None}}

@@ -4,7 +4,16 @@ from functools import partial
 
 from headrace_api.directory import ServedModel
 from headrace_api.jobs import Ticket, chat_job
-from headrace_api.operations.endpoint import Endpoint, Prepared, Trace, collector_of, envelope, grammar_of, tickets
+from headrace_api.operations.endpoint import (
+    Endpoint,
+    Prepared,
+    Trace,
+    collector_of,
+    envelope,
+    grammar_of,
+    tickets,
+    tokens_as_ids,
+)
 from headrace_api.operations.services import Services
 from headrace_api.output.chat import ChatAnswer, ChatShape, ChatStream
 from headrace_api.prompt.build import Prompt, chat_prompt, truncated
@@ -25,10 +34,11 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         prompt_token_ids=prompt.token_ids,
         echo=_echoed(body, role),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        tokens_as_ids=bool(body.return_tokens_as_token_ids),
+        tokens_as_ids=tokens_as_ids(body, services),
         return_token_ids=bool(body.return_token_ids),
         include_usage=body.include_usage,
         continuous_usage=body.continuous_usage,
+        prompt_details=services.settings.enable_prompt_tokens_details,
     )
     collector = collector_of(body, 1, partial(ChatAnswer, shape))
     return Prepared(ask, model.card, [job], partial(ChatStream, shape), collector)

@@ -4,7 +4,16 @@ from functools import partial
 
 from headrace_api.directory import ServedModel
 from headrace_api.jobs import Ticket, completion_job
-from headrace_api.operations.endpoint import Endpoint, Prepared, Trace, collector_of, envelope, grammar_of, tickets
+from headrace_api.operations.endpoint import (
+    Endpoint,
+    Prepared,
+    Trace,
+    collector_of,
+    envelope,
+    grammar_of,
+    tickets,
+    tokens_as_ids,
+)
 from headrace_api.operations.services import Services
 from headrace_api.output.completions import CompletionAnswer, CompletionShape, CompletionStream, EchoedPrompt
 from headrace_api.prompt.build import Prompt, completion_prompt, truncated
@@ -24,12 +33,13 @@ async def _prepare(body: CompletionRequest, ask: Ask, model: ServedModel, trace:
         choices=body.choices,
         logprobs=body.logprobs,
         echo=bool(body.echo),
-        tokens_as_ids=bool(body.return_tokens_as_token_ids),
+        tokens_as_ids=tokens_as_ids(body, services),
         return_token_ids=bool(body.return_token_ids),
         prompt_logprobs=body.prompt_logprobs is not None,
         skip_special_tokens=body.skip_special_tokens is not False,
         include_usage=body.include_usage,
         continuous_usage=body.continuous_usage,
+        prompt_details=services.settings.enable_prompt_tokens_details,
     )
     collector = collector_of(body, len(prompts), partial(CompletionAnswer, shape))
     return Prepared(ask, model.card, jobs, partial(CompletionStream, shape), collector)

@@ -108,6 +108,12 @@ def tickets(ask: Ask, trace: Trace, services: Services, grammar: GrammarSpec | N
     ]
 
 
+def tokens_as_ids(body: GenerationRequest, services: Services) -> bool:
+    """As the request says, else as the server does."""
+    asked = body.return_tokens_as_token_ids
+    return services.settings.return_tokens_as_token_ids if asked is None else asked
+
+
 def collector_of(body: GenerationRequest, prompts: int, plain: Callable[[], Collector]) -> Callable[[], Collector]:
     """``plain`` shows every sample; with ``best_of`` the best of them are picked for it."""
     if body.samples == body.choices:

@@ -15,6 +15,7 @@ from headrace_api.limits import RateLimiter
 from headrace_api.operations.answering import GenerationStream, collect
 from headrace_api.operations.call import Call
 from headrace_api.operations.endpoint import Body, Endpoint, Prepared, Trace
+from headrace_api.operations.request_log import log_prompts
 from headrace_api.operations.services import Services
 from headrace_api.schemas.generation import GenerationRequest
 from headrace_api.tenants import Caller
@@ -108,6 +109,8 @@ async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Se
         charged = 0
         if held is None:
             charged = await services.limiter.admit(call.caller, prepared.cost_tokens, call.answer_headers)
+            if services.settings.enable_log_requests:
+                await services.tokenizers.run(log_prompts, prepared, model, services.settings)
         linger_s = services.settings.disconnect_linger_s if body.stream else 0.0
         terms = Terms(model.card.name, call.arrived_s, call.timeout_s, linger_s)
         with contextlib.suppress(KeyTakenError):

@@ -18,7 +18,7 @@ from headrace_api.schemas.chat import (
     ChatLogprobs,
     ChatMessage,
 )
-from headrace_shared.protocol.event import Delta, Event, FinishReason, PromptScored, TokenLogprob
+from headrace_shared.protocol.event import Delta, Event, Finished, FinishReason, PromptScored, TokenLogprob
 from headrace_shared.text.tokenizer import Tokenizer
 
 
@@ -39,6 +39,8 @@ class ChatShape:
     return_token_ids: bool = False
     include_usage: bool = False
     continuous_usage: bool = False
+    prompt_details: bool = False
+    """Whether the usage tells of cached tokens."""
 
     def logprobs(self, entries: Sequence[TokenLogprob] | None) -> ChatLogprobs | None:
         if self.top_logprobs is None or not entries:
@@ -57,6 +59,7 @@ class ChatStream:
         self._ids = ids
         self._opened = False
         self._completion_tokens = 0
+        self._cached_tokens: int | None = None
         self._open_choices = set(range(shape.choices))
 
     def feed(self, _prompt: int, events: Sequence[Event]) -> bytes:
@@ -68,6 +71,8 @@ class ChatStream:
                     self._opened = True
                     frames += self._opening()
                 frames += self._delta(event)
+            elif isinstance(event, Finished) and self._shape.prompt_details:
+                self._cached_tokens = event.cached_tokens
         return b"".join(frames)
 
     def finish(self) -> bytes:
@@ -130,7 +135,7 @@ class ChatStream:
         )
 
     def _usage(self) -> Usage:
-        return Usage.of(len(self._shape.prompt_token_ids), self._completion_tokens)
+        return Usage.of(len(self._shape.prompt_token_ids), self._completion_tokens, self._cached_tokens)
 
 
 @dataclass(slots=True)
@@ -157,6 +162,7 @@ class ChatAnswer:
         self._shape = shape
         self._choices = [_Choice() for _ in range(shape.choices)]
         self._prompt_logprobs: PromptLogprobs | None = None
+        self._cached_tokens: int | None = None
 
     def feed(self, _prompt: int, events: Sequence[Event]) -> None:
         """A chat has only prompt 0."""
@@ -166,6 +172,8 @@ class ChatAnswer:
                     self._choices[event.choice].add(event)
                 case PromptScored():
                     self._prompt_logprobs = prompt_logprobs(event.entries, self._shape.tokenizer)
+                case Finished() if self._shape.prompt_details:
+                    self._cached_tokens = event.cached_tokens
 
     def finish(self) -> ChatCompletion:
         shape = self._shape
@@ -176,7 +184,11 @@ class ChatAnswer:
             system_fingerprint=shape.envelope.system_fingerprint,
             service_tier=shape.envelope.service_tier,
             choices=[self._choice(index, choice) for index, choice in enumerate(self._choices)],
-            usage=Usage.of(len(shape.prompt_token_ids), sum(len(choice.token_ids) for choice in self._choices)),
+            usage=Usage.of(
+                len(shape.prompt_token_ids),
+                sum(len(choice.token_ids) for choice in self._choices),
+                self._cached_tokens,
+            ),
             prompt_logprobs=self._prompt_logprobs,
             prompt_token_ids=shape.prompt_token_ids if shape.return_token_ids else UNSET,
         )

@@ -16,7 +16,7 @@ from headrace_api.schemas.completions import (
     CompletionChunkChoice,
     CompletionLogprobs,
 )
-from headrace_shared.protocol.event import Delta, Event, FinishReason, PromptScored, TokenLogprob
+from headrace_shared.protocol.event import Delta, Event, Finished, FinishReason, PromptScored, TokenLogprob
 from headrace_shared.text.detokenizer import Detokenizer
 from headrace_shared.text.tokenizer import Tokenizer
 
@@ -47,6 +47,8 @@ class CompletionShape:
     skip_special_tokens: bool = True
     include_usage: bool = False
     continuous_usage: bool = False
+    prompt_details: bool = False
+    """Whether the usage tells of cached tokens."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -105,6 +107,7 @@ class CompletionStream:
         self._choices = [_Choice(shape, prompt) for prompt in shape.prompts for _ in range(shape.choices)]
         self._scored: dict[int, Sequence[TokenLogprob | None]] = {}
         self._completion_tokens = [0] * len(shape.prompts)
+        self._cached_tokens: int | None = 0 if shape.prompt_details else None
 
     def feed(self, prompt: int, events: Sequence[Event]) -> bytes:
         """The frames for ``events`` of the prompt numbered ``prompt``; b"" when there is nothing to show."""
@@ -117,6 +120,8 @@ class CompletionStream:
                         frames.append(self._chunk(prompt, choice, self._usage_so_far(prompt)))
                 case PromptScored():
                     self._scored[prompt] = event.entries
+                case Finished() if self._cached_tokens is not None:
+                    self._cached_tokens += event.cached_tokens
         return b"".join(frames)
 
     def finish(self) -> bytes:
@@ -129,7 +134,8 @@ class CompletionStream:
                 last = self._delta(prompt, Delta(own_index, [], "", finish_reason=FinishReason.LENGTH))
                 frames.append(self._chunk(0, last, self._usage_so_far(prompt)))
         if shape.include_usage:
-            frames.append(self._chunk(0, None, Usage.of(shape.prompt_tokens, sum(self._completion_tokens))))
+            usage = Usage.of(shape.prompt_tokens, sum(self._completion_tokens), self._cached_tokens)
+            frames.append(self._chunk(0, None, usage))
         return b"".join([*frames, self._ids.done()])
 
     def _delta(self, prompt: int, event: Delta) -> CompletionChunkChoice | None:
@@ -201,6 +207,7 @@ class CompletionAnswer:
         self._shape = shape
         self._choices = [_Collected(_Choice(shape, prompt)) for prompt in shape.prompts for _ in range(shape.choices)]
         self._scored: dict[int, Sequence[TokenLogprob | None]] = {}
+        self._cached_tokens: int | None = 0 if shape.prompt_details else None
 
     def feed(self, prompt: int, events: Sequence[Event]) -> None:
         for event in events:
@@ -210,6 +217,8 @@ class CompletionAnswer:
                     self._choices[index].add(event, self._scored.get(prompt))
                 case PromptScored():
                     self._scored[prompt] = event.entries
+                case Finished() if self._cached_tokens is not None:
+                    self._cached_tokens += event.cached_tokens
 
     def finish(self) -> Completion:
         shape = self._shape
@@ -221,7 +230,7 @@ class CompletionAnswer:
             system_fingerprint=shape.envelope.system_fingerprint,
             service_tier=shape.envelope.service_tier,
             choices=[self._choice(index, choice) for index, choice in enumerate(self._choices)],
-            usage=Usage.of(shape.prompt_tokens, completion_tokens),
+            usage=Usage.of(shape.prompt_tokens, completion_tokens, self._cached_tokens),
         )
 
     def _choice(self, index: int, choice: _Collected) -> CompletionChoice:

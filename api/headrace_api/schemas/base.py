@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import from_json
 
@@ -97,16 +98,25 @@ class StreamOptions(BaseModel):
     include_obfuscation: Annotated[bool | None, Field(description="Only false: chunks are never padded.")] = False
 
 
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int
+    """Prompt tokens that did not have to be computed."""
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens of one answer; prompts count once each, whatever ``n`` is."""
 
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int
+    prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
+    """Where the server was started with ``--enable-prompt-tokens-details``, when the answer is complete."""
 
     @classmethod
-    def of(cls, prompt_tokens: int, completion_tokens: int) -> "Usage":
-        return cls(prompt_tokens, prompt_tokens + completion_tokens, completion_tokens)
+    def of(cls, prompt_tokens: int, completion_tokens: int, cached_tokens: int | None = None) -> "Usage":
+        """``cached_tokens`` None: not told."""
+        details = UNSET if cached_tokens is None else PromptTokensDetails(cached_tokens)
+        return cls(prompt_tokens, prompt_tokens + completion_tokens, completion_tokens, details)
 
 
 class PromptLogprob(msgspec.Struct, frozen=True):

@@ -80,7 +80,7 @@ class GenerationRequest(StructuredRequest):
     ] = None
 
     prompt_logprobs: Annotated[int | None, Field(ge=0)] = None
-    return_tokens_as_token_ids: bool | None = False
+    return_tokens_as_token_ids: bool | None = None
     return_token_ids: bool | None = False
     echo: bool | None = False
     priority: Annotated[

@@ -38,3 +38,8 @@ class Version(msgspec.Struct, frozen=True):
     """Which release this is."""
 
     version: str
+
+
+class ServerLoad(msgspec.Struct, frozen=True):
+    server_load: int
+    """Generation requests that this process has accepted and not yet answered to their end."""

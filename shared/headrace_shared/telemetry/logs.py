@@ -64,7 +64,10 @@ def _iso_utc(record: logging.LogRecord) -> str:
 
 def _shown(value: Any) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or any(c.isspace() or c == '"' for c in text) else text
+    if text and text.isprintable() and not any(c.isspace() or c == '"' for c in text):
+        return text
+    # What steers a terminal must not reach it: JSON leaves the controls above ASCII as they are, unless told.
+    return json.dumps(text, ensure_ascii=any("\x7f" <= c <= "\x9f" for c in text))
 
 
 def _one_line(text: str) -> str:

@@ -1,6 +1,9 @@
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
+from certificates import authority
 from pydantic import ValidationError
 
 from headrace_api.settings import ApiSettings
@@ -33,6 +36,41 @@ def test_the_environment_sets_every_field_by_its_name(monkeypatch: pytest.Monkey
 def test_a_wrong_setting_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ApiSettings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"uds": "api.sock", "port": 1}, "leave out host and port"),
+        ({"ssl_keyfile": "k.pem"}, "ssl_keyfile: without ssl_certfile"),
+        ({"enable_ssl_refresh": True}, "enable_ssl_refresh: without ssl_certfile"),
+        ({"ssl_certfile": "none.pem"}, "no certificate with its unencrypted key in none.pem: No such file"),
+        ({"ssl_certfile": "none.pem", "ssl_cert_reqs": 2}, "need each other"),
+        ({"ssl_certfile": "none.pem", "ssl_ca_certs": "ca.pem"}, "need each other"),
+        ({"allow_credentials": True}, "allow_credentials: without allowed_origins"),
+        ({"allowed_methods": '["GET"]'}, "allowed_methods: without allowed_origins"),
+        ({"allowed_origins": "[broken"}, "allowed_origins"),
+        ({"middleware": "Stamp"}, "package.module.name"),
+        ({"middleware": "no_such_module.Stamp"}, "No module named 'no_such_module'"),
+        ({"middleware": "own_middleware_examples.Other"}, "has no attribute 'Other'"),
+        ({"middleware": "own_middleware_examples.NOT_MIDDLEWARE"}, "neither a class nor an async function"),
+    ],
+)
+def test_settings_that_could_not_be_kept_are_refused_with_the_reason(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        ApiSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_encrypted_key_is_refused_instead_of_asking_at_the_terminal(tmp_path: Path) -> None:
+    made = authority(tmp_path, "red")
+    locked = tmp_path / "locked.key"
+    subprocess.run(
+        ["openssl", "pkey", "-in", made.key, "-aes256", "-passout", "pass:x", "-out", locked],
+        check=True,
+        capture_output=True,
+    )
+    with pytest.raises(ValidationError, match="unencrypted key"):
+        ApiSettings(ssl_certfile=made.cert, ssl_keyfile=locked)
 
 
 def test_a_root_path_loses_its_last_slash() -> None:

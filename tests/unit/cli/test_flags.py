@@ -32,9 +32,20 @@ def test_every_flag_sets_a_setting_that_exists(flag: flags.Flag) -> None:
     assert set(flag.variables) <= known
 
 
-def test_every_worker_setting_has_a_flag() -> None:
+def test_every_setting_has_a_flag() -> None:
     carried = {variable for flag in ALL_FLAGS for variable in flag.variables}
-    assert variable_names(WorkerSettings) - carried == {"HEADRACE_WORKER_MODEL"}
+    fields = {
+        f"{settings.model_config['env_prefix']}{name.upper()}": field
+        for settings in SETTINGS
+        for name, field in settings.model_fields.items()
+    }
+    without = {
+        variable
+        for variable, field in fields.items()
+        if not carried
+        & {variable, *(field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else ())}
+    }
+    assert without == {"HEADRACE_WORKER_MODEL"}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +55,14 @@ def test_a_flag_offers_just_the_choices_that_the_setting_takes(flag: flags.Flag)
     for settings in (ApiSettings, WorkerSettings):
         for name, field in settings.model_fields.items():
             if f"{settings.model_config['env_prefix']}{name.upper()}" in flag.variables:
-                assert typing.get_args(field.annotation) == typing.get_args(flag.kind)
+                assert choices(field.annotation) == set(typing.get_args(flag.kind))
+
+
+def choices(annotation: object) -> set[object]:
+    """Of a Literal, or of the one in a union with None."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return set(typing.get_args(annotation))
+    return set().union(*map(choices, typing.get_args(annotation)))
 
 
 def test_only_what_was_given_reaches_the_servers() -> None:
@@ -62,6 +80,12 @@ def test_an_option_may_be_given_by_either_of_its_names(spelling: str, monkeypatc
     monkeypatch.setattr("headrace_cli.servers.become", lambda _, variables: became.update(variables))
     assert CliRunner().invoke(app, ["api", spelling, "7", "--priority-aging", "60000"]).exit_code == 0
     assert became == {"HEADRACE_API_SHUTDOWN_GRACE_S": "7", "HEADRACE_QUEUE_AGING_MS": "60000"}
+
+
+def test_a_key_with_a_comma_stays_one_key() -> None:
+    carried = flags.variables(ALL_FLAGS, {"api_key": ["a,b", "c"]})
+    keys = ApiSettings(api_keys=carried["HEADRACE_API_KEYS"]).api_keys  # type: ignore[arg-type]
+    assert [key.get_secret_value() for key in keys] == ["a,b", "c"]
 
 
 def test_an_option_not_given_leaves_the_exported_variable_alone() -> None:

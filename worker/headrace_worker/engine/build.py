@@ -1,8 +1,10 @@
 """build_engine: the engine that the settings ask for; only the one asked for is imported."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from headrace_shared.errors import HeadraceError
 from headrace_shared.text.tokenizer import Tokenizer
@@ -54,7 +56,7 @@ def _build_simulated(settings: WorkerSettings) -> EngineSetup:
     return EngineSetup(
         engine=_engine(limits, eos, simulate.SimulatedRunner(settings.simulated_step_ms)),
         limits=limits,
-        files=simulate.simulated_files(),
+        files=_with_own_defaults(simulate.simulated_files(), settings),
         architecture="simulated",
         dtype="none",
         vocab_size=simulate.VOCAB_SIZE,
@@ -79,7 +81,7 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
     return EngineSetup(
         engine=_engine(limits, model.eos_token_ids, built.runner),
         limits=limits,
-        files=files,
+        files=_with_own_defaults(files, settings),
         architecture=type(model.model).__name__,
         dtype=str(model.dtype).removeprefix("torch."),
         vocab_size=model.vocab_size,
@@ -88,6 +90,13 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
             lambda: Vocabulary.of(tokenizer, model.vocab_size, model.eos_token_ids)
         ),
     )
+
+
+def _with_own_defaults(files: ModelFiles, settings: WorkerSettings) -> ModelFiles:
+    asked = settings.override_generation_config.model_dump(exclude_none=True)
+    if "max_new_tokens" in asked:
+        asked["max_tokens"] = asked.pop("max_new_tokens")
+    return replace(files, defaults=msgspec.structs.replace(files.defaults, **asked))
 
 
 def _limits(settings: WorkerSettings, max_model_len: int, num_blocks: int) -> SchedulerLimits:

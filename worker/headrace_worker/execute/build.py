@@ -56,6 +56,12 @@ def build_runner(settings: WorkerSettings) -> BuiltRunner:
         revision=settings.revision,
         trust_remote_code=settings.trust_remote_code,
         max_model_len=settings.max_model_len,
+        code_revision=settings.code_revision,
+        download_dir=settings.download_dir,
+        config=settings.hf_config_path,
+        overrides=settings.config_overrides,
+        load_format=settings.load_format,
+        progress_bar=settings.use_tqdm_on_load,
     )
     loaded = load_model(source)
     size = CacheSize(

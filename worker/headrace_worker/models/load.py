@@ -2,21 +2,30 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from headrace_worker.models import attention_hook
 from headrace_worker.models.context_length import context_length
 from headrace_worker.models.errors import ModelLoadError, ModelNotSupportedError
 from headrace_worker.models.layers import AttentionLayer
+from headrace_worker.models.overrides import overridden
 from headrace_worker.models.probe import AttentionProbe, probe
 
 log = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES = {
+    "float32": torch.float32,
+    "float": torch.float32,
+    "float16": torch.float16,
+    "half": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "attention"})
 """Kinds of layers whose whole memory of the past is the K/V cache, as transformers names them."""
 
@@ -28,12 +37,23 @@ class ModelSource:
     model: str
     """Local directory, GGUF file or Hugging Face id."""
     dtype: str = "auto"
-    """``auto``, ``float32``, ``float16`` or ``bfloat16``; auto is float32 on a CPU, the checkpoint's own elsewhere."""
+    """``auto``, or a key of ``_DTYPES``; auto is float32 on a CPU, the checkpoint's own elsewhere."""
     device: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
     max_model_len: int | None = None
     """None: as long as the model was made for."""
+    code_revision: str | None = None
+    """Of the Python code that a Hugging Face id brings along."""
+    download_dir: str | None = None
+    """None: the Hugging Face cache."""
+    config: str | None = None
+    """Where its configuration is, when that is not with the weights."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """What its configuration is to say instead."""
+    load_format: str = "auto"
+    """``auto``, ``safetensors``, ``pt``, ``gguf``, or ``dummy`` for weights that are made up and always the same."""
+    progress_bar: bool = True
 
 
 @dataclass(slots=True)
@@ -73,7 +93,7 @@ class ModelPlace:
     """What else ``from_pretrained`` has to be told."""
 
 
-def locate(model: str, revision: str | None = None) -> ModelPlace:
+def locate(model: str, revision: str | None = None, download_dir: str | None = None) -> ModelPlace:
     """Find a local directory, GGUF file or Hugging Face id. Raises ModelLoadError when it can be none of them."""
     path = Path(model).expanduser()
     if path.is_file():
@@ -81,12 +101,11 @@ def locate(model: str, revision: str | None = None) -> ModelPlace:
             raise ModelLoadError(f"cannot load {model}: it is a file, and not a .gguf file")
         return ModelPlace(str(path.parent), {"gguf_file": path.name})
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelLoadError(f"cannot load {model}: the directory has no config.json")
         return ModelPlace(str(path), {})
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise ModelLoadError(f"cannot load {model}: no such file or directory")
-    return ModelPlace(model, {"revision": revision} if revision else {})
+    given = {"revision": revision, "cache_dir": download_dir}
+    return ModelPlace(model, {name: value for name, value in given.items() if value})
 
 
 def load_model(source: ModelSource) -> LoadedModel:
@@ -102,16 +121,22 @@ def load_model(source: ModelSource) -> LoadedModel:
     except ModelLoadError:
         raise
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ModelLoadError(
+                f"cannot load {source.model}: it brings Python code along, which runs only with --trust-remote-code"
+            ) from error
         # Parsers of broken files raise anything; the operator reads what they said.
         raise ModelLoadError(f"cannot load {source.model}: {_first_line(error)}") from error
 
 
 def _load(source: ModelSource) -> LoadedModel:
-    place = locate(source.model, source.revision)
+    place = locate(source.model, source.revision, source.download_dir)
     device = _device(source.device)
-    given = AutoConfig.from_pretrained(place.path, trust_remote_code=source.trust_remote_code, **place.kwargs)
+    given = _config(place, source)
     _check_config(given)
-    model = _read(place, source, _dtype(source.dtype, device, given)).to(device).eval().requires_grad_(False)
+    dtype = _dtype(source.dtype, device, given)
+    model = _made_up(given, source, dtype) if source.load_format == "dummy" else _read(place, source, given, dtype)
+    model.to(device).eval().requires_grad_(False)
     # It looks for padding, which packed tokens do not have, and takes a pad token in a prompt for some.
     model.warn_if_padding_and_no_attention_mask = lambda *_: None
     config = model.config.get_text_config(decoder=True)
@@ -143,12 +168,50 @@ def _load(source: ModelSource) -> LoadedModel:
     return loaded
 
 
-def _read(place: ModelPlace, source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
+def _config(place: ModelPlace, source: ModelSource) -> PretrainedConfig:
+    where = place if source.config is None else locate(source.config, source.revision, source.download_dir)
+    folder = Path(where.path)
+    if folder.is_dir() and "gguf_file" not in where.kwargs and not (folder / "config.json").is_file():
+        raise ModelLoadError(f"cannot load {folder}: the directory has no config.json")
+    config = AutoConfig.from_pretrained(where.path, **_code(source), **where.kwargs)
+    return overridden(config, source.overrides) if source.overrides else config
+
+
+def _code(source: ModelSource) -> dict[str, Any]:
+    """How code that comes with the model is treated."""
+    revision = {"code_revision": source.code_revision} if source.code_revision else {}
+    return {"trust_remote_code": source.trust_remote_code, **revision}
+
+
+def _made_up(config: PretrainedConfig, source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
+    # Every worker of the model has to make up the same one.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(
+            config, **_code(source), dtype=dtype, attn_implementation=attention_hook.NAME
+        )
+
+
+def _format(place: ModelPlace, source: ModelSource) -> dict[str, bool]:
+    is_gguf = "gguf_file" in place.kwargs
+    if source.load_format == "auto":
+        return {}
+    if (source.load_format == "gguf") != is_gguf:
+        raise ValueError(f"load_format is {source.load_format}, and it is {'a' if is_gguf else 'not a'} GGUF file")
+    return {} if is_gguf else {"use_safetensors": source.load_format == "safetensors"}
+
+
+def _read(place: ModelPlace, source: ModelSource, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    own_config = {} if source.config is None and not source.overrides else {"config": config}
+    if not source.progress_bar:
+        disable_progress_bar()
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             place.path,
             **place.kwargs,
-            trust_remote_code=source.trust_remote_code,
+            **own_config,
+            **_format(place, source),
+            **_code(source),
             dtype=dtype,
             attn_implementation=attention_hook.NAME,
             output_loading_info=True,
@@ -167,6 +230,8 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name} was asked for; there are cpu and cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, and this machine or this torch build has none")
     return device

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from headrace_shared.model_card import GenerationDefaults
 from headrace_worker.models.errors import ModelLoadError
 from headrace_worker.models.files import ModelFiles
-from headrace_worker.models.load import ModelPlace, locate
+from headrace_worker.models.load import locate
 from headrace_worker.settings import WorkerSettings
 
 _SPECIAL = ("pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
@@ -20,10 +20,15 @@ def load_files(settings: WorkerSettings) -> ModelFiles:
 
     Raises ModelLoadError when the tokenizer has no fast form, or a named file is missing.
     """
-    source = locate(settings.tokenizer or settings.model, settings.revision)
+    source = locate(
+        settings.tokenizer or settings.model, settings.tokenizer_revision or settings.revision, settings.download_dir
+    )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            source.path, trust_remote_code=settings.trust_remote_code, **source.kwargs
+            source.path,
+            trust_remote_code=settings.trust_remote_code,
+            **({"code_revision": settings.code_revision} if settings.code_revision else {}),
+            **source.kwargs,
         )
         tokenizer_json = tokenizer.backend_tokenizer.to_str().encode()
     except (OSError, ValueError, AttributeError, KeyError) as error:
@@ -37,7 +42,7 @@ def load_files(settings: WorkerSettings) -> ModelFiles:
         special_tokens={name: str(token) for name, token in special.items() if token},
         # add_bos_token stays None: the post-processor just serialised already does what the configuration says,
         # and transformers' attribute is False for a model whose BOS comes from its own post-processor (Llama 3).
-        defaults=_defaults(settings.generation_config, source),
+        defaults=_defaults(settings),
     )
 
 
@@ -57,13 +62,15 @@ def _chat_template(asked: str | None, own: str | dict[str, str] | None) -> str |
     return own.get("default") if isinstance(own, dict) else own
 
 
-def _defaults(where: str, place: ModelPlace) -> GenerationDefaults:
-    """What the file sets differently from transformers' own defaults; nothing for ``none``."""
+def _defaults(settings: WorkerSettings) -> GenerationDefaults:
+    """What the file sets differently from transformers' own defaults."""
+    where = settings.generation_config
     if where == "none":
         return GenerationDefaults()
-    path = place.path if where == "auto" else where
+    place = locate(settings.model, settings.revision, settings.download_dir)
+    kwargs = {name: value for name, value in place.kwargs.items() if name != "gguf_file"}
     try:
-        config = GenerationConfig.from_pretrained(path, revision=place.kwargs.get("revision"))
+        config = GenerationConfig.from_pretrained(place.path if where == "auto" else where, **kwargs)
     except (OSError, json.JSONDecodeError):
         if where != "auto":
             raise ModelLoadError(f"no generation_config.json in {where}") from None

@@ -31,7 +31,7 @@ async def publish_card(settings: WorkerSettings, setup: EngineSetup, blobs: Blob
         content_format=settings.chat_template_content_format,
         response_role=settings.response_role,
         defaults=files.defaults,
-        max_logprobs=settings.max_logprobs,
+        max_logprobs=setup.vocab_size if settings.max_logprobs == -1 else settings.max_logprobs,
         trust_request_chat_template=settings.trust_request_chat_template,
         grammar_backends=(GrammarBackend.XGRAMMAR.value, GrammarBackend.GUIDANCE.value) if setup.grammars else (),
     )
