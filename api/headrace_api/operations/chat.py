@@ -1,5 +1,7 @@
 """Chat completions: what the endpoint does, without HTTP."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from headrace_api.directory import ServedModel
@@ -16,23 +18,42 @@ from headrace_api.operations.endpoint import (
 )
 from headrace_api.operations.services import Services
 from headrace_api.output.chat import ChatAnswer, ChatShape, ChatStream
+from headrace_api.parse.message import MessageParser
 from headrace_api.prompt.build import Prompt, chat_prompt, truncated
 from headrace_api.schemas.chat import ChatRequest
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.job import GenerateJob
 
 
-async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> Prepared:
+@dataclass(frozen=True, slots=True)
+class ChatPlan:
+    """One conversation ready for the queue, and how its answer is to be read; shared by every chat-like endpoint."""
+
+    prompt: Prompt
+    job: GenerateJob
+    role: str
+    """Whose turn the answer is."""
+    parser: Callable[[], MessageParser]
+    """Makes the parser of one choice."""
+
+
+async def plan_chat(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> ChatPlan:
+    """Render, tokenize and check. Raises InvalidRequestError."""
     [ticket] = tickets(ask, trace, services, await grammar_of(body, model.card, services))
     prompt, job = await services.tokenizers.run(_prompt_and_job, body, model, ticket)
     role = model.card.response_role if body.opens_reply else str(body.messages[-1]["role"])
+    return ChatPlan(prompt, job, role, MessageParser)
+
+
+async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> Prepared:
+    plan = await plan_chat(body, ask, model, trace, services)
     shape = ChatShape(
         envelope=envelope("chatcmpl", ask, body, model.card),
         tokenizer=model.tokenizer,
-        role=role,
+        role=plan.role,
         choices=body.choices,
-        prompt_token_ids=prompt.token_ids,
-        echo=_echoed(body, role),
+        prompt_token_ids=plan.prompt.token_ids,
+        echo=_echoed(body, plan.role),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         tokens_as_ids=tokens_as_ids(body, services),
         return_token_ids=bool(body.return_token_ids),
@@ -41,7 +62,7 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         prompt_details=services.settings.enable_prompt_tokens_details,
     )
     collector = collector_of(body, 1, partial(ChatAnswer, shape))
-    return Prepared(ask, model.card, [job], partial(ChatStream, shape), collector)
+    return Prepared(ask, model.card, [plan.job], partial(ChatStream, shape), collector)
 
 
 CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare)
