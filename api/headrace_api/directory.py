@@ -2,10 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace_api.metrics import Metrics
+from headrace_api.parse.families import reasoning_kind_of, tool_kind_of
+from headrace_api.parse.reasoning import ReasoningKind
+from headrace_api.parse.special_tokens import SpecialTokens
+from headrace_api.parse.tools.registry import ToolKind
 from headrace_api.prompt.build import special_tokens
 from headrace_api.prompt.template import ChatTemplate
 from headrace_shared.clock import mono_s
@@ -32,6 +36,18 @@ class ServedModel:
     card: ModelCard
     tokenizer: Tokenizer
     template: ChatTemplate | None
+    special_tokens: SpecialTokens
+    """Of the tokenizer."""
+    tool_template: ChatTemplate | None = None
+    """For conversations with tools, where the model has one of its own for them."""
+    tools: ToolKind | None = None
+    """How the model calls tools; None: in no known way."""
+    reasoning: ReasoningKind | None = None
+    """How the model marks its thoughts; None: it has none that are known."""
+
+    def template_for(self, *, tools: bool) -> ChatTemplate | None:
+        """The one for a conversation with tools, or without."""
+        return self.tool_template if tools and self.tool_template is not None else self.template
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +217,12 @@ class ModelDirectory:
                 await self._load(live.card)
 
     async def _load(self, card: ModelCard) -> None:
-        tokenizer = await self._blobs.get(card.tokenizer)
-        template = await self._blobs.get(card.chat_template) if card.chat_template else None
         try:
-            if tokenizer is None or (card.chat_template and template is None):
+            blobs = {digest: await self._blobs.get(digest) for digest in _digests(card)}
+            found = {digest: blob for digest, blob in blobs.items() if blob is not None}
+            if len(found) < len(blobs):
                 raise ValueError("its tokenizer or chat template is not in Redis")
-            self._loaded[card.digest] = await asyncio.to_thread(_build, card, tokenizer, template)
+            self._loaded[card.digest] = await asyncio.to_thread(_build, card, found)
             self._failed.pop(card.digest, None)
             log.info("model can be served", extra={"model": card.name, "card": card.digest})
         except (ValueError, HeadraceError) as error:
@@ -258,14 +274,27 @@ class ModelDirectory:
         return f"model {name!r}: {reasons[0] if reasons else 'its workers are ' + ', '.join(states)}"
 
 
-def _build(card: ModelCard, tokenizer: bytes, template: bytes | None) -> ServedModel:
+def _digests(card: ModelCard) -> list[str]:
+    return [digest for digest in (card.tokenizer, card.chat_template, card.tool_template) if digest is not None]
+
+
+def _build(card: ModelCard, blobs: Mapping[str, bytes]) -> ServedModel:
     tokens = special_tokens(card)
+    tokenizer = Tokenizer.from_bytes(
+        blobs[card.tokenizer],
+        add_bos_token=card.add_bos_token,
+        bos_token=card.bos_token,
+        special_tokens=list(tokens.values()),
+    )
+    sources = [blobs[digest].decode() for digest in (card.tool_template, card.chat_template) if digest is not None]
     return ServedModel(
         card=card,
-        tokenizer=Tokenizer.from_bytes(
-            tokenizer, add_bos_token=card.add_bos_token, bos_token=card.bos_token, special_tokens=list(tokens.values())
-        ),
-        template=None if template is None else ChatTemplate(template.decode(), tokens),
+        tokenizer=tokenizer,
+        special_tokens=SpecialTokens(tokenizer.special_texts),
+        template=ChatTemplate(blobs[card.chat_template].decode(), tokens) if card.chat_template else None,
+        tool_template=ChatTemplate(blobs[card.tool_template].decode(), tokens) if card.tool_template else None,
+        tools=tool_kind_of(card.tool_parser, sources),
+        reasoning=reasoning_kind_of(card.reasoning_parser, sources),
     )
 
 
