@@ -102,12 +102,14 @@ def _job(
     body: ChatRequest, model: ServedModel, prompt: Prompt, reading: AnswerReading, its_ticket: Ticket
 ) -> GenerateJob:
     if its_ticket.grammar is not None:
-        grammar = msgspec.structs.replace(its_ticket.grammar, after=reading.grammar_after)
-        its_ticket = replace(its_ticket, grammar=grammar)
+        its_ticket = replace(its_ticket, grammar=reading.waits.apply(its_ticket.grammar))
     job = chat_job(body, prompt, model.card, model.tokenizer, its_ticket)
-    if not reading.keeps_special_tokens:
-        return job
-    return msgspec.structs.replace(job, stopping=msgspec.structs.replace(job.stopping, skip_special_tokens=False))
+    sampling, stopping = job.sampling, job.stopping
+    if reading.thinking is not None:
+        sampling = msgspec.structs.replace(sampling, thinking=reading.thinking)
+    if reading.keeps_special_tokens:
+        stopping = msgspec.structs.replace(stopping, skip_special_tokens=False)
+    return msgspec.structs.replace(job, sampling=sampling, stopping=stopping)
 
 
 def _call_ids(body: ChatRequest, model: ServedModel) -> tuple[CallIds, int]:

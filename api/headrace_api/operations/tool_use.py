@@ -32,6 +32,8 @@ class ToolUse:
     """None: calls are not looked for."""
     most_calls: int | None
     """Calls that are told; None: all."""
+    forced: bool
+    """The answer is nothing but calls."""
     keeps_special_tokens: bool
     """Whether calls are marked by special tokens, which the worker must then write."""
 
@@ -46,7 +48,8 @@ async def tool_use(body: ChatRequest, model: ServedModel, services: Services) ->
     grammar = await services.tokenizers.run(_grammar, body, model, tools, parallel)
     for constraint in grammar.to_check:
         await services.grammars.check(constraint)
-    native = grammar.native or mode not in ("required", "named")
+    forced = mode in ("required", "named")
+    native = grammar.native or not forced
     kind = model.tools if native else None
     shown = body.allowed_tools if mode != "none" or model.card.keeps_unused_tools else {}
     return ToolUse(
@@ -54,6 +57,7 @@ async def tool_use(body: ChatRequest, model: ServedModel, services: Services) ->
         constraint=grammar.constraint,
         reader=_reader(mode, list(tools.values()), kind) if shown else None,
         most_calls=0 if mode == "none" else 1 if mode == "named" or not parallel else None,
+        forced=forced,
         keeps_special_tokens=bool(shown and kind and kind.keeps_special_tokens),
     )
 

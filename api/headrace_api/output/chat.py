@@ -113,9 +113,9 @@ class ChatStream:
         self._completion_tokens += len(event.token_ids)
         ended = event.finish_reason is not None
         part = self._readers[event.choice].feed(event)
-        logprobs = None if part.hidden else self._shape.logprobs(event.logprobs)
-        token_ids = event.token_ids if self._shape.return_token_ids and not part.hidden else UNSET
-        if not (part.shows or ended or logprobs or token_ids is not UNSET):
+        logprobs = self._shape.logprobs(part.entries)
+        token_ids = part.token_ids if self._shape.return_token_ids else UNSET
+        if not (part.shows or ended or logprobs or token_ids):
             return []
         if ended:
             self._open_choices.discard(event.choice)
@@ -172,9 +172,8 @@ class _Choice:
     def add(self, event: Delta) -> None:
         part = self.reader.feed(event)
         self.message.add(part)
-        if not part.hidden:
-            self.token_ids += event.token_ids
-            self.entries += event.logprobs or ()
+        self.token_ids += part.token_ids
+        self.entries += part.entries
         if part.finish_reason is not None:
             self.finish_reason = part.finish_reason
             self.stop_reason = event.stop_reason

@@ -8,7 +8,7 @@ from headrace_api.parse.message import MessageParser, MessagePiece
 from headrace_api.parse.reasoning import Reasoning
 from headrace_api.parse.tools.parser import CallArguments, CallStart, Content
 from headrace_api.schemas.tools import CalledFunction, CalledFunctionDelta, ToolCall, ToolCallDelta
-from headrace_shared.protocol.event import Delta, FinishReason
+from headrace_shared.protocol.event import Delta, FinishReason, TokenLogprob
 
 TOOL_CALLS = "tool_calls"
 """The finish reason of a choice that ended with calls."""
@@ -37,8 +37,10 @@ class MessagePart:
     reasoning: str = ""
     content: str = ""
     calls: list[ToolCallDelta] = field(default_factory=list)
-    hidden: bool = False
-    """The tokens are of reasoning that the client does not want to see."""
+    token_ids: list[int] = field(default_factory=list)
+    """The tokens that may be seen: all, unless they are of thoughts that the client does not want."""
+    entries: list[TokenLogprob] = field(default_factory=list)
+    """Their log-probabilities."""
     finish_reason: str | None = None
 
     @property
@@ -54,20 +56,24 @@ class MessageReader:
         self._choice = choice
         self._parser = form.parser()
         self._calls = 0
+        self._begun = False
+        """It is known what the first tokens are."""
+        self._unknown: list[Delta] = []
+        """Those until then: a marker, or what begins like one."""
         self.reasoning_tokens = 0
         """Of the events so far."""
 
     def feed(self, event: Delta) -> MessagePart:
         """What the event adds; with its finish reason all that was held back."""
-        thinking = self._parser.thinking
+        before = self._parser.thinking
         pieces = self._parser.feed(event.text)
-        thinking = thinking or self._parser.thinking or any(isinstance(piece, Reasoning) for piece in pieces)
-        if thinking:
-            self.reasoning_tokens += len(event.token_ids)
-        if event.finish_reason is not None:
+        thinking = before or self._parser.thinking or any(isinstance(piece, Reasoning) for piece in pieces)
+        ended = event.finish_reason is not None
+        if ended:
             pieces += self._parser.finish()
         part = self._part(pieces)
-        part.hidden = thinking and not self._form.shows_reasoning
+        self._begun = self._begun or thinking or ended or bool(pieces)
+        self._add_tokens(part, event, thinking=thinking)
         if event.finish_reason is not None:
             part.finish_reason = self._finish_reason(event.finish_reason)
         return part
@@ -77,6 +83,20 @@ class MessageReader:
         part = self._part(self._parser.finish())
         part.finish_reason = FinishReason.LENGTH
         return part
+
+    def _add_tokens(self, part: MessagePart, event: Delta, *, thinking: bool) -> None:
+        """Tokens of which it is not known what they are wait, unless all are seen anyway, until it is."""
+        events = [*self._unknown, event]
+        self._unknown = [] if self._begun else events
+        if thinking:
+            self.reasoning_tokens += sum(len(each.token_ids) for each in events)
+        if self._form.shows_reasoning or not self._form.thinks:
+            events = [event]
+        elif thinking or not self._begun:
+            return
+        for each in events:
+            part.token_ids += each.token_ids
+            part.entries += each.logprobs or ()
 
     def _finish_reason(self, reason: FinishReason) -> str:
         if reason is FinishReason.STOP and self._calls and self._form.calls_finish:

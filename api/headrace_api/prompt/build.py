@@ -45,9 +45,10 @@ class Conversation(Protocol):
     add_special_tokens: bool | None
     chat_template: str | None
     chat_template_kwargs: JsonObject | None
-    reasoning_effort: str | None
     documents: list[JsonObject] | None
 
+    @property
+    def reasoning_effort(self) -> str | None: ...
     @property
     def opens_reply(self) -> bool: ...
 

@@ -15,7 +15,9 @@ class Wishes(Protocol):
     """The part of a request that asks for variables."""
 
     chat_template_kwargs: JsonObject | None
-    reasoning_effort: str | None
+
+    @property
+    def reasoning_effort(self) -> str | None: ...
 
 
 def template_variables(wishes: Wishes, card: ModelCard, template: ChatTemplate) -> dict[str, Any]:

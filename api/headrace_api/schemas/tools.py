@@ -41,8 +41,12 @@ class FunctionTool(_Part):
 
     def for_template(self) -> JsonObject:
         """As chat templates know it: without what is meant for the server."""
-        function = {"name": self.function.name, "description": self.function.description}
-        function |= {"parameters": self.function.parameters, **(self.function.model_extra or {})}
+        function: JsonObject = {
+            "name": self.function.name,
+            "description": self.function.description,
+            "parameters": self.function.parameters,
+            **(self.function.model_extra or {}),
+        }
         return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
 
 
