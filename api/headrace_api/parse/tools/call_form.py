@@ -17,6 +17,7 @@ class CallForm:
     ``opening``, ``separator`` and ``closing`` stand before, between and after all calls of an answer. ``trigger``: the
     beginning of a call (with an opening: of that) which free text does not have. ``style``: how the arguments are
     written, one of xgrammar's styles of the format ``json_schema``. ``quoted``: the name stands in a JSON string.
+    ``numbered``: a number stands between the name and ``after_name``.
     """
 
     trigger: str
@@ -28,13 +29,15 @@ class CallForm:
     closing: str = ""
     style: str = "json"
     quoted: bool = True
+    numbered: bool = False
 
     def auto(self, tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
         """The format of an answer in which the model may call these tools. What begins a call must be one.
 
         Raises ValueError without tools.
         """
-        tags = [self._calls(tools, parallel)] if self._wrapped else [self._call(tool) for tool in _some(tools)]
+        wrapped = self.opening or self.closing
+        tags = [self._calls(tools, parallel)] if wrapped else [self._call(tool) for tool in _some(tools)]
         return {
             "type": "triggered_tags",
             "triggers": [self.trigger],
@@ -46,10 +49,6 @@ class CallForm:
     def required(self, tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
         """The format of an answer that is one call of these tools or, when ``parallel``, more. ValueError without tools."""
         return self._calls(tools, parallel)
-
-    @property
-    def _wrapped(self) -> bool:
-        return bool(self.opening or self.separator or self.closing)
 
     def _calls(self, tools: Sequence[Tool], parallel: bool) -> dict[str, Any]:
         calls = {
@@ -66,10 +65,15 @@ class CallForm:
     def _call(self, tool: Tool) -> dict[str, Any]:
         name = json.dumps(tool.name, ensure_ascii=False)[1:-1] if self.quoted else tool.name
         schema = tool.parameters if tool.strict and tool.parameters is not None else _ANY_OBJECT
+        arguments: dict[str, Any] = {"type": "json_schema", "json_schema": schema, "style": self.style}
+        begin = self.before_name + name
+        if not self.numbered:
+            return {"type": "tag", "begin": begin + self.after_name, "content": arguments, "end": self.end}
+        number = [{"type": "regex", "pattern": r"\d+"}, {"type": "const_string", "value": self.after_name}]
         return {
             "type": "tag",
-            "begin": self.before_name + name + self.after_name,
-            "content": {"type": "json_schema", "json_schema": schema, "style": self.style},
+            "begin": begin,
+            "content": {"type": "sequence", "elements": [*number, arguments]},
             "end": self.end,
         }
 

@@ -1,63 +1,51 @@
-"""The tool parsers by name, and which of them a chat template asks for.
+"""The tool parsers by name, and which of them a chat template asks for."""
 
-The names and forms are those of vLLM's ``vllm/tool_parsers``; each parser's module describes its form.
-"""
+from headrace_api.parse.tools.families import ALIASES, KINDS
+from headrace_api.parse.tools.kind import CallIds, ToolKind
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
+__all__ = [
+    "CallIds",
+    "ToolKind",
+    "detect_tool_parser",
+    "register_tool_parser",
+    "tool_parser",
+    "tool_parser_names",
+    "unregister_tool_parser",
+]
 
-from headrace_api.parse.tools.call_form import CallForm
-from headrace_api.parse.tools.parser import ToolParser
-from headrace_api.parse.tools.tool import Tool
-
-
-class CallIds(Enum):
-    """How a family's templates want the id of a call to look."""
-
-    DEFAULT = "default"  # chatcmpl-tool-<hex>
-    NINE_ALPHANUMERICS = "nine_alphanumerics"  # Mistral's tokenizers refuse any other
-    NAME_AND_COUNT = "name_and_count"  # functions.<name>:<calls before it in the conversation>
+_own: dict[str, ToolKind] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class ToolKind:
-    """One family of models.
+def tool_parser(name: str, chat_template: str = "") -> ToolKind:
+    """The family of that name or alias. Raises KeyError for an unknown one.
 
-    ``factory`` makes the parser of one answer from the request's tools and the end of its rendered prompt.
-    ``signs``: what a chat template of the family has, all of it; without any the family is never detected.
-    ``keeps_special_tokens``: markers are special tokens, so detokenization must not skip those. ``form``: for holding
-    the model to calls in its own form; None where no grammar can.
+    Where generations of a family differ, the one that the template shows.
     """
-
-    name: str
-    factory: Callable[[Sequence[Tool], str], ToolParser]
-    signs: tuple[str, ...] = ()
-    keeps_special_tokens: bool = False
-    call_ids: CallIds = CallIds.DEFAULT
-    form: CallForm | None = None
-
-    def detect(self, chat_template: str) -> bool:
-        """Whether the template looks like one of this family."""
-        return bool(self.signs) and all(sign in chat_template for sign in self.signs)
-
-
-def tool_parser(name: str) -> ToolKind:
-    """The family of that name or alias. Raises KeyError for an unknown one."""
-    return _BY_NAME[_ALIASES.get(name, name)]
+    if name in _own:
+        return _own[name]
+    kinds = [kind for kind in KINDS if kind.name == ALIASES.get(name, name)]
+    if not kinds:
+        raise KeyError(name)
+    return next((kind for kind in kinds if kind.detect(chat_template)), kinds[-1])
 
 
 def detect_tool_parser(chat_template: str) -> ToolKind | None:
-    """The first family whose signs the template has; None when the template knows of no tools."""
-    return next((kind for kind in _KINDS if kind.detect(chat_template)), None)
+    """The first family whose signs the template has, own ones first; None when the template knows of no tools."""
+    return next((kind for kind in (*_own.values(), *KINDS) if kind.detect(chat_template)), None)
 
 
 def tool_parser_names() -> list[str]:
     """All names that ``tool_parser`` knows, sorted."""
-    return sorted([*_BY_NAME, *_ALIASES])
+    return sorted({*_own, *ALIASES, *(kind.name for kind in KINDS)})
 
 
-# Ordered: a template that shows the signs of several families belongs to the first.
-_KINDS: tuple[ToolKind, ...] = ()
-_BY_NAME = {kind.name: kind for kind in _KINDS}
-_ALIASES: dict[str, str] = {}
+def register_tool_parser(kind: ToolKind) -> None:
+    """Adds a family: what a file of own parsers calls. Raises ValueError for a name that is taken."""
+    if kind.name in tool_parser_names():
+        raise ValueError(f"there is a tool parser named {kind.name} already; choose another name")
+    _own[kind.name] = kind
+
+
+def unregister_tool_parser(name: str) -> None:
+    """Takes back an own family."""
+    del _own[name]
