@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace_api.metrics import Metrics
-from headrace_api.parse.families import reasoning_kind_of, tool_kind_of
 from headrace_api.parse.reasoning import ReasoningKind
+from headrace_api.parse.selection import reasoning_kind_of, tool_kind_of
 from headrace_api.parse.special_tokens import SpecialTokens
 from headrace_api.parse.tools.registry import ToolKind
 from headrace_api.prompt.build import special_tokens
@@ -99,6 +99,8 @@ class ModelDirectory:
         self._last_seen_s: dict[str, float] = {}
         self._live_queues: frozenset[str] = frozenset()
         self._not_ready: list[str] = []
+        self._unfit: dict[str, str] = {}
+        """Why models that have workers cannot be served here, by name."""
         self._told_conflicts: set[tuple[str, tuple[str, ...]]] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -127,7 +129,8 @@ class ModelDirectory:
         if not self._redis_up:
             raise UnavailableError("The queue cannot be reached; try again soon.")
         if self._seen_lately(name):
-            raise UnavailableError(f"No worker of the model {name[:80]!r} is ready at the moment; try again soon.")
+            why = f": {self._unfit[name]}" if name in self._unfit else ""
+            raise UnavailableError(f"No worker of the model {name[:80]!r} is ready at the moment{why}; try again soon.")
         raise ModelNotFoundError(f"The model {name[:80]!r} does not exist. {self._names_in_words()}", param="model")
 
     async def of_queue(self, queue: str) -> ServedModel:
@@ -236,13 +239,14 @@ class ModelDirectory:
                 claims.setdefault(name, []).append(live)
         listed = {}
         self._not_ready = []
+        self._unfit = {}
         for name, claimants in claims.items():
             self._last_seen_s[name] = mono_s()
             chosen = self._choose(claimants)
             if chosen is not None:
                 listed[name] = self._list(name, chosen, claimants)
             else:
-                self._not_ready.append(self._why_not_ready(name, claimants))
+                self._tell_why_not_ready(name, claimants)
         self._listed = listed
         self._live_queues = frozenset(live.card.queue for live in fleet.models)
         self._last_seen_s = {name: seen_s for name, seen_s in self._last_seen_s.items() if self._seen_lately(name)}
@@ -268,10 +272,12 @@ class ModelDirectory:
             self._told_conflicts.add(told)
             log.error("workers announce different cards for one model name", extra={"model": name, "cards": told[1]})
 
-    def _why_not_ready(self, name: str, claimants: Sequence[LiveModel]) -> str:
+    def _tell_why_not_ready(self, name: str, claimants: Sequence[LiveModel]) -> None:
         reasons = [self._failed[live.card.digest][1] for live in claimants if live.card.digest in self._failed]
+        if reasons:
+            self._unfit[name] = reasons[0]
         states = sorted({worker.state for live in claimants for worker in live.workers})
-        return f"model {name!r}: {reasons[0] if reasons else 'its workers are ' + ', '.join(states)}"
+        self._not_ready.append(f"model {name!r}: {reasons[0] if reasons else 'its workers are ' + ', '.join(states)}")
 
 
 def _digests(card: ModelCard) -> list[str]:

@@ -7,7 +7,7 @@ from headrace_api.directory import ServedModel
 from headrace_api.grammar.calls import CallGrammar, argument_constraints, calls_or, forced_calls, strict_calls
 from headrace_api.grammar.translate import Constraint, constraint_of
 from headrace_api.operations.services import Services
-from headrace_api.parse.tools.forced_calls import CallArrayParser, NamedCallParser
+from headrace_api.parse.tools.forced import NamedCallParser, required_calls
 from headrace_api.parse.tools.parser import ToolParser
 from headrace_api.parse.tools.registry import ToolKind
 from headrace_api.parse.tools.tool import Tool
@@ -105,7 +105,7 @@ def _reader(mode: ToolMode, tools: list[Tool], kind: ToolKind | None) -> ToolRea
         return lambda tail: kind.factory(tools, tail)
     if mode == "named":
         return lambda _tail: NamedCallParser(tools[0].name)
-    return (lambda _tail: CallArrayParser()) if mode == "required" else None
+    return (lambda _tail: required_calls()) if mode == "required" else None
 
 
 def _tool(tool: FunctionTool) -> Tool:

@@ -18,7 +18,8 @@ def tool_kind_of(name: str | None, templates: Sequence[str]) -> ToolKind | None:
     if name is None:
         return next(filter(None, map(detect_tool_parser, templates)), None)
     try:
-        return tool_parser(name)
+        # Generations of one family are told apart by the template.
+        return tool_parser(name, templates[0] if templates else "")
     except KeyError:
         known = ", ".join(tool_parser_names())
         raise ValueError(f"there is no tool parser {name!r} here, only {known}") from None
