@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from headrace_api.directory import ServedModel
 from headrace_api.grammar.translate import constraint_of
@@ -19,20 +19,34 @@ from headrace_api.output.best_of import BestOf
 from headrace_api.output.envelope import Envelope
 from headrace_api.output.event_ids import EventIds
 from headrace_api.schemas.generation import GenerationRequest
+from headrace_api.schemas.queued import QueuedRequest
+from headrace_shared.errors import HeadraceError
 from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.event import Event
 from headrace_shared.protocol.grammar import GrammarSpec
 from headrace_shared.protocol.job import GenerateJob
 
-Body = TypeVar("Body", bound=GenerationRequest)
+Body = TypeVar("Body", bound=QueuedRequest)
 
 
 class Renderer(Protocol):
     """Makes a stream's frames. They depend on each prompt's events alone, not on how many come at once."""
 
+    def open(self) -> bytes:
+        """What is told before anything is known of the answer; may be b""."""
+        ...
+
     def feed(self, prompt: int, events: Sequence[Event], /) -> bytes: ...
     def finish(self) -> bytes: ...
+
+    def fail(self, error: HeadraceError, /) -> bytes:
+        """How it ends when the request's own log ends without an answer."""
+        ...
+
+    def break_off(self, error: HeadraceError, resume: str | UnsetType = UNSET, /) -> bytes:
+        """How it ends when this node cannot tell the rest; ``resume``: where it can be had."""
+        ...
 
 
 class Collector(Protocol):

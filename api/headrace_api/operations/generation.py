@@ -17,7 +17,7 @@ from headrace_api.operations.call import Call
 from headrace_api.operations.endpoint import Body, Endpoint, Prepared, Trace
 from headrace_api.operations.request_log import log_prompts
 from headrace_api.operations.services import Services
-from headrace_api.schemas.generation import GenerationRequest
+from headrace_api.schemas.queued import QueuedRequest
 from headrace_api.tenants import Caller
 from headrace_shared.clock import mono_s, wall_s
 from headrace_shared.errors import ConflictError, UnavailableError
@@ -150,11 +150,11 @@ def _ask(endpoint: Endpoint[Body], body: Body, call: Call) -> Ask:
         job_ids=(request_id,) if prompts == 1 else tuple(f"{request_id}-{number}" for number in range(prompts)),
         tenant=call.caller.tenant,
         priority=call.caller.limits.priority(body.priority, body.tier_priority),
-        detached=call.detached,
+        detached=call.detached or body.outlives_client,
     )
 
 
-def _queue_id(call: Call, body: GenerationRequest) -> str:
+def _queue_id(call: Call, body: QueuedRequest) -> str:
     """The id on the queue: the client's with a random end, since clients repeat theirs. A header beats the body."""
     if not call.chosen_by_client and body.request_id is None:
         return call.request_id

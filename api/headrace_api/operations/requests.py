@@ -12,6 +12,7 @@ from headrace_api.operations.call import Call
 from headrace_api.operations.chat import CHAT
 from headrace_api.operations.completions import COMPLETIONS
 from headrace_api.operations.endpoint import Endpoint, Trace
+from headrace_api.operations.messages import MESSAGES
 from headrace_api.operations.services import Services
 from headrace_api.output.event_ids import parse_position
 from headrace_api.schemas.requests import JobReport, RequestReport
@@ -19,8 +20,8 @@ from headrace_shared.errors import InternalError, NotFoundError
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.queue.status import RequestPhase, RequestState
 
-ENDPOINTS: Mapping[str, Endpoint[Any]] = {endpoint.name: endpoint for endpoint in (CHAT, COMPLETIONS)}
-_PREFIXES = ("chatcmpl-", "cmpl-")
+ENDPOINTS: Mapping[str, Endpoint[Any]] = {endpoint.name: endpoint for endpoint in (CHAT, COMPLETIONS, MESSAGES)}
+_PREFIXES = ("chatcmpl-", "cmpl-", "msg_")
 _WORST_FIRST = (
     RequestPhase.FAILED,
     RequestPhase.RESUMING,

@@ -13,6 +13,7 @@ from headrace_shared.errors import InvalidRequestError
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 OffValues = tuple[object, ...]
+JsonObject = dict[str, Any]
 
 
 class RequestModel(BaseModel):
@@ -33,6 +34,11 @@ class RequestModel(BaseModel):
             raise InvalidRequestError(f"The body is not valid JSON: {error}.") from None
         if not isinstance(body, dict):
             raise InvalidRequestError("The body must be a JSON object.")
+        return cls.of(body)
+
+    @classmethod
+    def of(cls, body: JsonObject) -> Self:
+        """The same for a body that is plain JSON values already."""
         problems = [
             Problem(name, _refusal(off))
             for name, off in cls.not_supported.items()
@@ -129,5 +135,3 @@ class PromptLogprob(msgspec.Struct, frozen=True):
 
 PromptLogprobs = list[dict[str, PromptLogprob] | None]
 """One entry per prompt token, by token id; the first is null."""
-
-JsonObject = dict[str, Any]
