@@ -17,11 +17,13 @@ from headrace_api.schemas.health import Readiness, ServerLoad, Version
 from headrace_api.schemas.messages import CountTokensRequest, Message, MessagesRequest, TokenCount
 from headrace_api.schemas.models import Model, ModelList
 from headrace_api.schemas.requests import RequestReport
+from headrace_api.schemas.responses import DeletedResponse, ItemList, Response, ResponsesRequest
 from headrace_api.schemas.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 
 REQUESTS: tuple[type[RequestModel], ...] = (
     ChatRequest,
     CompletionRequest,
+    ResponsesRequest,
     MessagesRequest,
     CountTokensRequest,
     TokenizeRequest,
@@ -32,6 +34,9 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     ChatChunk,
     Completion,
     CompletionChunk,
+    Response,
+    DeletedResponse,
+    ItemList,
     Message,
     TokenCount,
     TokenizeAnswer,

@@ -74,6 +74,8 @@ class Prepared:
     """One per prompt, with the ids that the Ask names."""
     renderer: Callable[[EventIds], Renderer]
     collector: Callable[[], Collector]
+    receipt: msgspec.Struct | None = None
+    """The answer to a client that does not wait for the real one."""
 
     @property
     def cost_tokens(self) -> int:
@@ -84,6 +86,10 @@ class Prepared:
 Prepare = Callable[[Body, Ask, ServedModel, Trace, Services], Awaitable[Prepared]]
 
 
+async def _complete(_body: object, ask: Ask, _services: Services) -> Ask:
+    return ask
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[Body]):
     """``name`` is ``Ask.endpoint``; ``prompts`` says how many jobs a body makes."""
@@ -92,6 +98,10 @@ class Endpoint(Generic[Body]):
     body: type[Body]
     prompts: Callable[[Body], int]
     prepare: Prepare[Body]
+    complete: Callable[[Body, Ask, Services], Awaitable[Ask]] = _complete
+    """Adds to a new Ask what preparing it needs besides the body, so that this is looked up only once."""
+    waits: Callable[[Body], bool] = lambda _body: True
+    """Whether the client waits for the answer; otherwise it gets ``Prepared.receipt``."""
 
 
 async def grammar_of(body: GenerationRequest, card: ModelCard, services: Services) -> GrammarSpec | None:

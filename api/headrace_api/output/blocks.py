@@ -44,11 +44,13 @@ class Grew:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The open block is complete; ``whole``: all of it."""
+    """Nothing more of the open block will come; ``whole``: all of it."""
 
     block: Opened
     whole: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    complete: bool = True
+    """False: the answer was cut within it."""
 
 
 Step = Opened | Grew | Closed
@@ -85,7 +87,17 @@ class BlockReader:
         yield from self._flush()
         if self._blocks == 0:
             yield self._opened(BlockKind.TEXT)
-            yield from self._close()
+            yield from self._close(complete=self.complete)
+
+    def break_off(self) -> Iterator[Step]:
+        """The same for an answer that ends without an end."""
+        self.finish_reason = None
+        yield from self._flush()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer has come to an end of its own."""
+        return self.finish_reason not in (FinishReason.LENGTH, None)
 
     def _delta(self, event: Delta) -> Iterator[Step]:
         thinking = self._parser.thinking
@@ -102,7 +114,7 @@ class BlockReader:
         if not self._flushed:
             self._flushed = True
             yield from self._steps(self._parser.finish())
-            yield from self._close()
+            yield from self._close(complete=self.complete)
 
     def _steps(self, pieces: Iterable[MessagePiece]) -> Iterator[Step]:
         for piece in pieces:
@@ -131,7 +143,7 @@ class BlockReader:
         self._entries += entries
         return Grew(text, tuple(entries))
 
-    def _close(self) -> Iterator[Step]:
+    def _close(self, *, complete: bool = True) -> Iterator[Step]:
         if self._open is not None:
-            yield Closed(self._open, "".join(self._texts), tuple(self._entries))
+            yield Closed(self._open, "".join(self._texts), tuple(self._entries), complete)
         self._open, self._texts, self._entries = None, [], []

@@ -36,7 +36,7 @@ from headrace_api.schemas.messages import (
     ToolUseBlock,
 )
 from headrace_shared.errors import HeadraceError
-from headrace_shared.protocol.event import Event, FinishReason
+from headrace_shared.protocol.event import Event
 
 _REFUSED_JSON = "INVALID_JSON"
 """Under this name Anthropic's guide passes arguments on that a model has not written as a JSON object."""
@@ -174,7 +174,7 @@ def _delta(kind: BlockKind, text: str) -> TextDelta | ThinkingDelta | InputJsonD
 
 
 def _ending(reader: BlockReader) -> Ending:
-    if reader.finish_reason in (FinishReason.LENGTH, None):
+    if not reader.complete:
         return Ending("max_tokens", None)
     if isinstance(reader.stop_reason, str):
         return Ending("stop_sequence", reader.stop_reason)

@@ -7,7 +7,7 @@ from headrace_api.deps import ServicesDep, answer_headers, generation_call, json
 from headrace_api.operations.chat import CHAT
 from headrace_api.operations.completions import COMPLETIONS
 from headrace_api.operations.endpoint import Body, Endpoint
-from headrace_api.operations.generation import open_stream, whole_answer
+from headrace_api.operations.generation import detach, open_stream, whole_answer
 from headrace_api.operations.services import Services
 from headrace_api.output.sse import EventStream
 from headrace_api.routes.documented import GENERATION_FAILURES, answers, takes
@@ -45,6 +45,8 @@ async def answer(endpoint: Endpoint[Body], request: Request, services: Services)
     if body.stream:
         frames = await open_stream(endpoint, body, call, services)
         return EventStream(frames, keep_alive_s=services.settings.keep_alive_s)
+    if not endpoint.waits(body):
+        return json_answer(await detach(endpoint, body, call, services))
     async with whole_answer(endpoint, body, call, services) as whole:
         # Without a key the client could not come back for what another node goes on with.
         on_stop = whole.keep if call.idempotency_key else None

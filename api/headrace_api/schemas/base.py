@@ -1,11 +1,20 @@
 """What every request body has in common: strict types, and an answer for every field it knows or does not."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import from_json
 
 from headrace_api.schemas.problems import Problem, problems_of, refuse
@@ -92,6 +101,14 @@ StopStrings = Annotated[
         }
     ),
 ]
+
+
+Entry = TypeVar("Entry")
+TextOr = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Entry], Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, list) else "text"),
+]
+"""A text or a list; what is wrong with a list is told of its entries, not of the text that it is not."""
 
 
 class StreamOptions(BaseModel):

@@ -35,7 +35,8 @@ NOT_SUPPORTED: Mapping[str, OffValues] = {
     "watermarking": (False,),
 }
 
-_TIERS = {"priority": -10, "flex": 10}
+TIERS = {"priority": -10, "flex": 10}
+"""What service tiers stand for, as priorities; others for 0."""
 
 
 class GenerationRequest(StructuredRequest, QueuedRequest):
@@ -146,7 +147,7 @@ class GenerationRequest(StructuredRequest, QueuedRequest):
     @property
     def tier_priority(self) -> int:
         """What ``service_tier`` stands for."""
-        return _TIERS.get(self.service_tier or "default", 0)
+        return TIERS.get(self.service_tier or "default", 0)
 
     @property
     def end_user(self) -> str | None:

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from headrace_api.schemas.base import JsonObject, OffValues
+from headrace_api.schemas.base import JsonObject, OffValues, TextOr
 from headrace_api.schemas.problems import Problem
 from headrace_api.schemas.queued import QueuedRequest
 
@@ -48,10 +48,13 @@ def _text_only(value: object) -> object:
     return value
 
 
+TextAlone = Annotated[TextPart, BeforeValidator(_text_only)]
+
+
 class ToolResultPart(_Part):
     type: Literal["tool_result"]
     tool_use_id: Annotated[str, Field(min_length=1)]
-    content: str | list[Annotated[TextPart, BeforeValidator(_text_only)]] | None = None
+    content: TextOr[TextAlone] | None = None
     is_error: bool | None = False
 
 
@@ -64,7 +67,7 @@ class Turn(_Part):
     """One message. What a role may not say is refused where the conversation is made."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[Part]
+    content: TextOr[Part]
 
 
 class ClientTool(_Part):
@@ -123,7 +126,7 @@ class Conversation(QueuedRequest):
     }
 
     messages: Annotated[list[Turn], Field(min_length=1)]
-    system: str | list[Annotated[TextPart, BeforeValidator(_text_only)]] | None = None
+    system: TextOr[TextAlone] | None = None
     tools: Annotated[
         list[ClientTool] | None, Field(description="Only tools that the client runs, not those of Anthropic's servers.")
     ] = None

@@ -37,8 +37,3 @@ class QueuedRequest(RequestModel):
     def end_user(self) -> str | None:
         """For whom the client asks, as it says."""
         return None
-
-    @property
-    def outlives_client(self) -> bool:
-        """Whether it is to run on when nobody listens, whatever the headers say."""
-        return False
