@@ -23,6 +23,7 @@ from headrace_api.limits import RateLimiter
 from headrace_api.metrics import Metrics
 from headrace_api.middleware import BodyLimit, RequestContext
 from headrace_api.openapi import document
+from headrace_api.operations.followers import Followers
 from headrace_api.operations.services import Services
 from headrace_api.own_middleware import imported
 from headrace_api.prompt.build import TokenizerPool
@@ -140,6 +141,8 @@ async def _services(
         dispatcher = Dispatcher(hub, queue, metrics, directory.has_workers, settings.no_worker_grace_s)
         stack.push_async_callback(dispatcher.close)
         await dispatcher.start()
+        followers = Followers()
+        stack.push_async_callback(followers.close)
         gauges = BacklogGauges(queue, directory, metrics)
         stack.push_async_callback(gauges.close)
         await gauges.start()
@@ -152,6 +155,7 @@ async def _services(
             tokenizers=tokenizers,
             grammars=grammars,
             limiter=RateLimiter(Rates(redis)),
+            followers=followers,
             drain=drain,
             anyone=Caller(NOBODY, TenantLimits.of_settings(settings)),
         )

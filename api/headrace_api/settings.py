@@ -130,6 +130,8 @@ class ApiSettings(BaseSettings):
     """A silent stream gets an SSE comment that often."""
     disconnect_linger_s: Annotated[float, Field(ge=0)] = 2.0
     """How long a stream whose client has gone waits for it to come back before it is cancelled."""
+    response_store_ttl_s: Annotated[int, Field(ge=0)] = 3600
+    """How long a stored response can be fetched and gone on from after its end; Redis holds it. 0: none is stored."""
     drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
     """How long new requests are still taken after a signal to stop, while /ready already says no."""
     shutdown_grace_s: Annotated[int, Field(ge=0)] = 30

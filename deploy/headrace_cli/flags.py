@@ -170,6 +170,13 @@ API_FLAGS = (
         "Write tokens as token_id:7 in logprobs, where a request does not say (default off).",
     ),
     _api("enable-prompt-tokens-details", bool, "Tell in the usage how many prompt tokens were cached (default off)."),
+    Flag(
+        "response-store-ttl",
+        int,
+        "How long Redis keeps a stored response after its end; 0: none is stored (default 3600).",
+        ("HEADRACE_API_RESPONSE_STORE_TTL_S",),
+        "SECONDS",
+    ),
     _api("enable-server-load-tracking", bool, "Answer GET /load with the number of requests in hand (default off)."),
     _api("max-body-bytes", int, "Largest request body; a larger one gets 413 (default 10485760).", "BYTES"),
     _api("tokenizer-threads", int, "Threads that render templates and tokenize prompts (default 2).", "N"),

@@ -102,6 +102,21 @@ def saying(text: str) -> Script:
     return answer
 
 
+class Gated:
+    """Says ``Hello!``; each frame after the third waits for ``go_on``."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, _worker: "ScriptedWorker", claim: Claim) -> AsyncGenerator[list[Event], None]:
+        count = 0
+        async for events in say(claim.job, "Hello!"):
+            count += 1
+            if count > 3:
+                await self.go_on.wait()
+            yield events
+
+
 class ScriptedWorker:
     """Claims as a real worker does, and answers as ``script`` says. Keeps what it saw."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from msgspec import UNSET, UnsetType
 
+from headrace_api.output.data_stream import DataStream
 from headrace_api.output.envelope import Envelope
 from headrace_api.output.event_ids import EventIds
 from headrace_api.output.logprobs import TokenNames, chat_logprobs, prompt_logprobs
@@ -58,15 +59,15 @@ class ChatShape:
         return Usage.of(len(self.prompt_token_ids), completion_tokens, cached_tokens, reasoning)
 
 
-class ChatStream:
+class ChatStream(DataStream):
     """Renders one answer's chunks. ``feed`` takes events in order, ``finish`` gives what ends the stream.
 
     The chunks depend on the events alone, not on how many come at once: told again they are the same.
     """
 
     def __init__(self, shape: ChatShape, ids: EventIds) -> None:
+        super().__init__(ids)
         self._shape = shape
-        self._ids = ids
         self._opened = False
         self._readers = shape.readers()
         self._completion_tokens = 0

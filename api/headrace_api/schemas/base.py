@@ -1,11 +1,20 @@
 """What every request body has in common: strict types, and an answer for every field it knows or does not."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import from_json
 
 from headrace_api.schemas.problems import Problem, problems_of, refuse
@@ -13,6 +22,7 @@ from headrace_shared.errors import InvalidRequestError
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 OffValues = tuple[object, ...]
+JsonObject = dict[str, Any]
 
 
 class RequestModel(BaseModel):
@@ -35,6 +45,11 @@ class RequestModel(BaseModel):
             raise InvalidRequestError(f"The body is not valid JSON: {error}.") from None
         if not isinstance(body, dict):
             raise InvalidRequestError("The body must be a JSON object.")
+        return cls.of(body)
+
+    @classmethod
+    def of(cls, body: JsonObject) -> Self:
+        """The same for a body that is plain JSON values already."""
         problems = [
             Problem(name, _refusal(off, cls.replaced.get(name)))
             for name, off in cls.not_supported.items()
@@ -90,6 +105,14 @@ StopStrings = Annotated[
         }
     ),
 ]
+
+
+Entry = TypeVar("Entry")
+TextOr = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Entry], Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, list) else "text"),
+]
+"""A text or a list; what is wrong with a list is told of its entries, not of the text that it is not."""
 
 
 class StreamOptions(BaseModel):
@@ -151,5 +174,3 @@ class PromptLogprob(msgspec.Struct, frozen=True):
 
 PromptLogprobs = list[dict[str, PromptLogprob] | None]
 """One entry per prompt token, by token id; the first is null."""
-
-JsonObject = dict[str, Any]
