@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace_api.metrics import Metrics
-from headrace_api.parse.reasoning import ReasoningKind
-from headrace_api.parse.selection import reasoning_kind_of, tool_kind_of
-from headrace_api.parse.special_tokens import SpecialTokens
-from headrace_api.parse.tools.registry import ToolKind
 from headrace_api.prompt.build import special_tokens
 from headrace_api.prompt.template import ChatTemplate
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import HeadraceError, InvalidRequestError, ModelNotFoundError, UnavailableError
 from headrace_shared.model_card import ModelCard
+from headrace_shared.parse.reasoning import ReasoningKind
+from headrace_shared.parse.selection import reasoning_kind_of, tool_kind_of
+from headrace_shared.parse.special_tokens import SpecialTokens
+from headrace_shared.parse.tools.registry import ToolKind
 from headrace_shared.queue.blobs import BlobStore
 from headrace_shared.queue.presence import Fleet, LiveModel, Presence, WorkerState
 from headrace_shared.text.tokenizer import Tokenizer

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from headrace_api.parse.message import MessageParser, MessagePiece
-from headrace_api.parse.reasoning.parser import Reasoning
-from headrace_api.parse.tools.parser import CallArguments, CallStart, Content
+from headrace_shared.parse.message import MessageParser, MessagePiece
+from headrace_shared.parse.reasoning.parser import Reasoning
+from headrace_shared.parse.tools.parser import CallArguments, CallStart, Content
 from headrace_shared.protocol.event import Delta, Event, Finished, FinishReason, TokenLogprob
 
 

@@ -11,7 +11,6 @@ from msgspec import UNSET, UnsetType
 from headrace_api.errors import messages_error_body
 from headrace_api.output.blocks import BlockKind, BlockReader, Closed, Grew, Opened, Step
 from headrace_api.output.event_ids import EventIds
-from headrace_api.parse.message import MessageParser
 from headrace_api.schemas.messages import (
     Block,
     BlockDelta,
@@ -36,6 +35,7 @@ from headrace_api.schemas.messages import (
     ToolUseBlock,
 )
 from headrace_shared.errors import HeadraceError
+from headrace_shared.parse.message import MessageParser
 from headrace_shared.protocol.event import Event
 
 _REFUSED_JSON = "INVALID_JSON"

@@ -8,7 +8,6 @@ import msgspec
 from headrace_api.errors import public_message
 from headrace_api.output.blocks import BlockKind, BlockReader, Opened
 from headrace_api.output.logprobs import TokenNames, chat_logprobs
-from headrace_api.parse.message import MessageParser
 from headrace_api.schemas.chat import ChatTokenLogprob
 from headrace_api.schemas.response_items import (
     FunctionCall,
@@ -27,6 +26,7 @@ from headrace_api.schemas.responses import (
     ResponseUsage,
 )
 from headrace_shared.errors import ErrorCode, HeadraceError
+from headrace_shared.parse.message import MessageParser
 from headrace_shared.protocol.event import TokenLogprob
 from headrace_shared.text.tokenizer import Tokenizer
 

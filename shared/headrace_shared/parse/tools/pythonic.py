@@ -7,9 +7,9 @@ lines between ``<function_calls>`` and ``</function_calls>``.
 import re
 from dataclasses import dataclass
 
-from headrace_api.parse.tools.python_text import literal, to_json
-from headrace_api.parse.tools.source import Malformed, Wait
-from headrace_api.parse.tools.streamed import StreamedParser
+from headrace_shared.parse.tools.python_text import literal, to_json
+from headrace_shared.parse.tools.source import Malformed, Wait
+from headrace_shared.parse.tools.streamed import StreamedParser
 
 _NAME = re.compile(r"[\w.\-]")
 

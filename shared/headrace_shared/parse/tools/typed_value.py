@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from headrace_api.parse.tools.json_text import decoded
-from headrace_api.parse.tools.python_text import literal_to_json, number, to_json
-from headrace_api.parse.tools.source import Malformed
-from headrace_api.parse.tools.tool import Tool
+from headrace_shared.parse.tools.json_text import decoded
+from headrace_shared.parse.tools.python_text import literal_to_json, number, to_json
+from headrace_shared.parse.tools.source import Malformed
+from headrace_shared.parse.tools.tool import Tool
 
 _MAX_REFERENCES = 16
 

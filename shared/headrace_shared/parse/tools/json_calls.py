@@ -6,10 +6,10 @@ without any. Sources: the models' chat templates and vLLM's parsers, which diffe
 
 from dataclasses import dataclass
 
-from headrace_api.parse.tools import json_text
-from headrace_api.parse.tools.pieces import Pieces
-from headrace_api.parse.tools.source import Malformed, Source, Wait
-from headrace_api.parse.tools.streamed import StreamedParser
+from headrace_shared.parse.tools import json_text
+from headrace_shared.parse.tools.pieces import Pieces
+from headrace_shared.parse.tools.source import Malformed, Source, Wait
+from headrace_shared.parse.tools.streamed import StreamedParser
 
 _USUAL = ("name", "arguments", "parameters", "type", "id")
 

@@ -7,9 +7,9 @@ where the tokenizer has no ``[ARGS]`` it is ``[TOOL_CALLS]add{"a": 2}``.
 
 import re
 
-from headrace_api.parse.tools import json_text
-from headrace_api.parse.tools.json_calls import JsonCallsParser, JsonForm
-from headrace_api.parse.tools.source import Wait
+from headrace_shared.parse.tools import json_text
+from headrace_shared.parse.tools.json_calls import JsonCallsParser, JsonForm
+from headrace_shared.parse.tools.source import Wait
 
 MARKER, CALL_ID, ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 _NAME = re.compile(r"[\w.\-]")

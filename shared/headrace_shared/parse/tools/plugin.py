@@ -3,7 +3,7 @@
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from headrace_api.parse.tools.registry import tool_parser_names, unregister_tool_parser
+from headrace_shared.parse.tools.registry import tool_parser_names, unregister_tool_parser
 
 
 class ToolParserPluginError(Exception):
@@ -31,7 +31,7 @@ def load_tool_parser_plugin(path: Path) -> list[str]:
     if not _added(before):
         raise ToolParserPluginError(
             f"tool parser plugin {path}: registers no parser; it should call register_tool_parser(ToolKind(...)), "
-            "both from headrace_api.parse.tools.registry"
+            "both from headrace_shared.parse.tools.registry"
         )
     return _added(before)
 

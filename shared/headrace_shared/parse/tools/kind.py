@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from headrace_api.parse.tools.call_form import CallForm
-from headrace_api.parse.tools.parser import ToolParser
-from headrace_api.parse.tools.tool import Tool
+from headrace_shared.parse.tools.call_form import CallForm
+from headrace_shared.parse.tools.parser import ToolParser
+from headrace_shared.parse.tools.tool import Tool
 
 
 class CallIds(Enum):

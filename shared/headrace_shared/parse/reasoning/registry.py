@@ -6,9 +6,9 @@ The names and forms are those of vLLM's ``vllm/reasoning``; the forms are descri
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace_api.parse.reasoning.harmony import HarmonyParser
-from headrace_api.parse.reasoning.marker_pair import MarkerPair, Wrapper
-from headrace_api.parse.reasoning.parser import ReasoningParser
+from headrace_shared.parse.reasoning.harmony import HarmonyParser
+from headrace_shared.parse.reasoning.marker_pair import MarkerPair, Wrapper
+from headrace_shared.parse.reasoning.parser import ReasoningParser
 
 
 @dataclass(frozen=True, slots=True)

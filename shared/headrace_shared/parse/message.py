@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from headrace_api.parse.reasoning.parser import Reasoning, ReasoningParser
-from headrace_api.parse.special_tokens import SpecialTokenFilter, SpecialTokens
-from headrace_api.parse.tools.parser import Content, ToolParser, ToolPiece
+from headrace_shared.parse.reasoning.parser import Reasoning, ReasoningParser
+from headrace_shared.parse.special_tokens import SpecialTokenFilter, SpecialTokens
+from headrace_shared.parse.tools.parser import CallArguments, CallStart, Content, ToolParser, ToolPiece
 
 MessagePiece = Reasoning | ToolPiece
 
@@ -20,10 +20,15 @@ class MessageParser:
         reasoning: ReasoningParser | None = None,
         tools: ToolParser | None = None,
         special_tokens: SpecialTokens | None = None,
+        most_calls: int | None = None,
     ) -> None:
-        """Without a parser its part is not looked for. ``special_tokens`` are left out of reasoning and content."""
+        """Without a parser its part is not looked for.
+
+        ``special_tokens`` are left out of reasoning and content, and calls after the first ``most_calls`` of all.
+        """
         self._reasoning = reasoning
         self._tools = tools
+        self._most_calls = most_calls
         self._shown = _ShownText(special_tokens) if special_tokens is not None else None
 
     @property
@@ -33,7 +38,7 @@ class MessageParser:
 
     def feed(self, text: str) -> list[MessagePiece]:
         """The pieces that are certain after ``text``; no empty ones."""
-        return self._without_tokens(self._read(text))
+        return self._told(self._read(text))
 
     def finish(self) -> list[MessagePiece]:
         """To be called once, at the answer's end: what was held back."""
@@ -45,7 +50,7 @@ class MessageParser:
                 pieces += self._called(piece.text)
         if self._tools is not None:
             pieces += self._tools.finish()
-        return [*self._without_tokens(pieces), *(self._shown.finish() if self._shown else ())]
+        return [*self._told(pieces), *(self._shown.finish() if self._shown else ())]
 
     def _read(self, text: str) -> list[MessagePiece]:
         if self._reasoning is None:
@@ -63,8 +68,14 @@ class MessageParser:
             return [Content(text)] if text else []
         return self._tools.feed(text)
 
-    def _without_tokens(self, pieces: list[MessagePiece]) -> list[MessagePiece]:
+    def _told(self, pieces: list[MessagePiece]) -> list[MessagePiece]:
+        if self._most_calls is not None:
+            pieces = [piece for piece in pieces if not _is_call_after(piece, self._most_calls)]
         return pieces if self._shown is None else list(self._shown.feed(pieces))
+
+
+def _is_call_after(piece: MessagePiece, most_calls: int) -> bool:
+    return isinstance(piece, CallStart | CallArguments) and piece.index >= most_calls
 
 
 class _ShownText:

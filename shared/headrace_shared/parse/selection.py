@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from headrace_api.parse.reasoning import (
+from headrace_shared.parse.reasoning import (
     ReasoningKind,
     detect_reasoning_parser,
     reasoning_parser,
     reasoning_parser_names,
 )
-from headrace_api.parse.tools.registry import ToolKind, detect_tool_parser, tool_parser, tool_parser_names
+from headrace_shared.parse.tools.registry import ToolKind, detect_tool_parser, tool_parser, tool_parser_names
 
 NO_PARSER = "none"
 

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from headrace_api.parse.tools.source import Cut, Malformed, Source, Wait, finished
+from headrace_shared.parse.tools.source import Cut, Malformed, Source, Wait, finished
 
 _WORD = re.compile(r"[\w.+\-]")
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+\-]?\d+)?", re.ASCII)

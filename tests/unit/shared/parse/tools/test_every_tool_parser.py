@@ -8,10 +8,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tool_calls import CUTS, FAMILIES, GARBAGE, Call, calls_of, cut, events, joined, told, tools_of, typed_alike
 
-from headrace_api.parse.tools.forced import NamedCallParser, required_calls
-from headrace_api.parse.tools.parser import ToolParser
-from headrace_api.parse.tools.registry import tool_parser, tool_parser_names
-from headrace_api.parse.tools.tool import Tool
+from headrace_shared.parse.tools.forced import NamedCallParser, required_calls
+from headrace_shared.parse.tools.parser import ToolParser
+from headrace_shared.parse.tools.registry import tool_parser, tool_parser_names
+from headrace_shared.parse.tools.tool import Tool
 
 TOOLS = [Tool("f", parameters={"type": "object", "properties": {"a": {"type": "integer"}}})]
 PARSERS: dict[str, Callable[[], ToolParser]] = {

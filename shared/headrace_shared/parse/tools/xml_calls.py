@@ -17,11 +17,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headrace_api.parse.tools.python_text import to_json
-from headrace_api.parse.tools.source import Malformed, Wait
-from headrace_api.parse.tools.streamed import StreamedParser
-from headrace_api.parse.tools.tool import Tool
-from headrace_api.parse.tools.typed_value import typed_value
+from headrace_shared.parse.tools.python_text import to_json
+from headrace_shared.parse.tools.source import Malformed, Wait
+from headrace_shared.parse.tools.streamed import StreamedParser
+from headrace_shared.parse.tools.tool import Tool
+from headrace_shared.parse.tools.typed_value import typed_value
 
 _NAME = re.compile(r"[\w.\-]")
 _KEY = re.compile(r"[^\n<>\"]")

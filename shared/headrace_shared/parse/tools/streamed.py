@@ -1,8 +1,8 @@
 """StreamedParser: what all parsers of one answer have in common."""
 
-from headrace_api.parse.tools.parser import ToolPiece
-from headrace_api.parse.tools.pieces import Pieces
-from headrace_api.parse.tools.source import Cut, Malformed, Source, Wait, overlap
+from headrace_shared.parse.tools.parser import ToolPiece
+from headrace_shared.parse.tools.pieces import Pieces
+from headrace_shared.parse.tools.source import Cut, Malformed, Source, Wait, overlap
 
 
 class StreamedParser:

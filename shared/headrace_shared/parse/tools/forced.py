@@ -1,8 +1,8 @@
 """The answers of models that a grammar forces to call tools, in a form that is not their own."""
 
-from headrace_api.parse.tools.json_calls import JsonCallsParser, JsonForm
-from headrace_api.parse.tools.parser import ToolPiece
-from headrace_api.parse.tools.pieces import Pieces
+from headrace_shared.parse.tools.json_calls import JsonCallsParser, JsonForm
+from headrace_shared.parse.tools.parser import ToolPiece
+from headrace_shared.parse.tools.pieces import Pieces
 
 
 def required_calls() -> JsonCallsParser:

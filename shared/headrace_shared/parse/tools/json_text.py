@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from headrace_api.parse.tools.pieces import Pieces
-from headrace_api.parse.tools.source import Malformed, Source, Wait
+from headrace_shared.parse.tools.pieces import Pieces
+from headrace_shared.parse.tools.source import Malformed, Source, Wait
 
 _INSIDE_STRING = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 # What JSON has outside of strings, but brackets: enough to notice that a value is none, or that it is not closed.

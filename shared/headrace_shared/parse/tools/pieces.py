@@ -1,6 +1,6 @@
 """What a parser has found, in the order in which it is told."""
 
-from headrace_api.parse.tools.parser import CallArguments, CallStart, Content, ToolPiece
+from headrace_shared.parse.tools.parser import CallArguments, CallStart, Content, ToolPiece
 
 
 class Pieces:

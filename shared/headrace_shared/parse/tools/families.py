@@ -5,16 +5,16 @@ The names are those of vLLM's ``vllm/tool_parsers``. Each form is that of the fa
 
 from collections.abc import Callable, Sequence
 
-from headrace_api.parse.tools.call_form import CallForm
-from headrace_api.parse.tools.harmony import HarmonyCallsParser
-from headrace_api.parse.tools.json_calls import JsonCallsParser, JsonForm
-from headrace_api.parse.tools.kind import CallIds, ToolKind
-from headrace_api.parse.tools.mistral import MistralParser
-from headrace_api.parse.tools.parser import ToolParser
-from headrace_api.parse.tools.pythonic import PythonicForm, PythonicParser
-from headrace_api.parse.tools.sections import DeepSeekParser, KimiParser
-from headrace_api.parse.tools.tool import Tool
-from headrace_api.parse.tools.xml_calls import XmlCallsParser, XmlForm
+from headrace_shared.parse.tools.call_form import CallForm
+from headrace_shared.parse.tools.harmony import HarmonyCallsParser
+from headrace_shared.parse.tools.json_calls import JsonCallsParser, JsonForm
+from headrace_shared.parse.tools.kind import CallIds, ToolKind
+from headrace_shared.parse.tools.mistral import MistralParser
+from headrace_shared.parse.tools.parser import ToolParser
+from headrace_shared.parse.tools.pythonic import PythonicForm, PythonicParser
+from headrace_shared.parse.tools.sections import DeepSeekParser, KimiParser
+from headrace_shared.parse.tools.tool import Tool
+from headrace_shared.parse.tools.xml_calls import XmlCallsParser, XmlForm
 
 Factory = Callable[[Sequence[Tool], str], ToolParser]
 

@@ -1,7 +1,7 @@
 """The tool parsers by name, and which of them a chat template asks for."""
 
-from headrace_api.parse.tools.families import ALIASES, KINDS
-from headrace_api.parse.tools.kind import CallIds, ToolKind
+from headrace_shared.parse.tools.families import ALIASES, KINDS
+from headrace_shared.parse.tools.kind import CallIds, ToolKind
 
 __all__ = [
     "CallIds",

@@ -16,9 +16,9 @@ Kimi K2 (source: ``docs/tool_call_guidance.md`` of the model)::
 
 import re
 
-from headrace_api.parse.tools import json_text
-from headrace_api.parse.tools.source import Malformed, Wait
-from headrace_api.parse.tools.streamed import StreamedParser
+from headrace_shared.parse.tools import json_text
+from headrace_shared.parse.tools.source import Malformed, Wait
+from headrace_shared.parse.tools.streamed import StreamedParser
 
 _NAME = re.compile(r"[\w.\-]")
 _KIMI_ID = re.compile(r"[\w.\-:]")

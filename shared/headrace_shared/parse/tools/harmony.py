@@ -6,9 +6,9 @@ may also stand before the channel. Source: OpenAI's description of the harmony r
 
 import re
 
-from headrace_api.parse.tools import json_text
-from headrace_api.parse.tools.source import Malformed, Wait
-from headrace_api.parse.tools.streamed import StreamedParser
+from headrace_shared.parse.tools import json_text
+from headrace_shared.parse.tools.source import Malformed, Wait
+from headrace_shared.parse.tools.streamed import StreamedParser
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _ENDS = ("<|call|>", "<|end|>", "<|return|>")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headrace_api.parse.tools.tool import Tool
+from headrace_shared.parse.tools.tool import Tool
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
