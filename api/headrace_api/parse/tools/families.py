@@ -69,7 +69,7 @@ def _function_form(tag: str) -> CallForm:
         f"<{tag}>\n<function=",
         f"<{tag}>\n<function=",
         ">\n",
-        f"\n</function>\n</{tag}>",
+        f"</function>\n</{tag}>",
         separator="\n",
         style="qwen_xml",
         quoted=False,
