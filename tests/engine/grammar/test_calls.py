@@ -1,6 +1,7 @@
 """Calls that a model is forced to make, or held to when it makes them: in the form of every family, read back."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,7 +92,9 @@ def test_forced_calls_without_a_form_are_json(engine: ConstrainedEngine) -> None
         assert grammar.constraint.spec.kind is GrammarKind.JSON_SCHEMA
         for text in answers(engine, grammar.constraint.spec):
             _, calls = read(required_calls(), text)
-            assert [{"name": name, "parameters": json.loads(arguments)} for name, arguments in calls] == json.loads(text)
+            assert [{"name": name, "parameters": json.loads(arguments)} for name, arguments in calls] == json.loads(
+                text
+            )
             for name, arguments in calls:
                 jsonschema.validate(json.loads(arguments), beyond if name == "weather" else SCHEMAS[name])
     grammar = forced_calls("named", TOOLS[:1], None, BACKENDS, parallel=True)
@@ -129,13 +132,13 @@ def test_a_grammar_waits_only_for_thoughts_that_have_begun(engine: ConstrainedEn
         asked.resumed = {0: encode(begun, add_special_tokens=False)} if begun else None
         [[answer]] = engine.run([asked])
         said = answer.text.removeprefix(begun)
-        assert __import__("re").match(rest, said, __import__("re").DOTALL), (begun, said)
+        assert re.match(rest, said, re.DOTALL), (begun, said)
     free = engine.ask(grammar=spec, temperature=temperature, max_tokens=40, seed=3)
     for start, end in (("<t>", "</t>"), ("[t]", "</t>")):
         asked = engine.ask(grammar=spec, temperature=temperature, max_tokens=40, seed=3)
         asked.resumed = {0: encode(start + " 12ab " + end, add_special_tokens=False)}
         [[answer]] = engine.run([asked])
-        assert __import__("re").fullmatch("[0-9]{4}", answer.text.partition(end)[2])
+        assert re.fullmatch("[0-9]{4}", answer.text.partition(end)[2])
     assert engine.run([free])[0][0].finish_reason is FinishReason.STOP
 
 
@@ -144,7 +147,10 @@ def test_special_tokens_that_a_tag_spells_may_be_written(engine: ConstrainedEngi
     if not special:
         pytest.skip("a tokenizer without special tokens but the last")
     name = engine.tokenizer.id_to_token(special[0])
-    tag = {"type": "structural_tag", "format": {"type": "tag", "begin": name, "content": {"type": "any_text"}, "end": "!"}}
+    tag = {
+        "type": "structural_tag",
+        "format": {"type": "tag", "begin": name, "content": {"type": "any_text"}, "end": "!"},
+    }
     matcher = engine.compiler.compile(GrammarSpec(GrammarKind.STRUCTURAL_TAG, json.dumps(tag))).result().matcher()
     import numpy as np
 
