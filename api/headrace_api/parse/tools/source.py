@@ -9,6 +9,8 @@ Wait = Generator[None, None, T]
 """What a reading function is: it yields when it needs more text, and returns what it has read."""
 
 _MAX_WORD_CHARS = 256
+NAME = re.compile(r"[\w.\-:/]")
+"""The characters of tools' names."""
 
 
 class Malformed(Exception):  # noqa: N818 - not an error of ours: the model has written something else
