@@ -12,7 +12,7 @@ from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.grammar import GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
-from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec, ThinkingSpec
 from headrace_shared.text.tokenizer import Tokenizer
 
 COMPLETION_MAX_TOKENS = 16
@@ -37,6 +37,8 @@ class Ticket:
     max_stop_strings: int = 64
     grammar: GrammarSpec | None = None
     """What the answer must look like, already checked."""
+    thinking: ThinkingSpec | None = None
+    """How long it may think first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,7 @@ def _sampling(
         logprobs=0 if ask.logprobs is None and body.samples > body.choices else ask.logprobs,
         prompt_logprobs=ask.prompt_logprobs,
         grammar=ticket.grammar,
+        thinking=ticket.thinking,
     )
 
 

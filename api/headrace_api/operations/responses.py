@@ -14,7 +14,7 @@ from headrace_api.operations.renamed import renamed
 from headrace_api.operations.services import Services
 from headrace_api.output.response_shape import ResponseShape
 from headrace_api.output.responses import ResponseAnswer, ResponseStream
-from headrace_api.prompt.from_items import CHAT_NAMES, as_json, chat_body, items_of, turn_starts, without_oldest
+from headrace_api.prompt.items import CHAT_NAMES, as_json, chat_body, items_of, turn_starts, without_oldest
 from headrace_api.schemas.base import JsonObject
 from headrace_api.schemas.chat import ChatRequest
 from headrace_api.schemas.responses import Response, ResponsesRequest
@@ -61,7 +61,7 @@ async def plan(
         request_id=ask.request_id,
         blank=_blank(body, ask, model, planned.job),
         prompt_tokens=len(planned.prompt.token_ids),
-        parser=planned.parser,
+        form=planned.form_with_calls("call_"),
         tokenizer=model.tokenizer,
         top_logprobs=(body.top_logprobs or 0) if body.include else None,
     )

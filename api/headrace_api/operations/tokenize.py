@@ -22,7 +22,9 @@ def _tokenize(body: TokenizeRequest, model: ServedModel) -> TokenizeAnswer:
     if body.prompt is not None:
         ids = model.tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
     else:
-        ids = chat_prompt(body, model.card, model.tokenizer, model.template, body.documents).token_ids
+        tools = [tool.for_template() for tool in body.tools or []]
+        template = model.template_for(tools=bool(tools))
+        ids = chat_prompt(body, model.card, model.tokenizer, template, tools).token_ids
     return TokenizeAnswer(
         count=len(ids),
         max_model_len=model.card.max_model_len,

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from headrace_api.parse.message import MessageParser, MessagePiece
+from headrace_api.output.message import MessageForm
+from headrace_api.parse.message import MessagePiece
 from headrace_api.parse.reasoning.parser import Reasoning
 from headrace_api.parse.tools.parser import CallArguments, CallStart, Content
 from headrace_shared.protocol.event import Delta, Event, Finished, FinishReason, TokenLogprob
@@ -29,8 +30,7 @@ class Opened:
     kind: BlockKind
     name: str = ""
     """The tool's, of a call."""
-    call: int = 0
-    """Counts an answer's calls from 0."""
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,15 @@ Step = Opened | Grew | Closed
 class BlockReader:
     """Reads one choice. An answer without anything is one empty block of text."""
 
-    def __init__(self, parser: MessageParser) -> None:
+    def __init__(self, form: MessageForm) -> None:
         self.completion_tokens = 0
         self.thought_tokens = 0
         self.cached_tokens = 0
         self.calls = 0
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
-        self._parser = parser
+        self._form = form
+        self._parser = form.parser()
         self._open: Opened | None = None
         self._texts: list[str] = []
         self._entries: list[TokenLogprob] = []
@@ -106,6 +107,8 @@ class BlockReader:
         self.completion_tokens += len(event.token_ids)
         if thinking or self._parser.thinking:
             self.thought_tokens += len(event.token_ids)
+            if not self._form.shows_reasoning:
+                self._waiting = []
         if event.finish_reason is not None:
             self.finish_reason, self.stop_reason = event.finish_reason, event.stop_reason
             yield from self._flush()
@@ -119,21 +122,31 @@ class BlockReader:
     def _steps(self, pieces: Iterable[MessagePiece]) -> Iterator[Step]:
         for piece in pieces:
             match piece:
-                case CallStart():
-                    yield from self._close()
-                    yield self._opened(BlockKind.CALL, piece.name)
-                    self.calls += 1
-                case CallArguments():
-                    yield self._grown(piece.text)
-                case Content() | Reasoning():
-                    kind = BlockKind.TEXT if isinstance(piece, Content) else BlockKind.THOUGHTS
-                    if self._open is None or self._open.kind is not kind:
+                case CallStart(index, name):
+                    if self._is_told(index):
                         yield from self._close()
-                        yield self._opened(kind)
-                    yield self._grown(piece.text)
+                        self.calls += 1
+                        yield self._opened(BlockKind.CALL, name, self._form.call_ids.mint(0, index, name))
+                case CallArguments(index, text):
+                    if self._is_told(index):
+                        yield self._grown(text)
+                case Content(text):
+                    yield from self._said(BlockKind.TEXT, text)
+                case Reasoning(text):
+                    if self._form.shows_reasoning:
+                        yield from self._said(BlockKind.THOUGHTS, text)
 
-    def _opened(self, kind: BlockKind, name: str = "") -> Opened:
-        self._open = Opened(self._blocks, kind, name, self.calls)
+    def _is_told(self, call: int) -> bool:
+        return self._form.most_calls is None or call < self._form.most_calls
+
+    def _said(self, kind: BlockKind, text: str) -> Iterator[Step]:
+        if self._open is None or self._open.kind is not kind:
+            yield from self._close()
+            yield self._opened(kind)
+        yield self._grown(text)
+
+    def _opened(self, kind: BlockKind, name: str = "", call_id: str = "") -> Opened:
+        self._open = Opened(self._blocks, kind, name, call_id)
         self._blocks += 1
         return self._open
 

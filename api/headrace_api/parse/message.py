@@ -1,6 +1,9 @@
 """MessageParser: one answer's text into reasoning, content and calls of tools."""
 
+from collections.abc import Iterable
+
 from headrace_api.parse.reasoning.parser import Reasoning, ReasoningParser
+from headrace_api.parse.special_tokens import SpecialTokenFilter, SpecialTokens
 from headrace_api.parse.tools.parser import Content, ToolParser, ToolPiece
 
 MessagePiece = Reasoning | ToolPiece
@@ -12,10 +15,16 @@ class MessageParser:
     However the text is cut into pieces, their joined texts come out the same.
     """
 
-    def __init__(self, reasoning: ReasoningParser | None = None, tools: ToolParser | None = None) -> None:
-        """Without a parser its part is not looked for."""
+    def __init__(
+        self,
+        reasoning: ReasoningParser | None = None,
+        tools: ToolParser | None = None,
+        special_tokens: SpecialTokens | None = None,
+    ) -> None:
+        """Without a parser its part is not looked for. ``special_tokens`` are left out of reasoning and content."""
         self._reasoning = reasoning
         self._tools = tools
+        self._shown = _ShownText(special_tokens) if special_tokens is not None else None
 
     @property
     def thinking(self) -> bool:
@@ -24,15 +33,7 @@ class MessageParser:
 
     def feed(self, text: str) -> list[MessagePiece]:
         """The pieces that are certain after ``text``; no empty ones."""
-        if self._reasoning is None:
-            return list(self._called(text))
-        pieces: list[MessagePiece] = []
-        for piece in self._reasoning.feed(text):
-            if isinstance(piece, Reasoning):
-                pieces.append(piece)
-            else:
-                pieces += self._called(piece.text)
-        return pieces
+        return self._without_tokens(self._read(text))
 
     def finish(self) -> list[MessagePiece]:
         """To be called once, at the answer's end: what was held back."""
@@ -44,9 +45,47 @@ class MessageParser:
                 pieces += self._called(piece.text)
         if self._tools is not None:
             pieces += self._tools.finish()
+        return [*self._without_tokens(pieces), *(self._shown.finish() if self._shown else ())]
+
+    def _read(self, text: str) -> list[MessagePiece]:
+        if self._reasoning is None:
+            return list(self._called(text))
+        pieces: list[MessagePiece] = []
+        for piece in self._reasoning.feed(text):
+            if isinstance(piece, Reasoning):
+                pieces.append(piece)
+            else:
+                pieces += self._called(piece.text)
         return pieces
 
     def _called(self, text: str) -> list[ToolPiece]:
         if self._tools is None:
             return [Content(text)] if text else []
         return self._tools.feed(text)
+
+    def _without_tokens(self, pieces: list[MessagePiece]) -> list[MessagePiece]:
+        return pieces if self._shown is None else list(self._shown.feed(pieces))
+
+
+class _ShownText:
+    """Reasoning and content without special tokens; a text ends where a piece of another kind begins."""
+
+    def __init__(self, tokens: SpecialTokens) -> None:
+        self._filter = SpecialTokenFilter(tokens)
+        self._kind: type[Reasoning] | type[Content] = Content
+
+    def feed(self, pieces: Iterable[MessagePiece]) -> Iterable[MessagePiece]:
+        for piece in pieces:
+            if not isinstance(piece, Reasoning | Content):
+                yield from self.finish()
+                yield piece
+                continue
+            if type(piece) is not self._kind:
+                yield from self.finish()
+                self._kind = type(piece)
+            if text := self._filter.feed(piece.text):
+                yield self._kind(text)
+
+    def finish(self) -> Iterable[MessagePiece]:
+        if text := self._filter.finish():
+            yield self._kind(text)

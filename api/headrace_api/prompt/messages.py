@@ -32,7 +32,7 @@ def normalise(
     Content becomes a string (parts joined by a newline) or a list of text parts, after
     ``content_format``; missing content becomes None. Arguments of tool calls become objects;
     what is not a JSON object stays a string, for models do produce that and must see it again.
-    The role ``developer`` becomes ``system`` unless the template knows it.
+    The role ``developer`` becomes ``system`` unless the template knows it. Reasoning gets both names that it goes by.
 
     Raises InvalidRequestError, naming the part, for a part that is not text.
     """
@@ -51,6 +51,12 @@ def _normalise_message(
         normal["role"] = "system"
     if message.get("tool_calls"):
         normal["tool_calls"] = [_with_parsed_arguments(call) for call in message["tool_calls"]]
+    else:
+        # Templates ask whether there are calls by whether there is the field.
+        normal.pop("tool_calls", None)
+    reasoning = next((message[name] for name in ("reasoning", "reasoning_content") if message.get(name)), None)
+    if reasoning is not None:
+        normal |= {"reasoning": reasoning, "reasoning_content": reasoning}
     return normal
 
 

@@ -43,6 +43,10 @@ class ChatTemplate:
         self.knows_developer = "developer" in source
         """False: messages of that role are better sent as ``system``."""
 
+    def reads(self, variable: str) -> bool:
+        """Whether the template looks at such a variable."""
+        return variable in self._variables
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -33,6 +33,8 @@ class RequestModel(BaseModel):
     not_supported: ClassVar[Mapping[str, OffValues]] = {}
     """Fields of the specifications that this server does not act on, with the values (besides null)
     that ask for nothing and are therefore accepted."""
+    replaced: ClassVar[Mapping[str, str]] = {}
+    """Of those the ones that their specification has given up, and what it has put in their place."""
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -49,7 +51,7 @@ class RequestModel(BaseModel):
     def of(cls, body: JsonObject) -> Self:
         """The same for a body that is plain JSON values already."""
         problems = [
-            Problem(name, _refusal(off))
+            Problem(name, _refusal(off, cls.replaced.get(name)))
             for name, off in cls.not_supported.items()
             if not _asks_for_nothing(body.get(name), off)
         ]
@@ -75,7 +77,9 @@ def _asks_for_nothing(value: object, off: OffValues) -> bool:
     return value is None or any(type(value) is type(each) and value == each for each in off)
 
 
-def _refusal(off: OffValues) -> str:
+def _refusal(off: OffValues, instead: str | None) -> str:
+    if instead is not None:
+        return f"is not supported, as it was replaced by {instead}; send that instead"
     values = " or ".join(msgspec.json.encode(value).decode() for value in off)
     return "is not supported yet; leave it out" + (f" or send {values}" if off else "")
 
@@ -126,6 +130,11 @@ class PromptTokensDetails(msgspec.Struct, frozen=True):
     """Prompt tokens that did not have to be computed."""
 
 
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int
+    """Tokens of the answer that the model spent on thinking, the markers around it included."""
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens of one answer; prompts count once each, whatever ``n`` is."""
 
@@ -134,12 +143,25 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
     """Where the server was started with ``--enable-prompt-tokens-details``, when the answer is complete."""
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
+    """For models that are known to think."""
 
     @classmethod
-    def of(cls, prompt_tokens: int, completion_tokens: int, cached_tokens: int | None = None) -> "Usage":
-        """``cached_tokens`` None: not told."""
-        details = UNSET if cached_tokens is None else PromptTokensDetails(cached_tokens)
-        return cls(prompt_tokens, prompt_tokens + completion_tokens, completion_tokens, details)
+    def of(
+        cls,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cached_tokens: int | None = None,
+        reasoning_tokens: int | None = None,
+    ) -> "Usage":
+        """``cached_tokens``, ``reasoning_tokens`` None: not told."""
+        return cls(
+            prompt_tokens,
+            prompt_tokens + completion_tokens,
+            completion_tokens,
+            UNSET if cached_tokens is None else PromptTokensDetails(cached_tokens),
+            UNSET if reasoning_tokens is None else CompletionTokensDetails(reasoning_tokens),
+        )
 
 
 class PromptLogprob(msgspec.Struct, frozen=True):

@@ -21,6 +21,10 @@ class Tokenizer:
             token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
         )
         """Ids that ``skip_special_tokens`` leaves out."""
+        self.special_texts = frozenset(
+            token.content for token in backend.get_added_tokens_decoder().values() if token.special
+        )
+        """How they are written."""
 
     @classmethod
     def from_bytes(
