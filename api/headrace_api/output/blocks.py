@@ -72,6 +72,8 @@ class BlockReader:
         self._texts: list[str] = []
         self._entries: list[TokenLogprob] = []
         self._waiting: list[TokenLogprob] = []
+        self._begun = False
+        self._unknown_tokens = 0
         self._blocks = 0
         self._flushed = False
 
@@ -102,16 +104,24 @@ class BlockReader:
 
     def _delta(self, event: Delta) -> Iterator[Step]:
         thinking = self._parser.thinking
+        pieces = self._parser.feed(event.text)
+        thinking = thinking or self._parser.thinking or any(isinstance(piece, Reasoning) for piece in pieces)
+        self._count(len(event.token_ids), thinking=thinking)
+        self._begun = self._begun or thinking or bool(pieces)
         self._waiting += event.logprobs or ()
-        yield from self._steps(self._parser.feed(event.text))
-        self.completion_tokens += len(event.token_ids)
-        if thinking or self._parser.thinking:
-            self.thought_tokens += len(event.token_ids)
-            if not self._form.shows_reasoning:
-                self._waiting = []
+        if thinking and not self._form.shows_reasoning:
+            self._waiting = []
+        yield from self._steps(pieces)
         if event.finish_reason is not None:
             self.finish_reason, self.stop_reason = event.finish_reason, event.stop_reason
             yield from self._flush()
+
+    def _count(self, tokens: int, *, thinking: bool) -> None:
+        """What comes before it is known what it is, a marker for instance, counts as what it turns out to be."""
+        self.completion_tokens += tokens
+        if thinking:
+            self.thought_tokens += tokens + self._unknown_tokens
+        self._unknown_tokens = 0 if self._begun or thinking else self._unknown_tokens + tokens
 
     def _flush(self) -> Iterator[Step]:
         if not self._flushed:
