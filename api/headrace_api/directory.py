@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace_api.metrics import Metrics
-from headrace_api.parse.reasoning import ReasoningKind
-from headrace_api.parse.selection import reasoning_kind_of, tool_kind_of
-from headrace_api.parse.special_tokens import SpecialTokens
-from headrace_api.parse.tools.registry import ToolKind
 from headrace_api.prompt.build import special_tokens
 from headrace_api.prompt.template import ChatTemplate
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import HeadraceError, InvalidRequestError, ModelNotFoundError, UnavailableError
 from headrace_shared.model_card import ModelCard
+from headrace_shared.parse.reasoning import ReasoningKind
+from headrace_shared.parse.selection import NO_PARSER, choose_reasoning_parser, choose_tool_parser
+from headrace_shared.parse.special_tokens import SpecialTokens
+from headrace_shared.parse.tools.registry import ToolKind
 from headrace_shared.queue.blobs import BlobStore
 from headrace_shared.queue.presence import Fleet, LiveModel, Presence, WorkerState
 from headrace_shared.text.tokenizer import Tokenizer
@@ -299,8 +299,8 @@ def _build(card: ModelCard, blobs: Mapping[str, bytes]) -> ServedModel:
         special_tokens=SpecialTokens(tokenizer.special_texts),
         template=ChatTemplate(blobs[card.chat_template].decode(), tokens) if card.chat_template else None,
         tool_template=ChatTemplate(blobs[card.tool_template].decode(), tokens) if card.tool_template else None,
-        tools=tool_kind_of(card.tool_parser, sources),
-        reasoning=reasoning_kind_of(card.reasoning_parser, sources),
+        tools=choose_tool_parser(card.tool_parser or NO_PARSER, sources),
+        reasoning=choose_reasoning_parser(card.reasoning_parser or NO_PARSER, sources),
     )
 
 

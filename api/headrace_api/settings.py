@@ -116,6 +116,8 @@ class ApiSettings(BaseSettings):
     """Largest request body; a larger one gets 413."""
     tokenizer_threads: Annotated[int, Field(ge=1)] = 2
     """Threads that render templates and tokenize prompts."""
+    tool_parser_plugin: Path | None = None
+    """Python file of own tool parsers, for models whose workers name one of them."""
     max_grammar_bytes: Annotated[int, Field(ge=1)] = 256 * 1024
     """Largest JSON schema, regular expression or grammar that an answer may have to follow."""
     grammar_timeout_s: Annotated[float, Field(gt=0)] = 5.0

@@ -56,13 +56,13 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     max_logprobs: int = 20
     trust_request_chat_template: bool = False
     tool_parser: str | None = None
-    """Which form the model's calls of tools have; None: as its template suggests."""
+    """Which parser reads the model's calls of tools; None: nobody knows how it calls any."""
     auto_tool_choice: bool = True
     """Whether the model may decide by itself to call tools."""
     keeps_unused_tools: bool = False
     """Whether the prompt describes tools that ``tool_choice`` forbids to call."""
     reasoning_parser: str | None = None
-    """How the model marks its thoughts; None: as its template suggests, ``none``: it has none."""
+    """Which parser tells the model's thoughts from its answers; None: it has none."""
     grammar_backends: tuple[str, ...] = ()
     """Which ``GrammarBackend`` its workers have, the preferred one first; none: answers cannot be constrained."""
 

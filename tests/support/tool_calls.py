@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from headrace_api.parse.tools.parser import CallArguments, CallStart, Content, ToolParser, ToolPiece
-from headrace_api.parse.tools.tool import Tool
+from headrace_shared.parse.tools.parser import CallArguments, CallStart, Content, ToolParser, ToolPiece
+from headrace_shared.parse.tools.tool import Tool
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from headrace_api.grammar.exactness import inexact_part
 from headrace_api.grammar.json_schema import TooDeepError, tidy
 from headrace_api.grammar.translate import Constraint, schema_spec, tag_spec
-from headrace_api.parse.tools.call_form import CallForm
-from headrace_api.parse.tools.tool import Tool
 from headrace_api.schemas.problems import Problem, refuse
 from headrace_shared.errors import InvalidRequestError
+from headrace_shared.parse.tools.call_form import CallForm
+from headrace_shared.parse.tools.tool import Tool
 from headrace_shared.protocol.grammar import GrammarBackend, GrammarKind, GrammarSpec
 
 _NOTHING: dict[str, Any] = {"type": "object", "properties": {}}

@@ -22,10 +22,10 @@ from headrace_api.operations.tool_use import tool_use
 from headrace_api.output.call_ids import CallIdMinter
 from headrace_api.output.chat import ChatAnswer, ChatShape, ChatStream
 from headrace_api.output.message import MessageForm
-from headrace_api.parse.tools.registry import CallIds
 from headrace_api.prompt.build import Prompt, chat_prompt, truncated
 from headrace_api.schemas.base import JsonObject
 from headrace_api.schemas.chat import ChatRequest
+from headrace_shared.parse.tools.registry import CallIds
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.job import GenerateJob
 
@@ -58,7 +58,6 @@ async def plan_chat(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trac
         call_ids=CallIdMinter(ask.request_id, *_call_ids(body, model)),
         thinks=model.reasoning is not None,
         shows_reasoning=body.include_reasoning is not False,
-        most_calls=use.most_calls,
         calls_finish=body.tool_mode != "named",
     )
     role = model.card.response_role if body.opens_reply else str(body.messages[-1]["role"])

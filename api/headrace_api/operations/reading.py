@@ -7,11 +7,11 @@ import msgspec
 
 from headrace_api.directory import ServedModel
 from headrace_api.operations.tool_use import ToolUse
-from headrace_api.parse.message import MessageParser
-from headrace_api.parse.reasoning import ReasoningKind, ReasoningParser
 from headrace_api.prompt.build import Prompt
 from headrace_api.schemas.chat import ChatRequest
 from headrace_api.schemas.problems import Problem, refuse
+from headrace_shared.parse.message import MessageParser
+from headrace_shared.parse.reasoning import ReasoningKind, ReasoningParser
 from headrace_shared.protocol.grammar import GrammarSpec
 from headrace_shared.protocol.sampling import ThinkingSpec
 
@@ -56,6 +56,7 @@ def read_answers(body: ChatRequest, model: ServedModel, use: ToolUse, prompt: Pr
             thoughts.parser() if thoughts is not None else None,
             use.reader(tail) if use.reader is not None else None,
             model.special_tokens if keeps else None,
+            use.most_calls,
         )
 
     return AnswerReading(

@@ -7,14 +7,14 @@ from headrace_api.directory import ServedModel
 from headrace_api.grammar.calls import CallGrammar, argument_constraints, calls_or, forced_calls, strict_calls
 from headrace_api.grammar.translate import Constraint, constraint_of
 from headrace_api.operations.services import Services
-from headrace_api.parse.tools.forced import NamedCallParser, required_calls
-from headrace_api.parse.tools.parser import ToolParser
-from headrace_api.parse.tools.registry import ToolKind
-from headrace_api.parse.tools.tool import Tool
 from headrace_api.schemas.base import JsonObject
 from headrace_api.schemas.chat import ChatRequest, ToolMode
 from headrace_api.schemas.problems import Problem, refuse
 from headrace_api.schemas.tools import FunctionTool
+from headrace_shared.parse.tools.forced import NamedCallParser, required_calls
+from headrace_shared.parse.tools.parser import ToolParser
+from headrace_shared.parse.tools.registry import ToolKind
+from headrace_shared.parse.tools.tool import Tool
 
 ToolReader = Callable[[str], ToolParser]
 """Makes the parser of one choice from the end of its prompt."""

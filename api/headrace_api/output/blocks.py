@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from headrace_api.output.message import MessageForm
-from headrace_api.parse.message import MessagePiece
-from headrace_api.parse.reasoning.parser import Reasoning
-from headrace_api.parse.tools.parser import CallArguments, CallStart, Content
+from headrace_shared.parse.message import MessagePiece
+from headrace_shared.parse.reasoning.parser import Reasoning
+from headrace_shared.parse.tools.parser import CallArguments, CallStart, Content
 from headrace_shared.protocol.event import Delta, Event, Finished, FinishReason, TokenLogprob
 
 
@@ -133,21 +133,16 @@ class BlockReader:
         for piece in pieces:
             match piece:
                 case CallStart(index, name):
-                    if self._is_told(index):
-                        yield from self._close()
-                        self.calls += 1
-                        yield self._opened(BlockKind.CALL, name, self._form.call_ids.mint(0, index, name))
-                case CallArguments(index, text):
-                    if self._is_told(index):
-                        yield self._grown(text)
+                    yield from self._close()
+                    self.calls += 1
+                    yield self._opened(BlockKind.CALL, name, self._form.call_ids.mint(0, index, name))
+                case CallArguments(_, text):
+                    yield self._grown(text)
                 case Content(text):
                     yield from self._said(BlockKind.TEXT, text)
                 case Reasoning(text):
                     if self._form.shows_reasoning:
                         yield from self._said(BlockKind.THOUGHTS, text)
-
-    def _is_told(self, call: int) -> bool:
-        return self._form.most_calls is None or call < self._form.most_calls
 
     def _said(self, kind: BlockKind, text: str) -> Iterator[Step]:
         if self._open is None or self._open.kind is not kind:

@@ -4,7 +4,7 @@ import hashlib
 import string
 from dataclasses import dataclass
 
-from headrace_api.parse.tools.registry import CallIds
+from headrace_shared.parse.tools.registry import CallIds
 
 _ALPHANUMERICS = string.digits + string.ascii_letters
 

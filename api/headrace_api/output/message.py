@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from headrace_api.output.call_ids import CallIdMinter
-from headrace_api.parse.message import MessageParser, MessagePiece
-from headrace_api.parse.reasoning import Reasoning
-from headrace_api.parse.tools.parser import CallArguments, CallStart, Content
 from headrace_api.schemas.tools import CalledFunction, CalledFunctionDelta, ToolCall, ToolCallDelta
+from headrace_shared.parse.message import MessageParser, MessagePiece
+from headrace_shared.parse.reasoning import Reasoning
+from headrace_shared.parse.tools.parser import CallArguments, CallStart, Content
 from headrace_shared.protocol.event import Delta, FinishReason, TokenLogprob
 
 TOOL_CALLS = "tool_calls"
@@ -24,8 +24,6 @@ class MessageForm:
     thinks: bool = False
     """Whether the model is known to think."""
     shows_reasoning: bool = True
-    most_calls: int | None = None
-    """Calls after so many are dropped; None: none."""
     calls_finish: bool = True
     """Whether calls are a finish reason of their own; not when the client has said which function to call."""
 
@@ -116,9 +114,6 @@ class MessageReader:
         return part
 
     def _add_call(self, part: MessagePart, piece: CallStart | CallArguments) -> None:
-        most = self._form.most_calls
-        if most is not None and piece.index >= most:
-            return
         if isinstance(piece, CallStart):
             self._calls += 1
             call_id = self._form.call_ids.mint(self._choice, piece.index, piece.name)

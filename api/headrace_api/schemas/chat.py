@@ -8,8 +8,8 @@ from msgspec import UNSET, UnsetType
 from pydantic import AfterValidator, Field
 
 from headrace_api.schemas.base import JsonObject, OffValues, PromptLogprobs, Usage
+from headrace_api.schemas.conversation import Messages
 from headrace_api.schemas.generation import NOT_SUPPORTED, GenerationRequest
-from headrace_api.schemas.messages import Messages
 from headrace_api.schemas.problems import Problem
 from headrace_api.schemas.tools import (
     AllowedToolsChoice,

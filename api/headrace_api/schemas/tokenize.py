@@ -9,7 +9,7 @@ from pydantic import Field
 
 from headrace_api.schemas.base import JsonObject, OffValues, RequestModel
 from headrace_api.schemas.chat import ReasoningEffort, TemplateKwargs
-from headrace_api.schemas.messages import Messages
+from headrace_api.schemas.conversation import Messages
 from headrace_api.schemas.problems import Problem
 from headrace_api.schemas.tools import Tools, tool_problems
 

@@ -186,12 +186,6 @@ async def test_auto_can_be_switched_off(valkey_url: str) -> None:
         assert (await answer_of(api, tool_choice="none"))["message"]["content"] == TWO
 
 
-async def test_the_parser_is_found_by_the_template(valkey_url: str) -> None:
-    template = SHOWN + "{# <tool_call> #}"
-    async with worker_that_says(valkey_url, TWO, tool_parser=None, template=template), running_api(valkey_url) as api:
-        assert len((await answer_of(api))["message"]["tool_calls"]) == 2
-
-
 async def test_a_model_whose_parser_nobody_knows_is_not_served(valkey_url: str) -> None:
     async with worker_that_says(valkey_url, TWO, tool_parser="mine"), running_api(valkey_url) as api:
         response = await api.http.post(CHAT, json={"model": "tiny", "messages": HI})
