@@ -17,7 +17,7 @@ class CallForm:
     ``opening``, ``separator`` and ``closing`` stand before, between and after all calls of an answer. ``trigger``: the
     beginning of a call (with an opening: of that) which free text does not have. ``style``: how the arguments are
     written, one of xgrammar's styles of the format ``json_schema``. ``quoted``: the name stands in a JSON string.
-    ``numbered``: a number stands between the name and ``after_name``.
+    ``numbered``: a colon and a number stand between the name and ``after_name``.
     """
 
     trigger: str
@@ -72,7 +72,7 @@ class CallForm:
         number = [{"type": "regex", "pattern": r"\d+"}, {"type": "const_string", "value": self.after_name}]
         return {
             "type": "tag",
-            "begin": begin,
+            "begin": begin + ":",
             "content": {"type": "sequence", "elements": [*number, arguments]},
             "end": self.end,
         }

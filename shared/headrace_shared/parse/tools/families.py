@@ -4,6 +4,7 @@ The names are those of vLLM's ``vllm/tool_parsers``. Each form is that of the fa
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from headrace_shared.parse.tools.call_form import CallForm
 from headrace_shared.parse.tools.harmony import HarmonyCallsParser
@@ -69,7 +70,7 @@ def _function_form(tag: str) -> CallForm:
         f"<{tag}>\n<function=",
         f"<{tag}>\n<function=",
         ">\n",
-        f"\n</function>\n</{tag}>",
+        f"</function>\n</{tag}>",
         separator="\n",
         style="qwen_xml",
         quoted=False,
@@ -88,6 +89,7 @@ _GLM = XmlForm(
     closing="",
     untyped="json",
 )
+_GLM_CALL = CallForm("<tool_call>", "<tool_call>", "", "</tool_call>", style="glm_xml", quoted=False)
 _MINIMAX = XmlForm(
     opening="<minimax:tool_call>",
     call_begin='<invoke name="',
@@ -101,6 +103,7 @@ _MINIMAX = XmlForm(
 )
 _DEEPSEEK, _KIMI = DeepSeekParser, KimiParser
 _TOOL_CALL = _json("<tool_call>", ends=("</tool_call>",), heads="{[")
+_PHI = _json("functools", "<|tool_call|>", ends=("<|/tool_call|>",), heads="[{")
 
 # Ordered: a template that shows the signs of several families belongs to the first.
 KINDS = (
@@ -125,7 +128,7 @@ KINDS = (
     ToolKind(
         "kimi_k2",
         lambda tools, tail: KimiParser(),
-        (_KIMI.section_begin,),
+        ("<|im_middle|>", "tool_declare"),
         True,
         CallIds.NAME_AND_COUNT,
         CallForm(
@@ -211,8 +214,9 @@ KINDS = (
         _xml(_GLM),
         ("<arg_key>",),
         True,
-        form=CallForm("<tool_call>", "<tool_call>", "", "</tool_call>", style="glm_xml", quoted=False),
+        form=replace(_GLM_CALL, separator="\n"),
     ),
+    ToolKind("glm47", _xml(_GLM), (), True, form=_GLM_CALL),
     # "<longcat_tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</longcat_tool_call>"
     ToolKind(
         "longcat",
@@ -255,11 +259,20 @@ KINDS = (
         _pythonic(PythonicForm("<function_calls>", "</function_calls>", listed=False)),
         ("<function_calls>",),
     ),
-    # "functools[{"name": "add", "arguments": {"a": 2}}]"
+    # "<|tool_call|>[{"name": "add", "arguments": {"a": 2}}]<|/tool_call|>": with the tokenizer's own markers.
     ToolKind(
         "phi4_mini_json",
-        _json("functools", heads="["),
+        _PHI,
+        ("<|tool|>", "<|/tool|>"),
+        True,
+        form=_listed("<|tool_call|>", "<|tool_call|>[", "]<|/tool_call|>"),
+    ),
+    # "functools[{"name": "add", "arguments": {"a": 2}}]", as the template asks for.
+    ToolKind(
+        "phi4_mini_json",
+        _PHI,
         ("functools[",),
+        True,
         form=_listed("functools[", "functools[", "]"),
     ),
     # "<function_call> {"name": "add", "arguments": {"a": 2}}"
@@ -269,16 +282,16 @@ KINDS = (
         ("<function_call>",),
         form=CallForm("<function_call>", "<function_call> " + _NAME, _ARGUMENTS, "}", separator="\n"),
     ),
+    # As Hermes; arguments may be JSON in a string.
+    ToolKind("granite4", _TOOL_CALL, ("<|start_of_role|>", "<tool_call>"), True, form=_tagged("tool_call")),
     # "<|tool_call|>[{"name": "add", "arguments": {"a": 2}}]"; Granite 3.1 writes "<tool_call>", or no marker.
     ToolKind(
         "granite",
         _bare_json("<|tool_call|>", "<tool_call>", heads="["),
-        ("<|start_of_role|>", "<|tool_call|>"),
+        ("<|start_of_role|>", "tools"),
         True,
         form=_listed("<|tool_call|>", "<|tool_call|>[", "]"),
     ),
-    # As Hermes; arguments may be JSON in a string.
-    ToolKind("granite4", _TOOL_CALL, ("<|start_of_role|>", "<tool_call>"), True, form=_tagged("tool_call")),
     # "<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>": Hermes 2 Pro, Qwen2.5, Qwen3 and many others.
     ToolKind("hermes", _TOOL_CALL, ("<tool_call>",), True, form=_tagged("tool_call")),
     # "<|python_start|>[add(a=2), now()]<|python_end|>", or without markers.
@@ -306,7 +319,6 @@ KINDS = (
     ),
 )
 ALIASES = {
-    "glm47": "glm45",
     "llama4_json": "llama3_json",
     "mimo": "qwen3_coder",
     "qwen3_json": "hermes",

@@ -19,7 +19,7 @@ _own: dict[str, ToolKind] = {}
 def tool_parser(name: str, chat_template: str = "") -> ToolKind:
     """The family of that name or alias. Raises KeyError for an unknown one.
 
-    Where generations of a family differ, the one that the template shows.
+    Where generations of a family differ, the one that the template shows, or the last, which is the usual one.
     """
     if name in _own:
         return _own[name]

@@ -18,13 +18,17 @@ def typed_value(text: str, tools: Sequence[Tool], tool: str, argument: str, *, u
     not know the argument: "string", or "json" for what JSON or Python makes of it. What is not of its type remains a
     string: whether arguments obey the schema is for the client to see.
     """
-    types = _types(tools, tool, argument) or [untyped]
+    root = next((each.parameters for each in tools if each.name == tool), None) or {}
+    schema = _schema_of(root, argument)
+    types = _allowed(schema, root) or [untyped]
     plain = text.strip()
     if "null" in types and plain.lower() in ("null", "none"):
         return "null"
     first = next((name for name in types if name != "null"), "null")
     if first == "string":
-        return to_json(text)
+        # White space beside a value is part of it, unless it makes one of the values that there are into none.
+        listed = _listed(schema, root)
+        return to_json(plain if plain in listed and text not in listed else text)
     if plain.lower() in ("null", "none"):
         return "null"
     converted = _converted(plain, first)
@@ -43,15 +47,20 @@ def _converted(text: str, kind: str) -> str | None:
     return text
 
 
-def _types(tools: Sequence[Tool], tool: str, argument: str) -> list[str]:
-    """The types that the argument's schema allows, in its order; none for any."""
-    root = next((each.parameters for each in tools if each.name == tool), None) or {}
+def _schema_of(root: dict[str, Any], argument: str) -> Any:
     properties = _resolved(root, root).get("properties")
-    schema = properties.get(argument) if isinstance(properties, dict) else None
-    return _allowed(schema, root)
+    return properties.get(argument) if isinstance(properties, dict) else None
+
+
+def _listed(schema: Any, root: dict[str, Any]) -> list[Any]:
+    """The values that the schema names one by one."""
+    schema = _resolved(schema, root)
+    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return values if isinstance(values, list) else []
 
 
 def _allowed(schema: Any, root: dict[str, Any], depth: int = 0) -> list[str]:
+    """The types that the schema allows, in its order; none for any."""
     schema = _resolved(schema, root)
     listed = schema.get("type")
     if isinstance(listed, str):
@@ -64,8 +73,7 @@ def _allowed(schema: Any, root: dict[str, Any], depth: int = 0) -> list[str]:
             types = [name for branch in branches for name in _allowed(branch, root, depth + 1)]
             if types:
                 return types
-    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
-    return [_type_of(value) for value in values] if isinstance(values, list) else []
+    return [_type_of(value) for value in _listed(schema, root)]
 
 
 def _resolved(schema: Any, root: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,9 @@ class XgrammarBackend:
             case GrammarKind.LARK:
                 return compiler.compile_lark(spec.source)
             case GrammarKind.STRUCTURAL_TAG:
-                return compiler.compile_structural_tag(spec.source)
+                tag = json.loads(spec.source)
+                _limit_blanks(tag)
+                return compiler.compile_structural_tag(json.dumps(tag))
 
     def _spelled(self, spec: GrammarSpec) -> frozenset[int]:
         """The special tokens that a structural tag's texts spell: there they are text like any other."""
@@ -125,3 +127,16 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for part in value:
             yield from _texts(part)
+
+
+def _limit_blanks(value: Any) -> None:
+    """Gives the JSON inside a structural tag the limit that other JSON has, unless it has its own."""
+    if isinstance(value, dict):
+        if value.get("type") == "json_schema" and value.get("style", "json") == "json":
+            value.setdefault("max_whitespace_cnt", MOST_BLANKS)
+        for key, part in value.items():
+            if key != "json_schema":
+                _limit_blanks(part)
+    elif isinstance(value, list):
+        for part in value:
+            _limit_blanks(part)

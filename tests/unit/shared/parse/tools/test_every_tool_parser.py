@@ -21,7 +21,7 @@ PARSERS: dict[str, Callable[[], ToolParser]] = {
 }
 every_parser = pytest.mark.parametrize("name", PARSERS)
 every_family = pytest.mark.parametrize("name", FAMILIES)
-quick = settings(max_examples=int(__import__("os").environ.get("HX", "25")), deadline=None)
+quick = settings(max_examples=15, deadline=None)
 
 
 def _parser(name: str, tools: list[Tool] = TOOLS) -> ToolParser:
