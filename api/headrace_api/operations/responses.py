@@ -82,6 +82,12 @@ async def _complete(body: ResponsesRequest, ask: Ask, services: Services) -> Ask
     if body.previous_response_id is not None:
         items = await _conversation(body.previous_response_id, ask.owner, services)
         history = msgspec.json.encode(items)
+        if len(history) > services.settings.max_body_bytes:
+            raise InvalidRequestError(
+                f"previous_response_id: the conversation has come to {len(history)} bytes, more than this server keeps "
+                f"({services.settings.max_body_bytes}); begin a new one.",
+                param="previous_response_id",
+            )
     return msgspec.structs.replace(ask, history=history, keep_s=keep_s, detached=ask.detached or bool(body.background))
 
 
