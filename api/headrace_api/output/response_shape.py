@@ -51,9 +51,6 @@ class ResponseShape:
     top_logprobs: int | None = None
     """None: no logprobs."""
 
-    def queued(self) -> Response:
-        return msgspec.structs.replace(self.blank, status="queued")
-
     def in_progress(self) -> Response:
         return msgspec.structs.replace(self.blank, status="in_progress")
 
