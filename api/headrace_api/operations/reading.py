@@ -97,7 +97,7 @@ class _Thoughts:
         kind = self.kind
         if self.over:
             return GrammarWaits()
-        if kind.answer_after is not None and not use.forced:
+        if kind.answer_after is not None and not use.holds_calls:
             return GrammarWaits(kind.answer_after)
         return GrammarWaits(kind.ends[0], kind.ends[1:], () if self.opened else kind.starts)
 

@@ -32,8 +32,8 @@ class ToolUse:
     """None: calls are not looked for."""
     most_calls: int | None
     """Calls that are told; None: all."""
-    forced: bool
-    """The answer is nothing but calls."""
+    holds_calls: bool
+    """The grammar is one of calls, and says nothing of the answer proper."""
     keeps_special_tokens: bool
     """Whether calls are marked by special tokens, which the worker must then write."""
 
@@ -57,7 +57,7 @@ async def tool_use(body: ChatRequest, model: ServedModel, services: Services) ->
         constraint=grammar.constraint,
         reader=_reader(mode, list(tools.values()), kind) if shown else None,
         most_calls=0 if mode == "none" else 1 if mode == "named" or not parallel else None,
-        forced=forced,
+        holds_calls=grammar.holds_calls,
         keeps_special_tokens=bool(shown and kind and kind.keeps_special_tokens),
     )
 
@@ -67,6 +67,7 @@ class _Grammar:
     constraint: Constraint | None
     to_check: list[Constraint]
     native: bool = False
+    holds_calls: bool = False
 
 
 def _grammar(body: ChatRequest, model: ServedModel, tools: Mapping[int, Tool], parallel: bool) -> _Grammar:
@@ -77,17 +78,18 @@ def _grammar(body: ChatRequest, model: ServedModel, tools: Mapping[int, Tool], p
     mode = body.tool_mode
     if mode in ("required", "named"):
         calls: CallGrammar = forced_calls(mode, list(tools.values()), form, available, parallel=parallel)
-        return _Grammar(calls.constraint, [*own, *argument_constraints(tools), calls.constraint], calls.native)
+        return _Grammar(calls.constraint, [*own, *argument_constraints(tools), calls.constraint], calls.native, True)
     if mode == "none":
         return _Grammar(answer, own)
     strict = {index: tool for index, tool in tools.items() if tool.strict}
     constraint = strict_calls(tools, form, available, parallel=parallel) if strict else None
     checks = [*own, *argument_constraints(strict)]
-    if answer is not None:
-        either = calls_or(answer, list(tools.values()), form, parallel=parallel) if form else None
-        # Where one grammar cannot hold both, the form that was asked for goes before the calls.
-        constraint = either or answer
-    return _Grammar(constraint, checks if constraint is None else [*checks, constraint])
+    if answer is None:
+        return _Grammar(constraint, checks if constraint is None else [*checks, constraint], holds_calls=True)
+    apart = model.reasoning is not None and model.reasoning.answer_after is not None
+    either = calls_or(answer, list(tools.values()), form, parallel=parallel) if form and not apart else None
+    # Where one grammar cannot hold both, the form that was asked for goes before the calls.
+    return _Grammar(either or answer, [*checks, either or answer])
 
 
 def _check_auto(model: ServedModel) -> None:

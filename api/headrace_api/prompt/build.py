@@ -8,13 +8,14 @@ from functools import lru_cache
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from headrace_api.prompt.content_format import ContentFormat
-from headrace_api.prompt.messages import normalise
+from headrace_api.prompt.messages import normalise, with_short_ids
 from headrace_api.prompt.template import ChatTemplate
 from headrace_api.prompt.variables import template_variables
 from headrace_api.schemas.base import JsonObject
 from headrace_api.schemas.completions import PromptItem
 from headrace_shared.errors import InvalidRequestError
 from headrace_shared.model_card import ModelCard
+from headrace_shared.parse.tools.registry import CallIds, tool_parser
 from headrace_shared.text.tokenizer import Tokenizer
 
 P = ParamSpec("P")
@@ -80,6 +81,8 @@ def chat_prompt(
     messages = normalise(
         conversation.messages, _content_format(card, template), knows_developer=template.knows_developer
     )
+    if card.tool_parser is not None and tool_parser(card.tool_parser).call_ids is CallIds.NINE_ALPHANUMERICS:
+        messages = with_short_ids(messages, 9)
     text = template.render(
         messages,
         tools=tools or None,

@@ -91,6 +91,23 @@ def _text_of(part: Any, param: str) -> str:
     return text
 
 
+def with_short_ids(messages: Sequence[Mapping[str, Any]], size: int) -> list[dict[str, Any]]:
+    """The messages with ids of calls cut to their last ``size`` letters and digits, for templates that refuse others."""
+
+    def short(call_id: Any) -> Any:
+        return "".join(filter(str.isalnum, call_id))[-size:].rjust(size, "0") if isinstance(call_id, str) else call_id
+
+    shortened = []
+    for message in messages:
+        copy = dict(message)
+        if "tool_call_id" in copy:
+            copy["tool_call_id"] = short(copy["tool_call_id"])
+        if copy.get("tool_calls"):
+            copy["tool_calls"] = [{**call, "id": short(call.get("id"))} for call in copy["tool_calls"]]
+        shortened.append(copy)
+    return shortened
+
+
 def _with_parsed_arguments(call: Any) -> Any:
     if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
         return call

@@ -380,6 +380,22 @@ async def test_ids_have_the_style_of_the_family(valkey_url: str, parser: str, te
         assert re.fullmatch(ids, told["id"])
 
 
+async def test_a_template_that_wants_short_ids_gets_them(valkey_url: str) -> None:
+    template = "{% for m in messages %}{{ m.tool_call_id }}{% for c in m.tool_calls or [] %}{{ c.id }}{% endfor %};{% endfor %}"
+    call = {"id": "chatcmpl-tool-0123456789", "type": "function", "function": {"name": "time", "arguments": "{}"}}
+    messages = [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": ""},
+    ]
+    for parser, shown in (("mistral", "123456789;123456789;"), ("hermes", f"{call['id']};{call['id']};")):
+        async with (
+            worker_that_says(valkey_url, "ok", name=parser, tool_parser=parser, template=template) as worker,
+            running_api(valkey_url) as api,
+        ):
+            await answer_of(api, messages=messages)
+            assert prompt_text(worker) == shown
+
+
 async def test_special_tokens_are_written_for_the_parser_and_hidden_from_the_client(valkey_url: str) -> None:
     text = "Let <s>me see.</s><s>" + TWO.partition("\n")[2]
     async with worker_that_says(valkey_url, text) as worker, running_api(valkey_url) as api:

@@ -107,7 +107,20 @@ _PHI = _json("functools", "<|tool_call|>", ends=("<|/tool_call|>",), heads="[{")
 
 # Ordered: a template that shows the signs of several families belongs to the first.
 KINDS = (
-    ToolKind("openai", lambda tools, tail: HarmonyCallsParser(), ("<|channel|>", "<|call|>"), True),
+    # A call ends the answer: "<|call|>" is one of the model's end-of-text tokens.
+    ToolKind(
+        "openai",
+        lambda tools, tail: HarmonyCallsParser(),
+        ("<|channel|>", "<|call|>"),
+        True,
+        form=CallForm(
+            "<|start|>assistant<|channel|>commentary to=functions.",
+            "<|start|>assistant<|channel|>commentary to=functions.",
+            " <|constrain|>json<|message|>",
+            "",
+            quoted=False,
+        ),
+    ),
     # Tokenizers since V11.
     ToolKind(
         "mistral",
