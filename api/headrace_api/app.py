@@ -27,7 +27,7 @@ from headrace_api.operations.followers import Followers
 from headrace_api.operations.services import Services
 from headrace_api.own_middleware import imported
 from headrace_api.prompt.build import TokenizerPool
-from headrace_api.routes import all_routers, load
+from headrace_api.routes import all_routers, load, tokenizer_info
 from headrace_api.settings import ApiSettings
 from headrace_api.tenants import NOBODY, Caller, TenantLimits
 from headrace_shared.errors import HeadraceError
@@ -87,6 +87,8 @@ def create_app(
         app.include_router(router)
     if settings.enable_server_load_tracking:
         app.include_router(load.router)
+    if settings.enable_tokenizer_info_endpoint:
+        app.include_router(tokenizer_info.router)
     app.add_exception_handler(HeadraceError, on_headrace_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)

@@ -9,16 +9,23 @@ from pydantic.json_schema import models_json_schema
 
 from headrace_api.auth import OPEN_PATHS
 from headrace_api.errors import ErrorBody, MessagesErrorBody
+from headrace_api.schemas.anthropic import CountTokensRequest, Message, MessagesRequest, TokenCount
 from headrace_api.schemas.autoscale import ScaleSignals
 from headrace_api.schemas.base import RequestModel
 from headrace_api.schemas.chat import ChatChunk, ChatCompletion, ChatRequest
 from headrace_api.schemas.completions import Completion, CompletionChunk, CompletionRequest
 from headrace_api.schemas.health import Readiness, ServerLoad, Version
-from headrace_api.schemas.messages import CountTokensRequest, Message, MessagesRequest, TokenCount
 from headrace_api.schemas.models import Model, ModelList
+from headrace_api.schemas.render import Rendered
 from headrace_api.schemas.requests import RequestReport
 from headrace_api.schemas.responses import DeletedResponse, ItemList, Response, ResponsesRequest
-from headrace_api.schemas.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+from headrace_api.schemas.tokenize import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+    TokenizerInfo,
+)
 
 REQUESTS: tuple[type[RequestModel], ...] = (
     ChatRequest,
@@ -41,6 +48,8 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     TokenCount,
     TokenizeAnswer,
     DetokenizeAnswer,
+    TokenizerInfo,
+    Rendered,
     Model,
     ModelList,
     RequestReport,

@@ -110,6 +110,8 @@ class ApiSettings(BaseSettings):
     """Tell in the usage how many prompt tokens were cached."""
     enable_server_load_tracking: bool = False
     """Answer GET /load with the number of generation requests that this process has in hand."""
+    enable_tokenizer_info_endpoint: bool = False
+    """Answer GET /tokenizer_info with the special tokens and the chat template of a model."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
     """Largest request body; a larger one gets 413."""
     tokenizer_threads: Annotated[int, Field(ge=1)] = 2

@@ -170,6 +170,11 @@ API_FLAGS = (
         "Write tokens as token_id:7 in logprobs, where a request does not say (default off).",
     ),
     _api("enable-prompt-tokens-details", bool, "Tell in the usage how many prompt tokens were cached (default off)."),
+    _api(
+        "enable-tokenizer-info-endpoint",
+        bool,
+        "Answer GET /tokenizer_info with the special tokens and the chat template of a model (default off).",
+    ),
     Flag(
         "response-store-ttl",
         int,

@@ -92,16 +92,6 @@ async def say(job: GenerateJob, text: str) -> AsyncGenerator[list[Event], None]:
     yield [Finished(len(prompt), len(cut) * job.n)]
 
 
-def saying(text: str) -> Script:
-    """A script that answers everything with ``text``."""
-
-    async def answer(_worker: "ScriptedWorker", claim: Claim) -> AsyncGenerator[list[Event], None]:
-        async for events in say(claim.job, text):
-            yield events
-
-    return answer
-
-
 class Gated:
     """Says ``Hello!``; each frame after the third waits for ``go_on``."""
 
@@ -115,6 +105,16 @@ class Gated:
             if count > 3:
                 await self.go_on.wait()
             yield events
+
+
+def saying(text: str) -> Script:
+    """A script that answers everything with ``text``."""
+
+    async def answer(_worker: "ScriptedWorker", claim: Claim) -> AsyncGenerator[list[Event], None]:
+        async for events in say(claim.job, text):
+            yield events
+
+    return answer
 
 
 class ScriptedWorker:

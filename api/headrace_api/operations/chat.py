@@ -1,6 +1,5 @@
 """Chat completions: what the endpoint does, without HTTP."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,7 +25,6 @@ from headrace_api.output.message import MessageForm
 from headrace_api.prompt.build import Prompt, chat_prompt, truncated
 from headrace_api.schemas.base import JsonObject
 from headrace_api.schemas.chat import ChatRequest
-from headrace_shared.parse.message import MessageParser
 from headrace_shared.parse.tools.registry import CallIds
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.job import GenerateJob
@@ -43,10 +41,9 @@ class ChatPlan:
     form: MessageForm
     """What its messages are made of."""
 
-    @property
-    def parser(self) -> Callable[[], MessageParser]:
-        """Makes the parser of one choice."""
-        return self.form.parser
+    def form_with_calls(self, prefix: str) -> MessageForm:
+        """The same with ids of calls that begin as another API's do, unless the model's family has its own."""
+        return replace(self.form, call_ids=replace(self.form.call_ids, prefix=prefix))
 
 
 async def plan_chat(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> ChatPlan:
@@ -65,6 +62,12 @@ async def plan_chat(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trac
     )
     role = model.card.response_role if body.opens_reply else str(body.messages[-1]["role"])
     return ChatPlan(prompt, job, role, form)
+
+
+async def chat_prompt_of(body: ChatRequest, model: ServedModel, services: Services) -> Prompt:
+    """The prompt alone, of whatever length. Raises InvalidRequestError."""
+    use = await tool_use(body, model, services)
+    return await services.tokenizers.run(_prompt, body, model, use.shown)
 
 
 async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> Prepared:

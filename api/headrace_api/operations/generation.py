@@ -113,7 +113,7 @@ async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Se
             model = await services.directory.of_queue(queue)
         else:
             model = services.directory.resolve(body.model)
-            ask = await endpoint.complete(body, _ask(endpoint, body, call), services)
+            ask = await new_ask(endpoint, body, call, services)
         prepared = await endpoint.prepare(body, ask, model, Trace(call.traceparent, call.tracestate), services)
         charged = 0
         if held is None:
@@ -147,10 +147,11 @@ async def _enqueue(
     return generations
 
 
-def _ask(endpoint: Endpoint[Body], body: Body, call: Call) -> Ask:
+async def new_ask(endpoint: Endpoint[Body], body: Body, call: Call, services: Services) -> Ask:
+    """What the client asks for, with an id of its own. Raises HeadraceError."""
     request_id = _queue_id(call, body)
     prompts = endpoint.prompts(body)
-    return Ask(
+    ask = Ask(
         endpoint=endpoint.name,
         request_id=request_id,
         body=call.body,
@@ -161,6 +162,7 @@ def _ask(endpoint: Endpoint[Body], body: Body, call: Call) -> Ask:
         priority=call.caller.limits.priority(body.priority, body.tier_priority),
         detached=call.detached,
     )
+    return await endpoint.complete(body, ask, services)
 
 
 def _queue_id(call: Call, body: QueuedRequest) -> str:

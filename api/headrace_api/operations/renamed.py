@@ -8,16 +8,24 @@ from headrace_shared.errors import InvalidRequestError
 
 @contextmanager
 def renamed(names: Mapping[str, str]) -> Iterator[None]:
-    """Passes InvalidRequestError on with the parameter that the client has sent: ``names`` from the chat's to its own."""
+    """Passes InvalidRequestError on with the parameter that the client has sent.
+
+    ``names``: from the chat's to its own; what begins with a dot is a part of a path.
+    """
     try:
         yield
     except InvalidRequestError as error:
         param = error.param or ""
-        name = next((name for name in names if param == name or param.startswith((f"{name}.", f"{name}["))), None)
-        if name is None:
+        there = _renamed(param, names)
+        if there == param:
             raise
-        there = names[name] + param[len(name) :]
-        told = error.message.removeprefix(param) if error.message.startswith(param) else None
-        raise InvalidRequestError(
-            error.message if told is None else there + told, param=there, code=error.code
-        ) from error
+        raise InvalidRequestError(error.message.replace(param, there, 1), param=there, code=error.code) from error
+
+
+def _renamed(param: str, names: Mapping[str, str]) -> str:
+    for name, there in names.items():
+        if name.startswith("."):
+            param = param.replace(name, there)
+        elif param == name or param.startswith((f"{name}.", f"{name}[")):
+            param = there + param[len(name) :]
+    return param

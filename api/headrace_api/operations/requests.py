@@ -8,12 +8,12 @@ import msgspec
 
 from headrace_api.dispatch import Terms
 from headrace_api.operations.answering import GenerationStream
+from headrace_api.operations.anthropic import MESSAGES
 from headrace_api.operations.asks import attach, find_ask
 from headrace_api.operations.call import Call
 from headrace_api.operations.chat import CHAT
 from headrace_api.operations.completions import COMPLETIONS
 from headrace_api.operations.endpoint import Endpoint, Trace
-from headrace_api.operations.messages import MESSAGES
 from headrace_api.operations.responses import RESPONSES
 from headrace_api.operations.services import Services
 from headrace_api.output.event_ids import parse_position

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from headrace_shared.parse.message import MessageParser, MessagePiece
+from headrace_api.output.message import MessageForm
+from headrace_shared.parse.message import MessagePiece
 from headrace_shared.parse.reasoning.parser import Reasoning
 from headrace_shared.parse.tools.parser import CallArguments, CallStart, Content
 from headrace_shared.protocol.event import Delta, Event, Finished, FinishReason, TokenLogprob
@@ -29,8 +30,7 @@ class Opened:
     kind: BlockKind
     name: str = ""
     """The tool's, of a call."""
-    call: int = 0
-    """Counts an answer's calls from 0."""
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +59,21 @@ Step = Opened | Grew | Closed
 class BlockReader:
     """Reads one choice. An answer without anything is one empty block of text."""
 
-    def __init__(self, parser: MessageParser) -> None:
+    def __init__(self, form: MessageForm) -> None:
         self.completion_tokens = 0
         self.thought_tokens = 0
         self.cached_tokens = 0
         self.calls = 0
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
-        self._parser = parser
+        self._form = form
+        self._parser = form.parser()
         self._open: Opened | None = None
         self._texts: list[str] = []
         self._entries: list[TokenLogprob] = []
         self._waiting: list[TokenLogprob] = []
+        self._begun = False
+        self._unknown_tokens = 0
         self._blocks = 0
         self._flushed = False
 
@@ -101,14 +104,24 @@ class BlockReader:
 
     def _delta(self, event: Delta) -> Iterator[Step]:
         thinking = self._parser.thinking
+        pieces = self._parser.feed(event.text)
+        thinking = thinking or self._parser.thinking or any(isinstance(piece, Reasoning) for piece in pieces)
+        self._count(len(event.token_ids), thinking=thinking)
+        self._begun = self._begun or thinking or bool(pieces)
         self._waiting += event.logprobs or ()
-        yield from self._steps(self._parser.feed(event.text))
-        self.completion_tokens += len(event.token_ids)
-        if thinking or self._parser.thinking:
-            self.thought_tokens += len(event.token_ids)
+        if thinking and not self._form.shows_reasoning:
+            self._waiting = []
+        yield from self._steps(pieces)
         if event.finish_reason is not None:
             self.finish_reason, self.stop_reason = event.finish_reason, event.stop_reason
             yield from self._flush()
+
+    def _count(self, tokens: int, *, thinking: bool) -> None:
+        """What comes before it is known what it is, a marker for instance, counts as what it turns out to be."""
+        self.completion_tokens += tokens
+        if thinking:
+            self.thought_tokens += tokens + self._unknown_tokens
+        self._unknown_tokens = 0 if self._begun or thinking else self._unknown_tokens + tokens
 
     def _flush(self) -> Iterator[Step]:
         if not self._flushed:
@@ -119,21 +132,26 @@ class BlockReader:
     def _steps(self, pieces: Iterable[MessagePiece]) -> Iterator[Step]:
         for piece in pieces:
             match piece:
-                case CallStart():
+                case CallStart(index, name):
                     yield from self._close()
-                    yield self._opened(BlockKind.CALL, piece.name)
                     self.calls += 1
-                case CallArguments():
-                    yield self._grown(piece.text)
-                case Content() | Reasoning():
-                    kind = BlockKind.TEXT if isinstance(piece, Content) else BlockKind.THOUGHTS
-                    if self._open is None or self._open.kind is not kind:
-                        yield from self._close()
-                        yield self._opened(kind)
-                    yield self._grown(piece.text)
+                    yield self._opened(BlockKind.CALL, name, self._form.call_ids.mint(0, index, name))
+                case CallArguments(_, text):
+                    yield self._grown(text)
+                case Content(text):
+                    yield from self._said(BlockKind.TEXT, text)
+                case Reasoning(text):
+                    if self._form.shows_reasoning:
+                        yield from self._said(BlockKind.THOUGHTS, text)
 
-    def _opened(self, kind: BlockKind, name: str = "") -> Opened:
-        self._open = Opened(self._blocks, kind, name, self.calls)
+    def _said(self, kind: BlockKind, text: str) -> Iterator[Step]:
+        if self._open is None or self._open.kind is not kind:
+            yield from self._close()
+            yield self._opened(kind)
+        yield self._grown(text)
+
+    def _opened(self, kind: BlockKind, name: str = "", call_id: str = "") -> Opened:
+        self._open = Opened(self._blocks, kind, name, call_id)
         self._blocks += 1
         return self._open
 

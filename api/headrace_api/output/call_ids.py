@@ -17,6 +17,8 @@ class CallIdMinter:
     style: CallIds = CallIds.DEFAULT
     earlier_calls: int = 0
     """Calls in the conversation before this answer."""
+    prefix: str = "chatcmpl-tool-"
+    """Of the default style."""
 
     def mint(self, choice: int, index: int, name: str) -> str:
         """The id of a choice's call numbered ``index``, of the function ``name``."""
@@ -24,6 +26,6 @@ class CallIdMinter:
             return f"functions.{name}:{self.earlier_calls + index}"
         digest = hashlib.blake2b(f"{self.request_id}/{choice}/{index}".encode(), digest_size=16)
         if self.style is CallIds.DEFAULT:
-            return f"chatcmpl-tool-{digest.hexdigest()}"
+            return f"{self.prefix}{digest.hexdigest()}"
         number = int.from_bytes(digest.digest())
         return "".join(_ALPHANUMERICS[number // 62**place % 62] for place in range(9))

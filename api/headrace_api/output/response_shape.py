@@ -1,6 +1,6 @@
 """ResponseShape: a response's object and items, whoever tells them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -8,6 +8,7 @@ import msgspec
 from headrace_api.errors import public_message
 from headrace_api.output.blocks import BlockKind, BlockReader, Opened
 from headrace_api.output.logprobs import TokenNames, chat_logprobs
+from headrace_api.output.message import MessageForm
 from headrace_api.schemas.chat import ChatTokenLogprob
 from headrace_api.schemas.response_items import (
     FunctionCall,
@@ -26,7 +27,6 @@ from headrace_api.schemas.responses import (
     ResponseUsage,
 )
 from headrace_shared.errors import ErrorCode, HeadraceError
-from headrace_shared.parse.message import MessageParser
 from headrace_shared.protocol.event import TokenLogprob
 from headrace_shared.text.tokenizer import Tokenizer
 
@@ -46,13 +46,10 @@ class ResponseShape:
     blank: Response
     """As it is when it is put on the queue."""
     prompt_tokens: int
-    parser: Callable[[], MessageParser]
+    form: MessageForm
     tokenizer: Tokenizer
     top_logprobs: int | None = None
     """None: no logprobs."""
-
-    def queued(self) -> Response:
-        return msgspec.structs.replace(self.blank, status="queued")
 
     def in_progress(self) -> Response:
         return msgspec.structs.replace(self.blank, status="in_progress")
@@ -91,8 +88,9 @@ class ResponseShape:
                 thoughts = [] if status == "in_progress" else [ReasoningText(text)]
                 return ReasoningItem(id=f"rs_{name}", content=thoughts, status=status)
             case BlockKind.CALL:
-                call_id = f"call_{self.request_id}_{block.call}"
-                return FunctionCall(id=f"fc_{name}", call_id=call_id, name=block.name, arguments=text, status=status)
+                return FunctionCall(
+                    id=f"fc_{name}", call_id=block.call_id, name=block.name, arguments=text, status=status
+                )
 
     def text(self, text: str, entries: Sequence[TokenLogprob]) -> OutputText:
         return OutputText(text, [], self.logprobs(entries))

@@ -21,7 +21,7 @@ class ResponseAnswer:
 
     def __init__(self, shape: ResponseShape) -> None:
         self._shape = shape
-        self._reader = BlockReader(shape.parser())
+        self._reader = BlockReader(shape.form)
         self._output: list[OutputItem] = []
 
     def feed(self, _prompt: int, events: Sequence[Event]) -> None:
@@ -50,7 +50,7 @@ class ResponseStream:
     def __init__(self, shape: ResponseShape, ids: EventIds) -> None:
         self._shape = shape
         self._ids = ids
-        self._reader = BlockReader(shape.parser())
+        self._reader = BlockReader(shape.form)
         self._writer = EventWriter(shape, ids)
         self._begun = False
 

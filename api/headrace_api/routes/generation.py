@@ -8,6 +8,7 @@ from headrace_api.operations.chat import CHAT
 from headrace_api.operations.completions import COMPLETIONS
 from headrace_api.operations.endpoint import Body, Endpoint
 from headrace_api.operations.generation import detach, open_stream, whole_answer
+from headrace_api.operations.render import render
 from headrace_api.operations.services import Services
 from headrace_api.output.sse import EventStream
 from headrace_api.routes.documented import GENERATION_FAILURES, answers, takes
@@ -51,3 +52,11 @@ async def answer(endpoint: Endpoint[Body], request: Request, services: Services)
         # Without a key the client could not come back for what another node goes on with.
         on_stop = whole.keep if call.idempotency_key else None
         return json_answer(await unless_gone(request, whole.collect(), on_stop))
+
+
+async def dry_run(endpoint: Endpoint[Body], request: Request, services: Services) -> Response:
+    """The same up to the queue."""
+    body = await read_body(request, endpoint.body)
+    call = generation_call(request, body, await request.body(), services)
+    call.answer_headers.update(answer_headers(body))
+    return json_answer(await render(endpoint, body, call, services))

@@ -12,6 +12,7 @@ from headrace_api.output.sse import EventStream
 from headrace_api.routes.documented import GENERATION_FAILURES, answers, takes
 from headrace_api.routes.generation import answer
 from headrace_api.schemas.responses import DeletedResponse, ItemList, Response, ResponsesRequest
+from headrace_shared.errors import InvalidRequestError
 
 router = APIRouter(tags=["responses"])
 _FAILURES = (400, 401, 404, 500, 503)
@@ -41,8 +42,15 @@ async def retrieve_response(
     starting_after: Annotated[
         int | None, Query(ge=0, description="The sequence_number of the last event known.")
     ] = None,
+    include_obfuscation: Annotated[bool, Query(description="Only false: events are never padded.")] = False,
 ) -> HttpResponse:
     call = call_of(request, services)
+    if include_obfuscation:
+        raise InvalidRequestError(
+            "include_obfuscation: is not supported; leave it out or send false.", param="include_obfuscation"
+        )
+    if starting_after is not None and not stream:
+        raise InvalidRequestError("starting_after: is only allowed with stream=true.", param="starting_after")
     if not stream:
         return json_answer(await operations.retrieve(response_id, call, services))
     frames = await operations.follow(response_id, starting_after, call, services)

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from headrace_api.schemas.base import RequestModel
 
+LONGEST_NAME = 128
+"""Of a tenant, in characters."""
+
 
 class QueuedRequest(RequestModel):
     """The APIs word the rest differently."""

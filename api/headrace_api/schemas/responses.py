@@ -27,7 +27,7 @@ def _function_only(value: object) -> object:
     return value
 
 
-class FunctionTool(_Part):
+class ResponseTool(_Part):
     """A function that the client runs."""
 
     type: Literal["function"]
@@ -42,7 +42,7 @@ class ChosenFunction(_Part):
     name: str
 
 
-class AllowedTools(_Part):
+class AllowedFunctions(_Part):
     """The model is told of no others."""
 
     type: Literal["allowed_tools"]
@@ -61,7 +61,7 @@ def _kind_of_choice(value: object) -> object:
 ChosenTools = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("word")]
     | Annotated[ChosenFunction, Tag("function")]
-    | Annotated[AllowedTools, Tag("allowed_tools")],
+    | Annotated[AllowedFunctions, Tag("allowed_tools")],
     Discriminator(
         _kind_of_choice,
         custom_error_type="tool_choice",
@@ -155,7 +155,7 @@ class ResponsesRequest(QueuedRequest):
     chat_template_kwargs: TemplateKwargs | None = None
     cache_salt: Annotated[str | None, Field(pattern=r"^[^@/\\\x00]{1,128}$")] = None
 
-    tools: list[Annotated[FunctionTool, BeforeValidator(_function_only)]] | None = None
+    tools: list[Annotated[ResponseTool, BeforeValidator(_function_only)]] | None = None
     tool_choice: ChosenTools | None = None
     parallel_tool_calls: bool | None = True
     text: TextConfig | None = None
@@ -196,7 +196,9 @@ class ResponsesRequest(QueuedRequest):
                 return [Problem("tool_choice", "needs tools")]
             case ChosenFunction(name=name) if name not in known:
                 return [Problem("tool_choice.name", f"is not one of the tools, got {name[:80]!r}")]
-            case AllowedTools(tools=allowed) if strange := [each.name for each in allowed if each.name not in known]:
+            case AllowedFunctions(tools=allowed) if strange := [
+                each.name for each in allowed if each.name not in known
+            ]:
                 return [Problem("tool_choice.tools", f"should name some of the tools, got {strange[0][:80]!r}")]
         return []
 

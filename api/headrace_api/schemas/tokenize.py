@@ -74,3 +74,28 @@ class DetokenizeAnswer(msgspec.Struct, frozen=True):
     """The text."""
 
     prompt: str
+
+
+class AddedToken(msgspec.Struct, frozen=True):
+    """A token that is not made of others."""
+
+    content: str
+    special: bool
+
+
+class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of GET /tokenizer_info, by the names of a tokenizer_config.json; further special tokens by theirs."""
+
+    tokenizer_class: str
+    """Of the ``tokenizers`` library."""
+    model_max_length: int
+    vocab_size: int
+    add_bos_token: bool | None
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    special_tokens: dict[str, str]
+    """Those that chat templates may name, by the names that they use."""
+    added_tokens_decoder: dict[int, AddedToken]
+    chat_template: str | None

@@ -60,6 +60,11 @@ class Tokenizer:
         """Number of tokens, added ones included."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def added_tokens(self) -> dict[int, str]:
+        """The tokens that are not made of others, by id; special ones are among them."""
+        return {token_id: token.content for token_id, token in self._backend.get_added_tokens_decoder().items()}
+
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text. Raises InvalidRequestError for a text that no UTF-8 can hold (a lone surrogate)."""
         # encode_batch_fast computes no offsets and, unlike encode, lets go of the interpreter lock meanwhile.

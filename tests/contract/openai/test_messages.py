@@ -192,6 +192,19 @@ async def test_a_key_is_taken_from_either_header(valkey_url: str, worker: Script
     assert refused.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
 
 
+async def test_what_agents_send_along_is_taken(claude: anthropic.AsyncAnthropic, worker: ScriptedWorker) -> None:
+    user = f"user_{'0' * 64}_account__session_{'1' * 36}_{'2' * 36}"
+    keep_all = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+    headers = {"anthropic-beta": "interleaved-thinking-2025-05-14"}
+    for name in (user, "ann"):
+        await create(
+            claude, metadata={"user_id": name}, extra_body={"context_management": keep_all}, extra_headers=headers
+        )
+    tenants = [job.header.tenant for job in worker.jobs]
+    assert tenants[0].startswith("user-")
+    assert tenants[1] == "ann"
+
+
 async def test_errors_are_of_the_sdks_classes(claude: anthropic.AsyncAnthropic) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
         await create(claude, model="none")

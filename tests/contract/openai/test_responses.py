@@ -206,6 +206,28 @@ async def test_logprobs_come_with_the_text(api: Api) -> None:
     assert [delta["logprobs"][0]["token"] for delta in deltas] == list("Hello!")
 
 
+async def test_parameters_of_a_fetch_are_heeded_or_refused(api: Api) -> None:
+    response = await create(api)
+    for params in (
+        {"starting_after": "3"},
+        {"include_obfuscation": "true"},
+        {"starting_after": "-1", "stream": "true"},
+    ):
+        refused = await api.http.get(f"{RESPONSES}/{response.id}", params=params)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, next(iter(params)))
+
+
+async def test_a_conversation_does_not_grow_without_end(valkey_url: str, worker: ScriptedWorker) -> None:
+    async def talk(api: Api) -> None:
+        earlier = None
+        for _ in range(9):
+            earlier = (await create(api, input="y" * 300, previous_response_id=earlier, truncation="auto")).id
+
+    async with running_api(valkey_url, max_body_bytes=2048) as api:
+        with pytest.raises(openai.BadRequestError, match="begin a new one"):
+            await talk(api)
+
+
 class Word(BaseModel):
     word: str
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ from msgspec import UNSET, UnsetType
 from headrace_api.errors import messages_error_body
 from headrace_api.output.blocks import BlockKind, BlockReader, Closed, Grew, Opened, Step
 from headrace_api.output.event_ids import EventIds
-from headrace_api.schemas.messages import (
+from headrace_api.output.message import MessageForm
+from headrace_api.schemas.anthropic import (
     Block,
     BlockDelta,
     BlockStart,
@@ -35,7 +36,6 @@ from headrace_api.schemas.messages import (
     ToolUseBlock,
 )
 from headrace_shared.errors import HeadraceError
-from headrace_shared.parse.message import MessageParser
 from headrace_shared.protocol.event import Event
 
 _REFUSED_JSON = "INVALID_JSON"
@@ -50,7 +50,7 @@ class MessageShape:
     model: str
     """As the client named it."""
     prompt_tokens: int
-    parser: Callable[[], MessageParser]
+    form: MessageForm
 
     def message(self, content: list[Block], ending: Ending | None, usage: StartUsage) -> Message:
         return Message(
@@ -70,7 +70,7 @@ class MessageShape:
             case BlockKind.THOUGHTS:
                 return ThinkingBlock("", "")
             case BlockKind.CALL:
-                return ToolUseBlock(f"toolu_{self.request_id}_{block.call}", block.name, {})
+                return ToolUseBlock(block.call_id, block.name, {})
 
     def closed(self, block: Opened, whole: str) -> Block:
         """The whole block."""
@@ -80,7 +80,7 @@ class MessageShape:
             case BlockKind.THOUGHTS:
                 return ThinkingBlock(whole, _signature(whole))
             case BlockKind.CALL:
-                return ToolUseBlock(f"toolu_{self.request_id}_{block.call}", block.name, _input(whole))
+                return ToolUseBlock(block.call_id, block.name, _input(whole))
 
     def usage(self, reader: BlockReader) -> MessageUsage:
         return MessageUsage(**self._counts(reader))
@@ -103,7 +103,7 @@ class MessageStream:
     def __init__(self, shape: MessageShape, ids: EventIds) -> None:
         self._shape = shape
         self._ids = ids
-        self._reader = BlockReader(shape.parser())
+        self._reader = BlockReader(shape.form)
 
     def open(self) -> bytes:
         """How many of the prompt's tokens were cached is told at the end."""
@@ -149,7 +149,7 @@ class MessageAnswer:
 
     def __init__(self, shape: MessageShape) -> None:
         self._shape = shape
-        self._reader = BlockReader(shape.parser())
+        self._reader = BlockReader(shape.form)
         self._content: list[Block] = []
 
     def feed(self, _prompt: int, events: Sequence[Event]) -> None:

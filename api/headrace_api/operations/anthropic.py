@@ -3,15 +3,14 @@
 from functools import partial
 
 from headrace_api.directory import ServedModel
-from headrace_api.operations.chat import plan_chat
+from headrace_api.operations.chat import chat_prompt_of, plan_chat
 from headrace_api.operations.endpoint import Endpoint, Prepared, Trace
 from headrace_api.operations.renamed import renamed
 from headrace_api.operations.services import Services
-from headrace_api.output.messages import MessageAnswer, MessageShape, MessageStream
-from headrace_api.prompt.build import chat_prompt
-from headrace_api.prompt.from_messages import CHAT_NAMES, chat_body
+from headrace_api.output.anthropic import MessageAnswer, MessageShape, MessageStream
+from headrace_api.prompt.anthropic import CHAT_NAMES, chat_body
+from headrace_api.schemas.anthropic import CountTokensRequest, MessagesRequest, TokenCount
 from headrace_api.schemas.chat import ChatRequest
-from headrace_api.schemas.messages import CountTokensRequest, MessagesRequest, TokenCount
 from headrace_shared.protocol.ask import Ask
 
 
@@ -22,7 +21,7 @@ async def _prepare(body: MessagesRequest, ask: Ask, model: ServedModel, trace: T
         request_id=ask.request_id,
         model=body.model if body.model is not None else model.card.name,
         prompt_tokens=len(plan.prompt.token_ids),
-        parser=plan.parser,
+        form=plan.form_with_calls("toolu_"),
     )
     return Prepared(ask, model.card, [plan.job], partial(MessageStream, shape), partial(MessageAnswer, shape))
 
@@ -34,6 +33,5 @@ async def count_tokens(body: CountTokensRequest, services: Services) -> TokenCou
     """How long a prompt would be. Raises HeadraceError."""
     model = services.directory.resolve(body.model)
     with renamed(CHAT_NAMES):
-        chat = ChatRequest.of(chat_body(body))
-        prompt = await services.tokenizers.run(chat_prompt, chat, model.card, model.tokenizer, model.template)
+        prompt = await chat_prompt_of(ChatRequest.of(chat_body(body)), model, services)
     return TokenCount(len(prompt.token_ids))

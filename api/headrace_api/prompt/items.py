@@ -24,7 +24,7 @@ from headrace_api.schemas.response_items import (
     SentReasoning,
     SentText,
 )
-from headrace_api.schemas.responses import AllowedTools, ChosenFunction, FunctionTool, ResponsesRequest
+from headrace_api.schemas.responses import AllowedFunctions, ChosenFunction, ResponsesRequest, ResponseTool
 
 CHAT_NAMES = {
     "max_completion_tokens": "max_output_tokens",
@@ -32,6 +32,8 @@ CHAT_NAMES = {
     "prompt": "input",
     "reasoning_effort": "reasoning.effort",
     "response_format": "text.format",
+    ".function.": ".",
+    ".allowed_tools.": ".",
 }
 """What the fields of the chat are called here."""
 _AS_IT_IS = (
@@ -152,24 +154,21 @@ def _format(body: ResponsesRequest) -> JsonObject | None:
     return {"type": "json_schema", "json_schema": {name: value for name, value in schema.items() if value is not None}}
 
 
-def _tools(tools: Sequence[FunctionTool], choice: str | ChosenFunction | AllowedTools | None) -> JsonObject:
-    chosen: Any = choice or "auto"
-    if isinstance(choice, AllowedTools):
-        allowed = {each.name for each in choice.tools}
-        tools = [tool for tool in tools if tool.name in allowed]
-        chosen = choice.mode
-    elif isinstance(choice, ChosenFunction):
-        chosen = {"type": "function", "function": {"name": choice.name}}
+def _tools(tools: Sequence[ResponseTool], choice: str | ChosenFunction | AllowedFunctions | None) -> JsonObject:
     if not tools:
         return {}
-    functions = [tool.model_dump(include={"name", "description", "parameters", "strict"}) for tool in tools]
-    return {
-        "tools": [
-            {"type": "function", "function": {name: value for name, value in each.items() if value is not None}}
-            for each in functions
-        ],
-        "tool_choice": chosen,
-    }
+    chosen: Any = choice or "auto"
+    if isinstance(choice, ChosenFunction):
+        chosen = _named(choice)
+    elif isinstance(choice, AllowedFunctions):
+        allowed = {"mode": choice.mode, "tools": [_named(each) for each in choice.tools]}
+        chosen = {"type": "allowed_tools", "allowed_tools": allowed}
+    functions = [tool.model_dump(exclude={"type"}, exclude_none=True) for tool in tools]
+    return {"tools": [{"type": "function", "function": each} for each in functions], "tool_choice": chosen}
+
+
+def _named(choice: ChosenFunction) -> JsonObject:
+    return {"type": "function", "function": {"name": choice.name}}
 
 
 def as_json(items: Sequence[Item]) -> list[JsonObject]:

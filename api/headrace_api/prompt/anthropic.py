@@ -4,8 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from headrace_api.schemas.base import JsonObject
-from headrace_api.schemas.messages import (
+from headrace_api.schemas.anthropic import (
     ClientTool,
     Conversation,
     MessagesRequest,
@@ -17,6 +16,7 @@ from headrace_api.schemas.messages import (
     ToolUsePart,
     Turn,
 )
+from headrace_api.schemas.base import JsonObject
 from headrace_shared.errors import InvalidRequestError
 
 CHAT_NAMES = {
@@ -26,6 +26,8 @@ CHAT_NAMES = {
     "response_format": "output_config.format",
     "stop": "stop_sequences",
     "thinking_token_budget": "thinking.budget_tokens",
+    ".function.parameters": ".input_schema",
+    ".function.": ".",
 }
 """What the fields of the chat are called here."""
 _ERROR_MARK = "Error: "
@@ -135,4 +137,5 @@ def _thinking(thinking: Thinking | None) -> JsonObject:
         return {}
     enabled = thinking.type == "enabled"
     asked: JsonObject = {"chat_template_kwargs": {"enable_thinking": enabled, "thinking": enabled}}
-    return asked | {"thinking_token_budget": thinking.budget_tokens} if enabled else asked
+    # A model that thinks nevertheless does so for itself.
+    return asked | ({"thinking_token_budget": thinking.budget_tokens} if enabled else {"include_reasoning": False})

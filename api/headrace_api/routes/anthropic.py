@@ -4,10 +4,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from headrace_api.deps import ServicesDep, answer_headers, json_answer, read_body
-from headrace_api.operations.messages import MESSAGES, count_tokens
+from headrace_api.operations.anthropic import MESSAGES, count_tokens
 from headrace_api.routes.documented import GENERATION_FAILURES, answers, takes
 from headrace_api.routes.generation import answer
-from headrace_api.schemas.messages import CountTokensRequest, Message, MessagesRequest, TokenCount
+from headrace_api.schemas.anthropic import CountTokensRequest, Message, MessagesRequest, TokenCount
 
 router = APIRouter(tags=["messages"])
 _FAILURES = (*GENERATION_FAILURES, 529)

@@ -1,5 +1,6 @@
 """POST /v1/messages: the request and the answer, as Anthropic's API words them."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from headrace_api.schemas.base import JsonObject, OffValues, TextOr
 from headrace_api.schemas.problems import Problem
-from headrace_api.schemas.queued import QueuedRequest
+from headrace_api.schemas.queued import LONGEST_NAME, QueuedRequest
 
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
 
@@ -107,7 +108,7 @@ class OutputConfig(_Part):
 
 
 class UserMetadata(_Part):
-    user_id: Annotated[str | None, Field(max_length=256)] = None
+    user_id: Annotated[str | None, Field(max_length=512)] = None
 
 
 class Conversation(QueuedRequest):
@@ -115,7 +116,7 @@ class Conversation(QueuedRequest):
 
     not_supported: ClassVar[Mapping[str, OffValues]] = {
         "container": (),
-        "context_management": (),
+        "context_management": ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
         "diagnostics": (),
         "inference_geo": (),
         "mcp_servers": ([],),
@@ -177,7 +178,11 @@ class MessagesRequest(Conversation):
 
     @property
     def end_user(self) -> str | None:
-        return self.metadata.user_id if self.metadata else None
+        """Clients join several ids to one that is longer than a tenant's name may be."""
+        name = self.metadata.user_id if self.metadata else None
+        if name is None or len(name) <= LONGEST_NAME:
+            return name
+        return "user-" + hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
 
 
 class TextBlock(msgspec.Struct, frozen=True, tag="text"):
