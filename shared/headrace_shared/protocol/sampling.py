@@ -5,6 +5,15 @@ import msgspec
 from headrace_shared.protocol.grammar import GrammarSpec
 
 
+class BeamSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Search for the most likely answers instead of drawing them."""
+
+    width: int
+    """Beams that are kept; at least the job's ``n``, which of the best are told."""
+    length_penalty: float = 1.0
+    """An answer's score is the sum of its tokens' log-probabilities over its number of tokens to this power."""
+
+
 class ThinkingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """How long an answer may think before its end marker is forced. Everything is looked for in the text of its tokens."""
 
@@ -48,6 +57,8 @@ class SamplingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the answer must look like; None: anything."""
     thinking: ThinkingSpec | None = None
     """None: as long as it likes."""
+    beams: BeamSpec | None = None
+    """None: every choice is drawn by itself."""
 
 
 class StoppingSpec(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -27,7 +27,7 @@ from headrace_shared.protocol.event import (
 )
 from headrace_shared.protocol.grammar import GrammarBackend, GrammarKind, GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
-from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec, ThinkingSpec
+from headrace_shared.protocol.sampling import BeamSpec, SamplingSpec, StoppingSpec, ThinkingSpec
 
 MINIMAL = GenerateJob(JobHeader("r1", "m.1"), pack_ids([1, 70000]))
 FULL = GenerateJob(
@@ -51,6 +51,7 @@ THINKING = GenerateJob(
         thinking=ThinkingSpec(budget_tokens=9, end_ids=(7, 8), ends=("</think>",), starts=("<think>",), opened=True)
     ),
 )
+BEAMS = GenerateJob(JobHeader("r5", "m.1"), pack_ids([]), 2, SamplingSpec(beams=BeamSpec(4, 0.5)))
 JOBS = {
     "minimal": (
         MINIMAL,
@@ -67,6 +68,10 @@ JOBS = {
     "thinking": (
         THINKING,
         "0184a474797065a867656e6572617465a668656164657282aa726571756573745f6964a27234a57175657565a36d2e31a670726f6d7074c400a873616d706c696e6781a87468696e6b696e6785ad6275646765745f746f6b656e7309a7656e645f696473920708a4656e647391a83c2f7468696e6b3ea673746172747391a73c7468696e6b3ea66f70656e6564c3",
+    ),
+    "beams": (
+        BEAMS,
+        "0185a474797065a867656e6572617465a668656164657282aa726571756573745f6964a27235a57175657565a36d2e31a670726f6d7074c400a16e02a873616d706c696e67de0001a56265616d7382a5776964746804ae6c656e6774685f70656e616c7479cb3fe0000000000000",
     ),
 }
 FRAMES: dict[str, tuple[list[Event], str]] = {

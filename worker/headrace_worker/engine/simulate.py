@@ -12,6 +12,7 @@ import time
 
 from headrace_shared.protocol.event import TokenLogprob, TopLogprob
 from headrace_worker.models.files import ModelFiles
+from headrace_worker.schedule.beam import Candidate
 from headrace_worker.schedule.plan import Plan, Sampled
 from headrace_worker.schedule.request import Sequence
 
@@ -55,6 +56,8 @@ class SimulatedRunner:
                 top = sequence.sampling.logprobs
                 sampled.token_ids.append(token_id)
                 sampled.logprobs.append(None if top is None else _logprob(token_id, top))
+                if sequence.sampling.beams is not None:
+                    sampled.candidates[sequence] = simulated_candidates(sequence, sequence.sampling.beams.width)
         return sampled
 
 
@@ -68,6 +71,20 @@ def simulated_token(sequence: Sequence) -> int:
     length = _SHORTEST + _draw(seed, choice, -1) % (_LONGEST - _SHORTEST)
     ends = position >= max(length, sequence.stopping.min_tokens) and not sequence.stopping.ignore_eos
     return EOS_ID if ends else _FIRST_WORD + _draw(seed, choice, position) % len(_WORDS)
+
+
+def simulated_candidates(sequence: Sequence, width: int) -> list[Candidate]:
+    """How a beam could go on: a function of its last token and the position, so that beams differ."""
+    seed, position, last = sequence.sampling.seed, sequence.output_len, sequence.token_ids[-1]
+    first = _draw(seed, last, position)
+    words = [_FIRST_WORD + (first + i) % len(_WORDS) for i in range(2 * width)]
+    ends = simulated_token(sequence) == EOS_ID
+    token_ids = [EOS_ID, *words[1:]] if ends else words
+    top = sequence.sampling.logprobs
+    return [
+        Candidate(token_id, -0.6931 * (i + 1) - last % 7 / 100, None if top is None else _logprob(token_id, top))
+        for i, token_id in enumerate(token_ids)
+    ]
 
 
 def simulated_files() -> ModelFiles:

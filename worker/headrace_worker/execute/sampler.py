@@ -1,12 +1,13 @@
 """Sampler: logits to tokens, each row by its own request's parameters."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from headrace_shared.protocol.event import TokenLogprob
 from headrace_worker.execute.logits.base import LogitsProcessor
+from headrace_worker.execute.logits.beams import BeamRows
 from headrace_worker.execute.logits.bias import AllowedTokens, BadWords, LogitBias
 from headrace_worker.execute.logits.draw import draw
 from headrace_worker.execute.logits.forced import ForcedTokens
@@ -17,6 +18,7 @@ from headrace_worker.execute.logits.penalties import CountsCache, Penalties
 from headrace_worker.execute.logits.truncation import Truncation, draw_truncated
 from headrace_worker.execute.philox import UniformSource
 from headrace_worker.schedule import request
+from headrace_worker.schedule.beam import Candidate
 
 
 @dataclass(slots=True)
@@ -25,6 +27,8 @@ class SampledRows:
 
     token_ids: list[int]
     logprobs: list[TokenLogprob | None]
+    candidates: dict[request.Sequence, list[Candidate]] = field(default_factory=dict)
+    """Of the rows that are beams, whose tokens mean nothing."""
 
 
 class Sampler:
@@ -53,12 +57,15 @@ class Sampler:
             batch = self._batch = self._assemble(sequences, logits.device)
         if batch.logprobs is not None:
             batch.logprobs.capture(logits)
+        if batch.beams is not None:
+            batch.beams.to_log_probabilities(logits)
         for processor in batch.processors:
             processor.apply(logits)
+        candidates = {} if batch.beams is None else batch.beams.candidates(logits, batch.logprobs)
         token_ids = batch.draw(logits)
         if batch.logprobs is None:
-            return SampledRows(token_ids, [None] * len(token_ids))
-        return SampledRows(token_ids, batch.logprobs.take(token_ids))
+            return SampledRows(token_ids, [None] * len(token_ids), candidates)
+        return SampledRows(token_ids, batch.logprobs.take(token_ids), candidates)
 
     def prompt_logprobs(self, logits: torch.Tensor, sequence: request.Sequence, start: int) -> list[TokenLogprob]:
         """Entries for the tokens ``[start + 1, start + 1 + rows)`` of a prompt, from the logits [rows, vocab] before them."""
@@ -87,7 +94,9 @@ class Sampler:
             ForcedTokens.for_batch(sequences, self._vocab_size, device),
         ]
         processors = [processor for processor in wanted if processor is not None]
-        return _Batch(sequences, processors, self._vocab_size, device)
+        batch = _Batch(sequences, processors, self._vocab_size, device)
+        batch.beams = BeamRows.for_batch(sequences, self._eos_token_ids, self._vocab_size, device)
+        return batch
 
 
 class _Batch:
@@ -104,10 +113,8 @@ class _Batch:
         self.processors = processors
         self.device = device
         self.logprobs = RowLogprobs.for_batch(sequences, device)
-        # Drawing the one most likely token is what greedy does.
-        random = [
-            row for row, each in enumerate(sequences) if each.sampling.temperature > 0 and each.sampling.top_k != 1
-        ]
+        self.beams: BeamRows | None = None
+        random = [row for row, each in enumerate(sequences) if _draws(each)]
         cut = [row for row in random if _truncates(sequences[row], vocab_size)]
         whole = [row for row in random if not _truncates(sequences[row], vocab_size)]
         self._greedy = len(random) < len(sequences)
@@ -156,6 +163,12 @@ class _RandomRows:
     def put(self, drawn: torch.Tensor, token_ids: list[int]) -> None:
         for row, token_id in zip(self._rows, drawn.tolist(), strict=True):
             token_ids[row] = token_id
+
+
+def _draws(sequence: request.Sequence) -> bool:
+    spec = sequence.sampling
+    # Drawing the one most likely token is what greedy does.
+    return spec.temperature > 0 and spec.top_k != 1 and spec.beams is None
 
 
 def _truncates(sequence: request.Sequence, vocab_size: int) -> bool:

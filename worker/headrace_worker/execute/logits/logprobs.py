@@ -72,6 +72,14 @@ class RowLogprobs:
     def capture(self, logits: torch.Tensor) -> None:
         self._raw = {top: logits[index] for top, index in self._index.items()}
 
+    def of(self, row: int, token_ids: Sequence[int]) -> list[TokenLogprob] | None:
+        """Entries for several tokens at the place of one row; None when it asks for none."""
+        for top, group in self._groups.items():
+            if row in group:
+                logits = self._raw[top][group.index(row)].expand(len(token_ids), -1)
+                return describe(logits, token_ids, top)
+        return None
+
     def take(self, token_ids: Sequence[int]) -> list[TokenLogprob | None]:
         """One entry per row of the batch, for the tokens that were drawn; the captured logits are dropped."""
         entries: list[TokenLogprob | None] = [None] * len(token_ids)
