@@ -12,7 +12,7 @@ from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.grammar import GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
-from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec, ThinkingSpec
+from headrace_shared.protocol.sampling import BeamSpec, SamplingSpec, StoppingSpec, ThinkingSpec
 from headrace_shared.text.tokenizer import Tokenizer
 
 COMPLETION_MAX_TOKENS = 16
@@ -87,7 +87,7 @@ def _job(
         queue=card.queue,
         priority=ticket.priority,
         tenant=ticket.tenant,
-        cost_tokens=(len(prompt.token_ids) + max_tokens) * body.samples,
+        cost_tokens=(len(prompt.token_ids) + max_tokens) * body.sequences,
         traceparent=ticket.traceparent,
         tracestate=ticket.tracestate,
         detached=ticket.detached,
@@ -166,19 +166,21 @@ def _sampling(
     defaults = card.defaults
     temperature = _first(body.temperature, defaults.temperature, 1.0)
     greedy = temperature == 0
-    if greedy and body.choices > 1:
+    beams = BeamSpec(body.sequences, _first(body.length_penalty, None, 1.0)) if body.use_beam_search else None
+    if greedy and body.choices > 1 and beams is None:
         raise InvalidRequestError(
             f"n: must be 1 with temperature 0, where every choice would be the same, got {body.choices}.", param="n"
         )
     top_k = int(_first(body.top_k, defaults.top_k, 0))
+    uncut = greedy or beams is not None
     if body.allowed_token_ids is not None:
         check_token_ids(body.allowed_token_ids, card, "allowed_token_ids")
     return SamplingSpec(
         seed=_seed(ticket.request_id) if body.seed in (None, -1) else body.seed or 0,
         temperature=temperature if greedy else max(temperature, _LOWEST_TEMPERATURE),
-        top_p=1.0 if greedy else _first(body.top_p, defaults.top_p, 1.0),
-        top_k=top_k if 0 < top_k < card.vocab_size and not greedy else 0,
-        min_p=0.0 if greedy else _first(body.min_p, defaults.min_p, 0.0),
+        top_p=1.0 if uncut else _first(body.top_p, defaults.top_p, 1.0),
+        top_k=top_k if 0 < top_k < card.vocab_size and not uncut else 0,
+        min_p=0.0 if uncut else _first(body.min_p, defaults.min_p, 0.0),
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
         repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
@@ -190,6 +192,7 @@ def _sampling(
         prompt_logprobs=ask.prompt_logprobs,
         grammar=ticket.grammar,
         thinking=ticket.thinking,
+        beams=beams,
     )
 
 

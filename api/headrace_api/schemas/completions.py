@@ -68,6 +68,10 @@ class CompletionRequest(GenerationRequest):
         problems = super().conflicts()
         if self.max_tokens == 0 and not self.echo:
             problems.append(Problem("max_tokens", "should be at least 1 unless echo is true, got 0"))
+        if self.use_beam_search and self.stream:
+            problems.append(Problem("stream", "is not possible with use_beam_search"))
+        if self.use_beam_search and self.max_tokens == 0:
+            problems.append(Problem("max_tokens", "should be at least 1 with use_beam_search, got 0"))
         if self.suffix and self.echo:
             problems.append(Problem("suffix", "is not possible with echo"))
         if self.suffix and not all(isinstance(item, str) for item in self.prompt):

@@ -16,7 +16,6 @@ TokenId = Annotated[int, Field(ge=0)]
 NOT_SUPPORTED: Mapping[str, OffValues] = {
     "ec_transfer_params": (),
     "kv_transfer_params": (),
-    "length_penalty": (1.0, 1),
     "logits_processors": ([],),
     "logprob_token_ids": (),
     "mm_payload": (),
@@ -29,7 +28,6 @@ NOT_SUPPORTED: Mapping[str, OffValues] = {
     "session_id": (),
     "stream_interval": (1,),
     "thinking_token_budget": (-1,),
-    "use_beam_search": (False,),
     "vllm_xargs": ({},),
     "watermarking": (False,),
 }
@@ -48,8 +46,21 @@ class GenerationRequest(StructuredRequest):
     n: Annotated[int | None, Field(ge=1, le=128)] = 1
     best_of: Annotated[
         int | None,
-        Field(ge=1, le=128, description="Samples of which the n most likely are shown; not with stream, nor greedy."),
+        Field(
+            ge=1,
+            le=128,
+            description="Samples of which the n most likely are shown; not with stream, nor greedy. "
+            "With use_beam_search the number of beams, n if not said.",
+        ),
     ] = None
+    use_beam_search: Annotated[
+        bool | None,
+        Field(description="Search for the n most likely answers instead of drawing them; told when all are known."),
+    ] = False
+    length_penalty: Annotated[
+        float | None,
+        Field(description="With use_beam_search: answers are compared by log-probability / tokens ** length_penalty."),
+    ] = 1.0
 
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
@@ -112,7 +123,9 @@ class GenerationRequest(StructuredRequest):
     user: str | None = None
     metadata: JsonObject | None = None
 
-    @field_validator("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+    @field_validator(
+        "temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "length_penalty"
+    )
     @classmethod
     def _as_float(cls, value: float | None) -> float | None:
         return None if value is None else float(value)
@@ -125,7 +138,7 @@ class GenerationRequest(StructuredRequest):
             problems.append(
                 Problem("stream_options.include_obfuscation", "is not supported yet; leave it out or send false")
             )
-        problems += self._best_of_conflicts()
+        problems += self._beam_conflicts() if self.use_beam_search else self._best_of_conflicts()
         if self.truncate_prompt_tokens == 0:
             problems.append(Problem("truncate_prompt_tokens", "should be at least 1, or -1 for as many as fit, got 0"))
         if self.truncation_side is not None and self.truncate_prompt_tokens is None:
@@ -134,11 +147,29 @@ class GenerationRequest(StructuredRequest):
             problems.append(Problem("prompt_logprobs", "is not allowed with stream: true"))
         return problems
 
-    def _best_of_conflicts(self) -> list[Problem]:
-        if self.samples < self.choices:
+    def _beam_conflicts(self) -> list[Problem]:
+        """A search draws nothing, and sees tokens, not text."""
+        senseless = {
+            "stop": bool(self.stop),
+            "top_p": self.top_p not in (None, 1),
+            "top_k": self.top_k not in (None, 0, -1),
+            "min_p": self.min_p not in (None, 0),
+        }
+        problems = [
+            Problem(name, "is not possible with use_beam_search") for name, is_set in senseless.items() if is_set
+        ]
+        return problems + self._too_few_samples()
+
+    def _too_few_samples(self) -> list[Problem]:
+        if self.sequences < self.choices:
             return [Problem("best_of", f"should be at least n ({self.choices}), got {self.best_of}")]
-        if self.samples == self.choices:
-            return []
+        return []
+
+    def _best_of_conflicts(self) -> list[Problem]:
+        if self.length_penalty not in (None, 1):
+            return [Problem("length_penalty", "is only allowed with use_beam_search: true"), *self._too_few_samples()]
+        if self.sequences <= self.choices:
+            return self._too_few_samples()
         if self.stream:
             return [Problem("best_of", f"should be equal to n ({self.choices}) with stream: true, got {self.best_of}")]
         if self.temperature == 0:
@@ -156,7 +187,12 @@ class GenerationRequest(StructuredRequest):
 
     @property
     def samples(self) -> int:
-        """How many are generated, of which ``choices`` are shown."""
+        """How many a worker tells, of which ``choices`` are shown: a search tells the best ones alone."""
+        return self.choices if self.use_beam_search else self.sequences
+
+    @property
+    def sequences(self) -> int:
+        """How many a worker computes at once."""
         return self.best_of or self.choices
 
     @property

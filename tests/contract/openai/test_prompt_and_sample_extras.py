@@ -9,6 +9,7 @@ from scripted_worker import BOS, ScriptedWorker, ids_of, running_worker
 
 from headrace_shared.protocol.codec import unpack_ids
 from headrace_shared.protocol.event import Delta, Event, Finished, FinishReason, Started, TokenLogprob
+from headrace_shared.protocol.sampling import BeamSpec
 from headrace_shared.queue.claims import Claim
 
 LIKELIHOODS = {"A": -3.0, "B": -1.0, "C": -2.0, "D": -9.0}
@@ -94,3 +95,26 @@ async def test_a_salt_goes_with_the_job_and_keeps_its_prefixes_apart(api: Api, w
     first, second, other, plain = (job.header.affinity for job in worker.jobs)
     assert first == second
     assert len({*first, *other, *plain}) == len(first) * 3
+
+
+async def test_a_beam_search_goes_to_the_worker_with_its_width(api: Api, worker: ScriptedWorker) -> None:
+    fields = {"use_beam_search": True, "length_penalty": -1, "best_of": 5}
+    answer = await api.sdk.completions.create(model="tiny", prompt="ab", n=2, temperature=0, extra_body=fields)
+    assert len(answer.choices) == 2
+    [job] = worker.jobs
+    assert (job.n, job.sampling.beams) == (2, BeamSpec(5, -1.0))
+    assert job.sampling.logprobs is None
+    assert job.header.cost_tokens == (3 + 16) * 5
+
+
+async def test_beams_of_a_chat_can_be_streamed(api: Api, worker: ScriptedWorker) -> None:
+    messages: Any = [{"role": "user", "content": "go"}]
+    stream = await api.sdk.chat.completions.create(
+        model="tiny", messages=messages, n=3, stream=True, extra_body={"use_beam_search": True}
+    )
+    texts = ["", "", ""]
+    async for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == ["Hello!"] * 3
+    assert worker.jobs[0].sampling.beams == BeamSpec(3)

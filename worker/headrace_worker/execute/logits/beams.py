@@ -5,6 +5,7 @@ from typing import Self
 
 import torch
 
+from headrace_shared.protocol.event import TokenLogprob
 from headrace_worker.execute.logits.largest import largest
 from headrace_worker.execute.logits.logprobs import RowLogprobs
 from headrace_worker.schedule import request
@@ -47,12 +48,10 @@ class BeamRows:
         found: dict[request.Sequence, list[Candidate]] = {}
         rows = zip(self._rows, picked.columns.tolist(), picked.values.tolist(), strict=True)
         for (row, sequence, count), token_ids, values in rows:
-            token_ids = token_ids[:count]
-            entries = None if logprobs is None else logprobs.of(row, token_ids)
-            found[sequence] = [
-                Candidate(token_id, value, entry)
-                for token_id, value, entry in zip(token_ids, values, entries or [None] * count, strict=False)
-            ]
+            entries: Sequence[TokenLogprob | None] = [None] * count
+            if logprobs is not None:
+                entries = logprobs.of(row, token_ids[:count]) or entries
+            found[sequence] = [Candidate(*each) for each in zip(token_ids, values, entries, strict=False)]
         return found
 
 
