@@ -110,6 +110,8 @@ class ApiSettings(BaseSettings):
     """Tell in the usage how many prompt tokens were cached."""
     enable_server_load_tracking: bool = False
     """Answer GET /load with the number of generation requests that this process has in hand."""
+    stream_interval: Annotated[int, Field(ge=1)] = 1
+    """Tokens per event of a stream's choice, where a request does not say; its first and last event come at once."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
     """Largest request body; a larger one gets 413."""
     tokenizer_threads: Annotated[int, Field(ge=1)] = 2

@@ -47,6 +47,10 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     response_role: str = "assistant"
     defaults: GenerationDefaults = GenerationDefaults()
     max_logprobs: int = 20
+    logprobs_mode: str = "raw_logprobs"
+    """What its workers tell as log-probabilities."""
+    logits_processor_pattern: str | None = None
+    """Regular expression for the whole name of a logits processor that a request may use; None: none."""
     trust_request_chat_template: bool = False
     grammar_backends: tuple[str, ...] = ()
     """Which ``GrammarBackend`` its workers have, the preferred one first; none: answers cannot be constrained."""

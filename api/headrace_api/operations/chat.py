@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from headrace_api.directory import ServedModel
-from headrace_api.jobs import Ticket, chat_job
+from headrace_api.jobs import Ticket, chat_job, told_logprobs
 from headrace_api.operations.endpoint import (
     Endpoint,
     Prepared,
@@ -13,6 +13,7 @@ from headrace_api.operations.endpoint import (
     collector_of,
     envelope,
     grammar_of,
+    renderer_of,
     tickets,
     tokens_as_ids,
 )
@@ -54,7 +55,7 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         choices=body.choices,
         prompt_token_ids=plan.prompt.token_ids,
         echo=_echoed(body, plan.role),
-        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        top_logprobs=told_logprobs(plan.job, asked=bool(body.logprobs)),
         tokens_as_ids=tokens_as_ids(body, services),
         return_token_ids=bool(body.return_token_ids),
         include_usage=body.include_usage,
@@ -62,7 +63,7 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         prompt_details=services.settings.enable_prompt_tokens_details,
     )
     collector = collector_of(body, 1, partial(ChatAnswer, shape))
-    return Prepared(ask, model.card, [plan.job], partial(ChatStream, shape), collector)
+    return Prepared(ask, model.card, [plan.job], renderer_of(body, services, partial(ChatStream, shape)), collector)
 
 
 CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare)

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from headrace_api.schemas.base import Int64, JsonObject, OffValues, StopStrings, StreamOptions
+from headrace_api.schemas.decoding import LogitsProcessor, RepetitionDetection
 from headrace_api.schemas.problems import Problem
 from headrace_api.schemas.structured import StructuredRequest
 
@@ -16,17 +17,13 @@ TokenId = Annotated[int, Field(ge=0)]
 NOT_SUPPORTED: Mapping[str, OffValues] = {
     "ec_transfer_params": (),
     "kv_transfer_params": (),
-    "logits_processors": ([],),
-    "logprob_token_ids": (),
     "mm_payload": (),
     "mm_processor_kwargs": ({},),
     "prompt_embeds": (),
-    "repetition_detection": (),
     "return_token_offsets": (False,),
     "return_weight_versions": (False,),
     "routed_experts_prompt_start": (),
     "session_id": (),
-    "stream_interval": (1,),
     "thinking_token_budget": (-1,),
     "vllm_xargs": ({},),
     "watermarking": (False,),
@@ -43,6 +40,10 @@ class GenerationRequest(StructuredRequest):
     model: Annotated[str | None, Field(description="May be left out while one model is served.")] = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
+    stream_interval: Annotated[
+        int | None,
+        Field(ge=1, description="With stream: tokens per event of a choice, but for its first and its last event."),
+    ] = None
     n: Annotated[int | None, Field(ge=1, le=128)] = 1
     best_of: Annotated[
         int | None,
@@ -90,7 +91,20 @@ class GenerationRequest(StructuredRequest):
         Literal["left", "right"] | None, Field(description="Where tokens are cut off; the left if not said.")
     ] = None
 
-    prompt_logprobs: Annotated[int | None, Field(ge=0)] = None
+    prompt_logprobs: Annotated[int | None, Field(ge=-1, description="-1: of the whole vocabulary.")] = None
+    logprob_token_ids: Annotated[
+        list[TokenId] | None,
+        Field(
+            min_length=1,
+            max_length=128,
+            description="With logprobs: tell of these tokens, not of the most likely ones.",
+        ),
+    ] = None
+    logits_processors: Annotated[
+        list[LogitsProcessor] | None,
+        Field(max_length=16, description="Own code that the server's operator allows, by the name to import."),
+    ] = None
+    repetition_detection: RepetitionDetection | None = None
     return_tokens_as_token_ids: bool | None = None
     return_token_ids: bool | None = False
     echo: bool | None = False
@@ -138,6 +152,11 @@ class GenerationRequest(StructuredRequest):
             problems.append(
                 Problem("stream_options.include_obfuscation", "is not supported yet; leave it out or send false")
             )
+        if self.stream_interval not in (None, 1) and not self.stream:
+            problems.append(Problem("stream_interval", "is only allowed with stream: true"))
+        detection = self.repetition_detection
+        if detection is not None and 0 < detection.max_pattern_size < (detection.min_pattern_size or 1):
+            problems.append(Problem("repetition_detection.min_pattern_size", "should not be above max_pattern_size"))
         problems += self._beam_conflicts() if self.use_beam_search else self._best_of_conflicts()
         if self.truncate_prompt_tokens == 0:
             problems.append(Problem("truncate_prompt_tokens", "should be at least 1, or -1 for as many as fit, got 0"))
@@ -151,6 +170,7 @@ class GenerationRequest(StructuredRequest):
         """A search draws nothing, and sees tokens, not text."""
         senseless = {
             "stop": bool(self.stop),
+            "repetition_detection": self.repetition_detection is not None,
             "top_p": self.top_p not in (None, 1),
             "top_k": self.top_k not in (None, 0, -1),
             "min_p": self.min_p not in (None, 0),

@@ -1,5 +1,7 @@
 """Already-validated decoding parameters, as they cross the queue."""
 
+from typing import Any
+
 import msgspec
 
 from headrace_shared.protocol.grammar import GrammarSpec
@@ -27,6 +29,25 @@ class ThinkingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """Texts of which one may begin the answer, after white space, and so the thinking part."""
     opened: bool = False
     """An answer that begins with none of them thinks as well: the prompt has opened the part, or the model always does."""
+
+
+class ProcessorCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A logits processor of the operator's own, by the name under which Python imports it."""
+
+    qualname: str
+    build: bool = False
+    """The name is that of a factory, to be called with ``args`` and ``kwargs``; else it is the processor."""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+
+
+class RepetitionSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """When an answer is taken to go round in circles: the same tokens, so many times in a row at its end."""
+
+    max_pattern_tokens: int
+    min_count: int
+    """At least 2."""
+    min_pattern_tokens: int = 1
 
 
 class SamplingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,6 +80,10 @@ class SamplingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """None: as long as it likes."""
     beams: BeamSpec | None = None
     """None: every choice is drawn by itself."""
+    logits_processors: tuple[ProcessorCall, ...] = ()
+    """In the order in which they are applied."""
+    logprob_token_ids: tuple[int, ...] = ()
+    """With them ``logprobs`` tells of these tokens beside the sampled one, instead of the most likely ones."""
 
 
 class StoppingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,3 +98,5 @@ class StoppingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
+    repetition: RepetitionSpec | None = None
+    """None: an answer may repeat itself."""

@@ -27,7 +27,14 @@ from headrace_shared.protocol.event import (
 )
 from headrace_shared.protocol.grammar import GrammarBackend, GrammarKind, GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
-from headrace_shared.protocol.sampling import BeamSpec, SamplingSpec, StoppingSpec, ThinkingSpec
+from headrace_shared.protocol.sampling import (
+    BeamSpec,
+    ProcessorCall,
+    RepetitionSpec,
+    SamplingSpec,
+    StoppingSpec,
+    ThinkingSpec,
+)
 
 MINIMAL = GenerateJob(JobHeader("r1", "m.1"), pack_ids([1, 70000]))
 FULL = GenerateJob(
@@ -52,6 +59,16 @@ THINKING = GenerateJob(
     ),
 )
 BEAMS = GenerateJob(JobHeader("r5", "m.1"), pack_ids([]), 2, SamplingSpec(beams=BeamSpec(4, 0.5)))
+EXTRAS = GenerateJob(
+    JobHeader("r6", "m.1"),
+    pack_ids([]),
+    sampling=SamplingSpec(
+        logits_processors=(ProcessorCall("a.b", True, (1,), {"k": [2.5]}), ProcessorCall("a.c")),
+        logprobs=0,
+        logprob_token_ids=(5, 6),
+    ),
+    stopping=StoppingSpec(repetition=RepetitionSpec(8, 3, 2)),
+)
 JOBS = {
     "minimal": (
         MINIMAL,
@@ -72,6 +89,10 @@ JOBS = {
     "beams": (
         BEAMS,
         "0185a474797065a867656e6572617465a668656164657282aa726571756573745f6964a27235a57175657565a36d2e31a670726f6d7074c400a16e02a873616d706c696e67de0001a56265616d7382a5776964746804ae6c656e6774685f70656e616c7479cb3fe0000000000000",
+    ),
+    "extras": (
+        EXTRAS,
+        "0185a474797065a867656e6572617465a668656164657282aa726571756573745f6964a27236a57175657565a36d2e31a670726f6d7074c400a873616d706c696e67de0003a86c6f6770726f627300b16c6f676974735f70726f636573736f72739284a87175616c6e616d65a3612e62a56275696c64c3a4617267739101a66b776172677381a16b91cb400400000000000081a87175616c6e616d65a3612e63b16c6f6770726f625f746f6b656e5f696473920506a873746f7070696e6781aa72657065746974696f6e83b26d61785f7061747465726e5f746f6b656e7308a96d696e5f636f756e7403b26d696e5f7061747465726e5f746f6b656e7302",
     ),
 }
 FRAMES: dict[str, tuple[list[Event], str]] = {

@@ -53,9 +53,8 @@ class SimulatedRunner:
                 sampled.prompt_logprobs.append((part, [_logprob(token_id, wanted) for token_id in ids]))
             if part.samples:
                 token_id = simulated_token(sequence)
-                top = sequence.sampling.logprobs
                 sampled.token_ids.append(token_id)
-                sampled.logprobs.append(None if top is None else _logprob(token_id, top))
+                sampled.logprobs.append(_told(sequence, token_id))
                 if sequence.sampling.beams is not None:
                     sampled.candidates[sequence] = simulated_candidates(sequence, sequence.sampling.beams.width)
         return sampled
@@ -80,9 +79,8 @@ def simulated_candidates(sequence: Sequence, width: int) -> list[Candidate]:
     words = [_FIRST_WORD + (first + i) % len(_WORDS) for i in range(2 * width)]
     ends = simulated_token(sequence) == EOS_ID
     token_ids = [EOS_ID, *words[1:]] if ends else words
-    top = sequence.sampling.logprobs
     return [
-        Candidate(token_id, -0.6931 * (i + 1) - last % 7 / 100, None if top is None else _logprob(token_id, top))
+        Candidate(token_id, -0.6931 * (i + 1) - last % 7 / 100, _told(sequence, token_id))
         for i, token_id in enumerate(token_ids)
     ]
 
@@ -134,6 +132,17 @@ def simulated_files() -> ModelFiles:
 def _draw(seed: int, choice: int, position: int) -> int:
     digest = hashlib.blake2b(b"%d/%d/%d" % (seed, choice, position), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def _told(sequence: Sequence, token_id: int) -> TokenLogprob | None:
+    """What the request wants to be told of a token."""
+    spec = sequence.sampling
+    if spec.logprobs is None:
+        return None
+    if spec.logprob_token_ids:
+        others = [TopLogprob(other, -9.0, VOCAB_SIZE) for other in spec.logprob_token_ids]
+        return TokenLogprob(token_id, -0.6931, 1, others)
+    return _logprob(token_id, spec.logprobs)
 
 
 def _logprob(token_id: int, wanted: int) -> TokenLogprob:

@@ -23,6 +23,8 @@ class SampledRows(Protocol):
     logprobs: list[TokenLogprob | None]
     candidates: dict[Sequence, list[Candidate]]
     """Of the rows that are beams."""
+    failed: dict[Sequence, str]
+    """Rows that could not be computed, and why."""
 
 
 class RowSampler(Protocol):
@@ -65,7 +67,8 @@ class ModelRunner:
             if len(step.sample_rows) < hidden.shape[0]:
                 hidden = hidden[step.sample_rows]
             drawn = self._sampler.sample(self._network.logits(hidden), drawing)
-            sampled.token_ids, sampled.logprobs, sampled.candidates = drawn.token_ids, drawn.logprobs, drawn.candidates
+            sampled.token_ids, sampled.logprobs = drawn.token_ids, drawn.logprobs
+            sampled.candidates, sampled.failed = drawn.candidates, drawn.failed
         return sampled
 
     def forget(self, request_id: str) -> None:

@@ -60,6 +60,8 @@ class Sampled:
     """Aligned with ``token_ids``; None where the request asks for none."""
     candidates: dict[Sequence, list[Candidate]] = field(default_factory=dict)
     """For each beam that a slice samples: its best ways to go on. Its entry in ``token_ids`` means nothing."""
+    failed: dict[Sequence, str] = field(default_factory=dict)
+    """Sequences whose requests cannot go on, and why. Their other entries mean nothing."""
     prompt_logprobs: list[tuple[Slice, list[TokenLogprob]]] = field(default_factory=list)
     """For each slice with ``prompt_scores > 0``: that many entries, for tokens ``[start + 1, ...)``."""
 
@@ -79,5 +81,7 @@ class SequenceOutput:
     """The id out of ``stop_token_ids`` that ended the sequence; None for end-of-text and length."""
     prompt_logprobs: list[TokenLogprob | None] | None = None
     """One entry per prompt token, the first None. Set once per request, on its very first output."""
+    failure: str | None = None
+    """The request has ended without an answer: why."""
     first: bool = False
     """The sequence's first output in this attempt: its prefill is done."""

@@ -2,8 +2,9 @@
 
 import enum
 from collections.abc import Callable, Collection, Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from headrace_shared.protocol.codec import unpack_ids
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
@@ -37,6 +38,15 @@ class Grammar(Protocol):
 
     def matcher(self) -> Matcher:
         """A matcher that has not accepted any token."""
+
+
+class RowProcessor(Protocol):
+    """Own code that changes one row of logits, which the scheduler only carries to the runner."""
+
+    name: str
+
+    def apply(self, sequence: "Sequence", row: Any, /) -> None:
+        """Change the row in place. May raise anything, which ends the request."""
 
 
 class SequenceState(enum.Enum):
@@ -76,6 +86,8 @@ class Sequence:
     """``sampling.grammar`` compiled; set before the sequence is scheduled."""
     thinking: ThinkingBudget | None = None
     """Set before the sequence is scheduled when ``sampling.thinking`` is."""
+    processors: Seq[RowProcessor] = ()
+    """``sampling.logits_processors`` imported; set before the sequence is scheduled."""
     broken: bool = False
     """Its grammar is: end-of-text, which is all that may come, cuts it off."""
     prompt_scores: list[TokenLogprob | None] | None = None
@@ -207,6 +219,11 @@ class Request:
         """Give every choice the compiled form of its grammar."""
         for sequence in self.sequences:
             sequence.grammar = grammar
+
+    def customise(self, processors: Seq[RowProcessor]) -> None:
+        """Give every choice the logits processors that it names."""
+        for sequence in self.sequences:
+            sequence.processors = processors
 
     def limit_thinking(self, token_bytes: Callable[[int], bytes]) -> None:
         """Hold every choice to ``sampling.thinking``; ``token_bytes`` says what a token adds to a text."""

@@ -1,6 +1,7 @@
 """Scheduler: who computes which tokens in the next step, and what a step's result means."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
@@ -173,7 +174,7 @@ class Scheduler:
                 # A preempted prompt is scored again from its beginning.
                 del known[part.start + 1 :]
                 known.extend(scores)
-        outputs: list[SequenceOutput] = []
+        outputs = self._failures(sampled.failed)
         drawn = zip(sampled.token_ids, sampled.logprobs, strict=True)
         for part in plan.slices:
             token = next(drawn) if part.samples else None
@@ -186,6 +187,14 @@ class Scheduler:
                 outputs += self._offer(sequence, sampled.candidates[sequence])
             elif (output := self._result(sequence, token)) is not None:
                 outputs.append(output)
+        return outputs
+
+    def _failures(self, failed: Mapping[Sequence, str]) -> list[SequenceOutput]:
+        """End the requests that cannot go on; one output for each."""
+        outputs: list[SequenceOutput] = []
+        for sequence, failure in failed.items():
+            if self.abort(sequence.request_id):
+                outputs.append(SequenceOutput(sequence.request_id, sequence.choice, [], failure=failure))
         return outputs
 
     def _plan_prefills(self, prefills: deque[Sequence], draft: Draft) -> None:
