@@ -17,11 +17,15 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
+from typing import cast
+
+import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from fleet import fleet_on, wait_until
+from fleet import fleet_on
 
 from headrace_cli.embedded_redis import EmbeddedRedis
 from headrace_worker.__main__ import main as run_worker
@@ -33,18 +37,20 @@ Times = dict[str, list[float]]
 
 
 def work(notes: Path) -> None:
-    """A worker that writes down when the engine has made which token."""
+    """A worker that keeps in mind when the engine has made which token, and writes it down at its end."""
     step = GenerateEngine.step
-    with notes.open("w", buffering=1) as file:
+    kept: list[tuple[float, list[SequenceOutput]]] = []
 
-        def noted(engine: GenerateEngine) -> list[SequenceOutput]:
-            outputs = step(engine)
-            now_s = time.monotonic()
-            file.write("".join(f"{o.request_id.split('/')[0]} {len(o.token_ids)} {now_s}\n" for o in outputs))
-            return outputs
+    def noted(engine: GenerateEngine) -> list[SequenceOutput]:
+        outputs = step(engine)
+        kept.append((time.monotonic(), outputs))
+        return outputs
 
-        GenerateEngine.step = noted  # type: ignore[method-assign]
-        run_worker()
+    GenerateEngine.step = noted  # type: ignore[method-assign]
+    run_worker()
+    with notes.open("w") as file:
+        for now_s, outputs in kept:
+            file.writelines(f"{o.request_id.split('/')[0]} {len(o.token_ids)} {now_s}\n" for o in outputs)
 
 
 def made(notes: Path) -> Times:
@@ -55,25 +61,39 @@ def made(notes: Path) -> Times:
     return times
 
 
-async def stream(port: int, seed: int, tokens: int) -> tuple[str, list[float]]:
-    """The request's id, and when each token came."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    options = {"max_tokens": tokens, "seed": seed, "stream": True, "ignore_eos": True, "return_token_ids": True}
-    body = json.dumps({"model": "simulated", "prompt": [300, 301, 302], **options}).encode()
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    )
-    writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
-    came: list[float] = []
-    request_id = ""
-    while line := await reader.readline():
-        if line.lower().startswith(b"x-headrace-request-id:"):
-            request_id = line.split(b":")[1].strip().decode()
-        elif line.startswith(b"data: {"):
-            now_s = time.monotonic()
-            came += [now_s] * sum(len(c.get("token_ids") or []) for c in json.loads(line[6:])["choices"])
-    writer.close()
-    return request_id, came
+class Client(asyncio.Protocol):
+    """Notes when which bytes came and reads them only when the stream is over: it must not be what is measured."""
+
+    def __init__(self, seed: int, tokens: int) -> None:
+        options = {"max_tokens": tokens, "seed": seed, "stream": True, "ignore_eos": True, "return_token_ids": True}
+        body = json.dumps({"model": "simulated", "prompt": [300, 301, 302], **options}).encode()
+        lines = ("POST /v1/completions HTTP/1.1", "Host: x", "Connection: close", "Content-Type: application/json")
+        self._request = "\r\n".join([*lines, f"Content-Length: {len(body)}\r\n\r\n"]).encode() + body
+        self._parts: list[tuple[float, bytes]] = []
+        self._over = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._parts.append((time.monotonic(), data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._over.set_result(None)
+
+    async def answer(self) -> tuple[str, list[float]]:
+        """The request's id, and when each token was there, with the last byte of its event."""
+        await self._over
+        came: list[float] = []
+        request_id, rest = "", b""
+        for now_s, data in self._parts:
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                if line.lower().startswith(b"x-headrace-request-id:"):
+                    request_id = line.split(b":")[1].strip().decode()
+                elif line.startswith(b"data: {"):
+                    came += [now_s] * sum(len(c.get("token_ids") or []) for c in json.loads(line[6:])["choices"])
+        return request_id, came
 
 
 def measure(step_ms: float, tokens: int, concurrency: list[int]) -> None:
@@ -87,17 +107,18 @@ def measure(step_ms: float, tokens: int, concurrency: list[int]) -> None:
             with fleet_on(server.url) as fleet:
                 api = fleet.api()
                 api.wait_until_ready()
-                for streams in concurrency:
-                    show(step_ms, streams, *asyncio.run(once(api.port, streams, tokens, notes)))
+                came = [uvloop.run(once(api.port, streams, tokens)) for streams in concurrency]
         finally:
             worker.terminate()
             worker.wait()
+        for streams, times in zip(concurrency, came, strict=True):
+            show(step_ms, streams, made(notes), times)
 
 
-async def once(port: int, streams: int, tokens: int, notes: Path) -> tuple[Times, Times]:
-    came = dict(await asyncio.gather(*(stream(port, seed, tokens) for seed in range(streams))))
-    wait_until(lambda: all(len(made(notes)[request_id]) >= tokens for request_id in came), "all tokens are noted")
-    return made(notes), came
+async def once(port: int, streams: int, tokens: int) -> Times:
+    connect = asyncio.get_running_loop().create_connection
+    clients = [(await connect(partial(Client, seed, tokens), "127.0.0.1", port))[1] for seed in range(streams)]
+    return dict([await client.answer() for client in clients])
 
 
 def show(step_ms: float, streams: int, made_s: Times, came_s: Times) -> None:
