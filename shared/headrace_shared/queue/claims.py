@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -24,8 +24,9 @@ from headrace_shared.queue.token_log import TokenLog
 
 log = logging.getLogger(__name__)
 
-_FRAMES_PER_CALL = 128
-"""A script blocks all of Redis while it runs; this many frames take about a millisecond."""
+_FIRST_FRAMES, _MOST_FRAMES = 8, 128
+"""Per call. Small ones first, so that readers have something to do while the rest is under way; none too large, as a
+script blocks all of Redis: this many frames take about a millisecond."""
 _REAP_PER_CALL = 64
 _DEADLINE = encode_frame([Failed(ErrorCode.DEADLINE_EXCEEDED, "the request's deadline passed before it was finished")])
 _CANCELLED = encode_frame([Failed(ErrorCode.CANCELLED, "the request was cancelled")])
@@ -143,13 +144,16 @@ class WorkerQueue:
         A final frame also acknowledges and ends its request, in the same instant.
         """
         answers: list[Appended] = []
-        for start in range(0, len(frames), _FRAMES_PER_CALL):
-            args: list[bytes | str | int] = []
-            for frame in frames[start : start + _FRAMES_PER_CALL]:
-                args += (frame.request_id, frame.epoch, frame.seq, _mark(frame), encode_frame(frame.events))
-            flat = await self._run(Script.APPEND, self._worker_id, self._lease_ms, *args)
-            answers += [Appended(AppendStatus(flat[i]), flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+        for part in _parts(frames):
+            answers += await self._append(part)
         return answers
+
+    async def _append(self, frames: Sequence[FrameOut]) -> list[Appended]:
+        args: list[bytes | str | int] = []
+        for frame in frames:
+            args += (frame.request_id, frame.epoch, frame.seq, _mark(frame), encode_frame(frame.events))
+        flat = await self._run(Script.APPEND, self._worker_id, self._lease_ms, *args)
+        return [Appended(AppendStatus(flat[i]), flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
 
     async def renew(self) -> dict[str, AppendStatus]:
         """Keep the lease while there is nothing to say.
@@ -243,6 +247,13 @@ class WorkerQueue:
             return None
         priority, enqueued_ms, claimed_ms, attempt = map(int, row[3:7])
         return Claim(request_id, epoch, seq, attempt, priority, enqueued_ms, claimed_ms, job, events)
+
+
+def _parts(frames: Sequence[FrameOut]) -> Iterator[Sequence[FrameOut]]:
+    start, size = 0, _FIRST_FRAMES
+    while start < len(frames):
+        yield frames[start : start + size]
+        start, size = start + size, min(2 * size, _MOST_FRAMES)
 
 
 def _mark(frame: FrameOut) -> str:
