@@ -261,7 +261,7 @@ class Generation:
         if self.over and self._failure is None:
             return []
         frames = await self._frames()
-        events = [event for frame in frames for event in frame]
+        events = frames[0] if len(frames) == 1 else [event for frame in frames for event in frame]
         last = events[-1] if events else None
         self.over = last is None or isinstance(last, Finished | Failed)
         if isinstance(last, Failed):
