@@ -103,7 +103,9 @@ class Dispatcher:
         first = job.header.request_id == ask.job_ids[0]
         kept = ask if first else msgspec.structs.replace(ask, body=b"")
         try:
-            enqueued = await self._queue.enqueue(job, idempotency=idempotency, ask=kept, timeout_ms=round(terms.left_s * 1000))
+            enqueued = await self._queue.enqueue(
+                job, idempotency=idempotency, ask=kept, timeout_ms=round(terms.left_s * 1000)
+            )
             if enqueued.result is EnqueueResult.ATTACHED:
                 raise KeyTakenError
             if enqueued.result is EnqueueResult.CONFLICT:

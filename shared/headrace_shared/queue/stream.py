@@ -57,6 +57,7 @@ class ResultStream:
         self._behind = False
         self._ended = False
         self._aside: list[tuple[int, bytes]] | None = None  # live frames that arrive while the log is read
+        self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self._heard_s = mono_s()
 
@@ -138,7 +139,7 @@ class ResultStream:
             if self._behind:
                 await self._catch_up()
                 continue
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
