@@ -21,7 +21,7 @@ local tenants, gone, gone_due = {}, {}, {} -- of what was taken since the last f
 
 local function open_lane(name, served)
   -- Two entries at first: whether there is another one after the first is then known without asking again.
-  return {name = name, served = tonumber(served), entries = {}, at = 1, batch = 2, taken = 0}
+  return {name = name, served = tonumber(served), entries = {}, at = 1, from = '-', batch = 2, gone = {}}
 end
 
 -- One lane more than can be picked: the last one is the horizon, behind which there may be others.
@@ -38,20 +38,14 @@ local function comes_after(one, other)
   return one.name > other.name
 end
 
--- The first entry of a lane that was never handed out, or nil.
+-- The first entry of a lane that was not handed out, or nil.
 local function head(lane)
   if lane.at > #lane.entries and not lane.drained then
-    local key = lane_key(level.priority, lane.name)
-    if not lane.from then
-      local groups = redis.pcall('XINFO', 'GROUPS', key)
-      if groups.err and not groups.err:find('no such key', 1, true) then error(groups.err) end -- else deleted by hand
-      for i = 1, #(groups[1] or ''), 2 do
-        if groups[1][i] == 'last-delivered-id' then lane.from = groups[1][i + 1] end
-      end
-    end
-    lane.entries = lane.from and redis.call('XRANGE', key, '(' .. lane.from, '+', 'COUNT', lane.batch) or {}
+    lane.entries = redis.call('XRANGE', lane_key(level.priority, lane.name), lane.from, '+', 'COUNT', lane.batch)
     lane.at, lane.drained = 1, #lane.entries < lane.batch
-    if not lane.drained then lane.from, lane.batch = lane.entries[#lane.entries][1], math.min(lane.batch * 4, 128) end
+    if not lane.drained then
+      lane.from, lane.batch = '(' .. lane.entries[#lane.entries][1], math.min(lane.batch * 4, 128)
+    end
   end
   return lane.entries[lane.at]
 end
@@ -59,11 +53,7 @@ end
 local function flush_lanes()
   local scores = {}
   for _, lane in ipairs(level.used) do
-    if lane.taken > 0 then
-      -- One consumer for all workers: the own sets say who holds what, and dead ones would pile up in busy lanes.
-      redis.call('XREADGROUP', 'GROUP', 'workers', 'any', 'COUNT', lane.taken, 'STREAMS',
-        lane_key(level.priority, lane.name), '>')
-    end
+    if #lane.gone > 0 then redis.call('XDEL', lane_key(level.priority, lane.name), unpack(lane.gone)) end
     if lane.charged then
       scores[#scores + 1] = lane.served
       scores[#scores + 1] = lane.name
@@ -71,7 +61,10 @@ local function flush_lanes()
   end
   if #scores > 0 then redis.call('ZADD', BASE .. 'lanes:' .. level.priority, 'XX', unpack(scores)) end
   for _, lane in ipairs(level.used) do
-    if not head(lane) then rest_lane(level.priority, lane.name) end
+    if not head(lane) then
+      redis.call('DEL', lane_key(level.priority, lane.name))
+      rest_lane(level.priority, lane.name)
+    end
   end
 end
 
@@ -174,7 +167,8 @@ local function take(lane, rid, cost, h)
   local epoch, attempt = math.max(h[7] + 1, now), (h[9] or 0) + 1
   redis.call('HSET', request_key(rid), 'epoch', epoch, 'state', 'R', 'worker', worker, 'claimed', now,
     'from', h[3], 'attempts', attempt)
-  lane.taken, level.taken, taken_tokens, room = lane.taken + 1, level.taken + 1, taken_tokens + cost, room - cost
+  lane.gone[#lane.gone + 1] = h[1]
+  level.taken, taken_tokens, room = level.taken + 1, taken_tokens + cost, room - cost
   local share = tenants[h[5]] or {requests = 0, tokens = 0}
   tenants[h[5]] = share
   share.requests, share.tokens = share.requests + 1, share.tokens + cost
@@ -213,6 +207,7 @@ local function step()
   elseif h[2] and tonumber(h[2]) <= now then
     lane.at = lane.at + 1
     stop_waiting(rid, level.priority, h[5], cost)
+    leave_lane(level.priority, lane.name, entry[1])
     log_frame(rid, h[3] + 1, ARGV[6])
     finish(rid, now, false)
   elseif cost > room then -- wait for it rather than starve it with smaller ones

@@ -139,7 +139,7 @@ class WorkerQueue:
     async def append(self, frames: Sequence[FrameOut]) -> list[Appended]:
         """Log and publish frames, as a rule those of one engine step; one answer per frame. Renews the lease.
 
-        A final frame also acknowledges and ends its request, in the same instant.
+        A final frame also ends its request, in the same instant.
         """
         parts = list(_parts(frames))
         if len({frame.request_id for frame in frames}) < len(frames):

@@ -31,13 +31,12 @@ end
 local function put_back_request(rid, lost, max)
   local key = request_key(rid)
   local lane = lost >= math.max(max - 2, 1) and SUSPECTS or CONTINUATION
-  local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'tenant', 'cost', 'enqueued', 'deadline')
-  leave_lane(h[1], h[2], h[3])
-  local entry = enter_lane(rid, h[1], lane, h[5], h[6])
-  count_waiting(1, h[5])
-  count_share(1, h[4], h[5])
+  local h = redis.call('HMGET', key, 'priority', 'tenant', 'cost', 'enqueued', 'deadline')
+  local entry = enter_lane(rid, h[1], lane, h[3], h[4])
+  count_waiting(1, h[3])
+  count_share(1, h[2], h[3])
   redis.call('HSET', key, 'state', 'O', 'lane', lane, 'entry', entry)
-  if h[7] then redis.call('ZADD', BASE .. 'due', h[7], rid) end
+  if h[5] then redis.call('ZADD', BASE .. 'due', h[5], rid) end
   put_back = put_back + 1
 end
 
@@ -62,9 +61,10 @@ end
 local function expire_queued()
   local due = redis.call('ZRANGEBYSCORE', BASE .. 'due', '-inf', now, 'LIMIT', 0, limit)
   for _, rid in ipairs(due) do
-    local h = redis.call('HMGET', request_key(rid), 'state', 'seq', 'cost', 'priority', 'tenant')
+    local h = redis.call('HMGET', request_key(rid), 'state', 'seq', 'cost', 'priority', 'tenant', 'lane', 'entry')
     if h[1] == 'Q' or h[1] == 'O' then
       stop_waiting(rid, h[4], h[5], h[3])
+      leave_lane(h[4], h[6], h[7])
       end_with(rid, h[2], ARGV[7])
     else
       redis.call('ZREM', BASE .. 'due', rid)
