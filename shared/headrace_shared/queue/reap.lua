@@ -5,7 +5,6 @@ local caller, victim, limit = ARGV[1], ARGV[3], tonumber(ARGV[4])
 local voluntary = victim ~= ''
 local now = now_ms()
 local put_back = 0
-local ACQUITTING = 8 -- frames of one attempt: what kills its worker does so at once, or at the same token again
 local MOST_LOST = 64
 
 local function end_with(rid, seq, frame)
@@ -27,7 +26,7 @@ local function bury(rid, h)
   end_with(rid, h[2], ARGV[5])
 end
 
--- Two more losses convict a suspect, and it is never held beside another one: the innocent are not convicted with it.
+-- Two more losses convict a suspect, and claim keeps it apart: the innocent are not convicted with it.
 local function put_back_request(rid, lost, max)
   local key = request_key(rid)
   local lane = lost >= math.max(max - 2, 1) and SUSPECTS or CONTINUATION
@@ -47,7 +46,7 @@ local function take_from_victim(rid)
   if not voluntary then
     h[4] = redis.call('HINCRBY', key, 'lost', 1)
     -- What runs well for so long has not killed its worker, or lives long enough to be finished by a few of them.
-    if h[2] - (h[7] or h[2]) >= ACQUITTING and tonumber(h[5]) < MOST_LOST then
+    if is_acquitted(h[2], h[7]) and tonumber(h[5]) < MOST_LOST then
       h[5] = redis.call('HINCRBY', key, 'max', 1)
     end
   end

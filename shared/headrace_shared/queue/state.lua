@@ -9,6 +9,8 @@ local BASE = KEYS[1]
 -- Lanes of what is to be continued, first in their level: all tenants' lanes begin with '=', and '~' sorts before '~!'.
 local CONTINUATION = '~'
 local SUSPECTS = '~!'
+-- Frames of one attempt: what kills its worker does so at once, or at the same token again.
+local ACQUITTING = 8
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -18,6 +20,9 @@ end
 local function request_key(rid) return BASE .. 'req:' .. rid end
 
 local function lane_key(priority, lane) return BASE .. 'q:' .. priority .. ':' .. lane end
+
+-- Whether it has run well for a while in its present or last attempt, so that it is no danger to those beside it.
+local function is_acquitted(seq, from) return seq - (from or seq) >= ACQUITTING end
 
 local function is_returned(lane) return lane == CONTINUATION or lane == SUSPECTS end
 
