@@ -199,6 +199,28 @@ async def test_requests_that_kill_their_workers_convict_none_of_their_neighbours
     assert await redis.xlen(keys.dead_letters(QUEUE)) == len(poisons)
 
 
+async def test_a_suspect_is_not_convicted_with_poison_that_comes_later(
+    redis: Redis, make_worker: MakeWorker, hub: StreamHub
+) -> None:
+    requests = RequestQueue(redis, QueueLimits())
+    stream = await hub.open(QUEUE, "innocent")
+    await requests.enqueue(make_job("innocent"))
+    reaper = make_worker("reaper")
+    for round_number in range(12):
+        worker = make_worker(f"w{round_number}", lease_ms=1)
+        claims = await worker.claim(8, ALL)
+        unlucky = round_number < 2
+        if not unlucky and not any(claim.request_id == "poison" for claim in claims):
+            for claim in claims:
+                await finish(worker, claim, claim.seq + 1)
+        await asyncio.sleep(0.005)
+        await reaper.reap()
+        if round_number == 1:
+            await requests.enqueue(make_job("poison", priority=-1))
+    assert isinstance(ending([event async for frame in stream for event in frame]), Finished)
+    assert await redis.xlen(keys.dead_letters(QUEUE)) == 1
+
+
 async def test_a_suspect_is_kept_apart_until_it_has_run_well_for_a_while(redis: Redis, make_worker: MakeWorker) -> None:
     requests = RequestQueue(redis, QueueLimits(max_attempts=3))
     for n in range(3):
