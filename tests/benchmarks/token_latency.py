@@ -8,8 +8,6 @@ gates nothing.
 """
 
 import argparse
-import asyncio
-import json
 import os
 import statistics
 import subprocess
@@ -17,15 +15,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from functools import partial
 from pathlib import Path
-from typing import cast
 
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from fleet import fleet_on
+from timed_stream import TimedStream
 
 from headrace_cli.embedded_redis import EmbeddedRedis
 from headrace_worker.__main__ import main as run_worker
@@ -61,41 +58,6 @@ def made(notes: Path) -> Times:
     return times
 
 
-class Client(asyncio.Protocol):
-    """Notes when which bytes came and reads them only when the stream is over: it must not be what is measured."""
-
-    def __init__(self, seed: int, tokens: int) -> None:
-        options = {"max_tokens": tokens, "seed": seed, "stream": True, "ignore_eos": True, "return_token_ids": True}
-        body = json.dumps({"model": "simulated", "prompt": [300, 301, 302], **options}).encode()
-        lines = ("POST /v1/completions HTTP/1.1", "Host: x", "Connection: close", "Content-Type: application/json")
-        self._request = "\r\n".join([*lines, f"Content-Length: {len(body)}\r\n\r\n"]).encode() + body
-        self._parts: list[tuple[float, bytes]] = []
-        self._over = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        self._parts.append((time.monotonic(), data))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._over.set_result(None)
-
-    async def answer(self) -> tuple[str, list[float]]:
-        """The request's id, and when each token was there, with the last byte of its event."""
-        await self._over
-        came: list[float] = []
-        request_id, rest = "", b""
-        for now_s, data in self._parts:
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                if line.lower().startswith(b"x-headrace-request-id:"):
-                    request_id = line.split(b":")[1].strip().decode()
-                elif line.startswith(b"data: {"):
-                    came += [now_s] * sum(len(c.get("token_ids") or []) for c in json.loads(line[6:])["choices"])
-        return request_id, came
-
-
 def measure(step_ms: float, tokens: int, concurrency: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder) / "valkey") as server:
         notes = Path(folder) / "made"
@@ -116,9 +78,9 @@ def measure(step_ms: float, tokens: int, concurrency: list[int]) -> None:
 
 
 async def once(port: int, streams: int, tokens: int) -> Times:
-    connect = asyncio.get_running_loop().create_connection
-    clients = [(await connect(partial(Client, seed, tokens), "127.0.0.1", port))[1] for seed in range(streams)]
-    return dict([await client.answer() for client in clients])
+    asked = [await TimedStream.open(port, seed, tokens) for seed in range(streams)]
+    answers = [await stream.answer() for stream in asked]
+    return {answer.request_id: answer.came_s for answer in answers}
 
 
 def show(step_ms: float, streams: int, made_s: Times, came_s: Times) -> None:
