@@ -67,7 +67,8 @@ def _resident_mib(pid: int) -> float:
 def run_soak(folder: Path, minutes: float, count: int) -> tuple[Tally, Samples]:
     os.environ["HEADRACE_QUEUE_REPLAY_TTL_S"] = str(_REPLAY_TTL_S)
     with EmbeddedRedis(folder) as valkey, fleet_on(valkey.url) as fleet:
-        workers = [fleet.worker(simulated_step_ms=5) for _ in range(2)]
+        # A small cache, so that its directory of what can be found again is full within minutes, and has to be level then.
+        workers = [fleet.worker(simulated_step_ms=5, max_model_len=512, max_num_seqs=32) for _ in range(2)]
         nodes = [fleet.api() for _ in range(2)]
         for node in nodes:
             node.wait_until_ready(workers=2)
@@ -99,13 +100,15 @@ def _quarters(values: list[float]) -> tuple[float, float]:
 
 
 def _show(tally: Tally, samples: Samples, console: Console) -> bool:
-    table = Table("", "second quarter", "last quarter", title=f"{tally.answers} answers, {tally.faults} of them wrong")
+    table = Table("", "second quarter", "last quarter", "by minute")
+    table.title = f"{tally.answers} answers, {tally.faults} of them wrong"
     good = tally.faults == 0
     for name, values in samples.items():
         before, after = _quarters(values)
         grew = after > before * _GROWTH
         good = good and not grew
-        table.add_row(name, f"{before:.1f}", f"{after:.1f}" + (" grew" if grew else ""))
+        minutes = " ".join(f"{value:.1f}" for value in values[:: round(60 / _SAMPLE_S)])
+        table.add_row(name, f"{before:.1f}", f"{after:.1f}" + (" grew" if grew else ""), minutes)
     console.print(table)
     return good
 
