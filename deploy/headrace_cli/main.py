@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from headrace_cli import flags, folders, models, servers
+from headrace_cli.arguments import Command, ServerCommand
 from headrace_cli.dlq import commands as dlq
 from headrace_cli.errors import EXIT_INTERRUPTED, CliError
 from headrace_cli.terminal import Terminal
@@ -64,7 +65,7 @@ _Model = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=ServerCommand)
 @flags.accepts(*_SERVE_FLAGS)
 def serve(
     model: _Model = None,
@@ -109,7 +110,7 @@ def serve(
     raise typer.Exit(asyncio.run(local.serve(settings, terminal)))
 
 
-@app.command()
+@app.command(cls=ServerCommand)
 @flags.accepts(*_API_FLAGS)
 def api(**given: Any) -> None:
     """Run one API node: HTTP in front, the queue behind. It needs no model and no torch.
@@ -122,7 +123,7 @@ def api(**given: Any) -> None:
     servers.become(servers.API, flags.variables(_API_FLAGS, given))
 
 
-@app.command()
+@app.command(cls=ServerCommand)
 @flags.accepts(*_WORKER_FLAGS)
 def worker(
     model: Annotated[
@@ -150,7 +151,7 @@ _ClientModel = Annotated[
 _LOCAL_URL = f"http://{_DEFAULT_HOST}:{_DEFAULT_PORT}"
 
 
-@app.command()
+@app.command(cls=Command)
 def bench(  # noqa: PLR0913 - one parameter per option of the command
     url: _Url = _LOCAL_URL,
     model: _ClientModel = None,
@@ -194,7 +195,7 @@ def bench(  # noqa: PLR0913 - one parameter per option of the command
     raise typer.Exit(command.run(settings, Terminal()))
 
 
-@app.command()
+@app.command(cls=Command)
 def chat(
     url: _Url = _LOCAL_URL,
     model: _ClientModel = None,
