@@ -26,12 +26,16 @@ class Flag:
     help: str
     variables: tuple[str, ...]
     metavar: str | None = None
-    also: str | None = None
-    """A second spelling: the setting's own name, where the option's is shorter."""
+    also: tuple[str, ...] = ()
+    """Further spellings: the setting's own name, where the option's is shorter, and what other servers call it."""
     off: str | None = None
-    """What switches it off; default: its name with ``no-`` in front, the spelling that other servers use."""
+    """What switches it off, besides its name with ``no-`` in front."""
     exact: bool = False
     """Of several values: a comma belongs to its value."""
+    is_json: bool = False
+    """The text is a JSON object."""
+    fallback: str | None = None
+    """A variable of another server that is read where none of ours is set."""
 
     @property
     def keyword(self) -> str:
@@ -39,28 +43,61 @@ class Flag:
         return self.name.replace("-", "_")
 
     def parameter(self) -> inspect.Parameter:
-        option = typer.Option(*self._spellings(), help=self.help, metavar=self.metavar, show_default=False)
+        option = typer.Option(
+            *self._spellings(),
+            help=self.help,
+            metavar=self.metavar,
+            show_default=False,
+            parser=_json_object if self.is_json else None,
+        )
         return inspect.Parameter(
             self.keyword, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[self.kind | None, option]
         )
 
     def _spellings(self) -> tuple[str, ...]:
         if self.kind is not bool:
-            return (f"--{self.name}", f"--{self.also}") if self.also else (f"--{self.name}",)
-        return (f"--{self.name}/--{self.off or f'no-{self.name}'}",)
+            return tuple(f"--{name}" for name in (self.name, *self.also))
+        return (f"--{self.name}/--{self.negatives[0]}", *(f" /--{name}" for name in self.negatives[1:]))
+
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """The names that switch it off, its own one first."""
+        if self.kind is not bool:
+            return ()
+        return (f"no-{self.name}",) if self.off is None else (self.off, f"no-{self.name}")
+
+
+def _json_object(text: str) -> str:
+    try:
+        if isinstance(json.loads(text), dict):
+            return text
+    except ValueError as error:
+        raise typer.BadParameter(f"is not JSON: {error}") from None
+    raise typer.BadParameter('is to be a JSON object, like {"name": 1}')
 
 
 def _worker(name: str, kind: Any, text: str, metavar: str | None = None) -> Flag:
-    return Flag(name, kind, text, (f"HEADRACE_WORKER_{name.replace('-', '_').upper()}",), metavar)
+    variable = f"HEADRACE_WORKER_{name.replace('-', '_').upper()}"
+    return Flag(name, kind, text, (variable,), metavar, is_json=metavar == "JSON")
 
 
 def _api(name: str, kind: Any, text: str, metavar: str | None = None, off: str | None = None) -> Flag:
     return Flag(name, kind, text, (f"HEADRACE_API_{name.replace('-', '_').upper()}",), metavar, off=off)
 
 
-def _queue(name: str, setting: str, kind: Any, text: str, metavar: str) -> Flag:
-    return Flag(name, kind, text, (f"HEADRACE_QUEUE_{setting}",), metavar)
+def _queue(name: str, setting: str, kind: Any, text: str, metavar: str, *also: str) -> Flag:
+    return Flag(name, kind, text, (f"HEADRACE_QUEUE_{setting}",), metavar, also, is_json=metavar == "JSON")
 
+
+CONFIG_FLAG = Flag(
+    "config",
+    str,
+    "YAML file of options by their long names; command line and environment go before it. [env: HEADRACE_CONFIG]",
+    ("HEADRACE_CONFIG",),
+    "FILE",
+)
+
+STATE_DIR_FLAG = Flag("state-dir", str, "Folder for the embedded queue's data.", ("HEADRACE_STATE_DIR",), "FOLDER")
 
 REDIS_FLAG = Flag(
     "redis",
@@ -91,6 +128,7 @@ API_FLAGS = (
         ("HEADRACE_API_KEYS",),
         "KEY",
         exact=True,
+        fallback="VLLM_API_KEY",
     ),
     Flag(
         "api-keys-file",
@@ -194,7 +232,14 @@ API_FLAGS = (
         "A running request whose model has had no live worker for that long is ended (default 30).",
         "SECONDS",
     ),
-    _api("keep-alive-s", float, "A silent stream gets an SSE comment that often (default 10).", "SECONDS"),
+    Flag(
+        "keep-alive-s",
+        float,
+        "A silent stream gets an SSE comment that often (default 10); 0: never.",
+        ("HEADRACE_API_KEEP_ALIVE_S",),
+        "SECONDS",
+        also=("sse-keep-alive-interval",),
+    ),
     _api(
         "disconnect-linger-s",
         float,
@@ -207,7 +252,7 @@ API_FLAGS = (
         "How long new requests are still taken after a signal to stop, while /ready already says no (default 0).",
         ("HEADRACE_API_DRAIN_DELAY_S",),
         "SECONDS",
-        also="drain-delay-s",
+        also=("drain-delay-s",),
     ),
     Flag(
         "grace",
@@ -215,18 +260,26 @@ API_FLAGS = (
         "How long running requests may go on after that (default 30).",
         ("HEADRACE_API_SHUTDOWN_GRACE_S",),
         "SECONDS",
-        also="shutdown-grace-s",
+        also=("shutdown-grace-s", "shutdown-timeout"),
     ),
 )
 
 QUEUE_FLAGS = (
-    _queue("max-queue-requests", "MAX_REQUESTS", int, "Most requests that may wait per model (default 10000).", "N"),
+    _queue(
+        "max-queue-requests",
+        "MAX_REQUESTS",
+        int,
+        "Most requests that may wait per model (default 10000).",
+        "N",
+        "max-num-queued-reqs",
+    ),
     _queue(
         "max-queue-tokens",
         "MAX_TOKENS",
         int,
         "Most context tokens that a model's waiting requests may need (default 100000000).",
         "N",
+        "max-num-queued-tokens",
     ),
     _queue(
         "priority-aging",
@@ -270,6 +323,7 @@ QUEUE_FLAGS = (
 )
 
 WORKER_FLAGS = (
+    _worker("model", str, "The same as MODEL.", "PATH|ID"),
     _worker(
         "served-model-name",
         list[str],
@@ -368,7 +422,9 @@ def logging_flags(*servers: str) -> tuple[Flag, ...]:
 
 
 ALL_FLAGS = (*API_FLAGS, *QUEUE_FLAGS, *WORKER_FLAGS, *logging_flags("API", "WORKER"), *REDIS_FLAGS)
-"""What ``headrace serve`` takes, and the reference page lists."""
+"""What becomes a setting of a server, and the reference page lists."""
+SERVE_FLAGS = (*ALL_FLAGS, STATE_DIR_FLAG, CONFIG_FLAG)
+"""What ``headrace serve`` takes."""
 
 
 def accepts(*flags: Flag) -> Callable[[Command], Command]:
@@ -391,11 +447,12 @@ def variables(flags: Iterable[Flag], given: Mapping[str, Any]) -> dict[str, str]
         if value is None or value == []:
             continue
         for variable in flag.variables:
-            found[variable] = _as_text(flag, value)
+            found[variable] = as_text(flag, value)
     return found
 
 
-def _as_text(flag: Flag, value: object) -> str:
+def as_text(flag: Flag, value: object) -> str:
+    """A value of ``flag``'s kind as its variables say it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):

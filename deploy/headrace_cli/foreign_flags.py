@@ -70,7 +70,9 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_switches("start headrace worker instead, which has no HTTP", "headless"),
     *_switches("answers are not logged; GET /v1/requests/ID/stream tells them again", "enable-log-outputs"),
     *_switches("parts of answers are not logged", "enable-log-deltas"),
-    *_switches("figures of single requests are not in their answers yet; see GET /metrics", "enable-per-request-metrics"),
+    *_switches(
+        "figures of single requests are not in their answers yet; see GET /metrics", "enable-per-request-metrics"
+    ),
     *_refused("system_fingerprint is always the digest of the model's card", "fingerprint-mode", "fingerprint-value"),
     *_refused("buckets of histograms are fixed", "custom-histogram-buckets"),
     *_switches("the cache's figures are always in GET /metrics", "kv-cache-metrics"),
