@@ -2,8 +2,10 @@
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from fastapi import Request
@@ -12,10 +14,10 @@ from msgspec import UNSET, UnsetType
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from headrace_api.schemas.problems import Problem, refuse, reworded, shown
 from headrace_shared.errors import (
     ErrorCode,
     HeadraceError,
-    InvalidRequestError,
     OverloadedError,
     RateLimitedError,
     UnavailableError,
@@ -23,6 +25,10 @@ from headrace_shared.errors import (
 from headrace_shared.telemetry.context import current_request_id
 
 log = logging.getLogger(__name__)
+
+_ADDRESS = re.compile(r" (?:object )?at 0x[0-9a-fA-F]+")
+"""How Python writes objects that a template or a library puts into its complaint."""
+_LONGEST_MESSAGE = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,9 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 def error_body(error: HeadraceError, resume: str | UnsetType = UNSET) -> ErrorBody:
     """The body for ``error``; an internal one keeps its words to the log."""
-    message = error.message
+    message = _ADDRESS.sub("", error.message)
+    if len(message) > _LONGEST_MESSAGE:
+        message = message[:_LONGEST_MESSAGE] + "..."
     if error.code is ErrorCode.INTERNAL:
         message = f"The server failed while it worked on this request (request id {current_request_id() or 'unknown'})."
     kind = ANSWERS[error.code].type
@@ -115,9 +123,15 @@ async def on_headrace_error(request: Request, error: Exception) -> Response:
 async def on_validation_error(_request: Request, error: Exception) -> Response:
     """Exception handler for query parameters and headers that the framework finds wrong."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - the framework's handler type is too wide
-    first = error.errors()[0]
-    param = str(first["loc"][-1])
-    return error_response(InvalidRequestError(f"{param}: {first['msg']}.", param=param))
+    return error_response(refuse([_of_framework(detail) for detail in error.errors()]))
+
+
+def _of_framework(detail: Mapping[str, Any]) -> Problem:
+    place, *_, name = detail["loc"]
+    param = name.title() if place == "header" else str(name)
+    if detail["type"] == "missing":
+        return Problem(param, "is required")
+    return Problem(param, f"{reworded(detail['msg'])}, got {shown(detail['input'])}")
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -157,6 +157,7 @@ API_FLAGS = (
         "Whether clients have to show a certificate: 0 no (default), 1 a valid one or none, 2 yes.",
         "LEVEL",
     ),
+    _api("ssl-ciphers", str, "Ciphers of TLS 1.2, in OpenSSL's notation (default: Python's choice).", "LIST"),
     _api("enable-ssl-refresh", bool, "Take over certificate files that are replaced, without a restart."),
     _api(
         "allowed-origins",
@@ -184,6 +185,7 @@ API_FLAGS = (
         "A log line for every HTTP request that is answered (default on).",
         off="disable-uvicorn-access-log",
     ),
+    _api("disable-access-log-for-endpoints", str, "Paths without such a line, as a JSON list or with commas.", "LIST"),
     _api(
         "enable-log-requests",
         bool,
@@ -206,6 +208,18 @@ API_FLAGS = (
         "return-tokens-as-token-ids",
         bool,
         "Write tokens as token_id:7 in logprobs, where a request does not say (default off).",
+    ),
+    _api("enable-force-include-usage", bool, "Tell the usage at the end of every stream, asked or not (default off)."),
+    _api("first-served-name", bool, "Answer with the model's first name, whatever name was asked for (default off)."),
+    _api(
+        "strict-max-tokens",
+        bool,
+        "Refuse a request whose prompt and max_tokens do not fit into the context together, instead of cutting the answer (default off).",
+    ),
+    _api(
+        "scheduling-policy",
+        Literal["priority", "fcfs"],
+        "Who is served first: the most urgent (default), or who came first; then priorities are refused.",
     ),
     _api("enable-prompt-tokens-details", bool, "Tell in the usage how many prompt tokens were cached (default off)."),
     _api("enable-server-load-tracking", bool, "Answer GET /load with the number of requests in hand (default off)."),
@@ -366,6 +380,11 @@ WORKER_FLAGS = (
     ),
     _worker("trust-request-chat-template", bool, "Accept a chat_template from clients."),
     _worker("response-role", str, "Role of generated messages (default assistant).", "ROLE"),
+    _worker(
+        "guided-decoding-backend",
+        Literal["auto", "xgrammar", "guidance"],
+        "What constrains answers to a grammar: xgrammar, guidance, or whichever can (auto, the default).",
+    ),
     _worker("max-logprobs", int, "Most logprobs that a request may ask for (default 20); -1: all.", "N"),
     _worker("device", str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
     _worker("threads", int, "Compute threads on a CPU; 0: one per core.", "N"),

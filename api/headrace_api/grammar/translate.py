@@ -1,7 +1,7 @@
 """From a request's constraint to the GrammarSpec that its worker gets."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,10 @@ class _Wish:
     whitespace: str | None
 
 
-def constraint_of(body: StructuredRequest, available: Collection[str]) -> Constraint | None:
+def constraint_of(body: StructuredRequest, available: Sequence[str]) -> Constraint | None:
     """The constraint of a request without conflicts; None when it has none.
 
-    ``available``: the model's back-ends. May take milliseconds for a large schema. Raises
+    ``available``: the model's back-ends, the preferred one first. May take milliseconds for a large schema. Raises
     InvalidRequestError for what they cannot do.
     """
     wish = _wish(body, available)
@@ -65,7 +65,7 @@ def constraint_of(body: StructuredRequest, available: Collection[str]) -> Constr
     return Constraint(param, _spec(param, kind, value, wish), whitespace_param)
 
 
-def _wish(body: StructuredRequest, available: Collection[str]) -> _Wish:
+def _wish(body: StructuredRequest, available: Sequence[str]) -> _Wish:
     name, _, listed = (body.guided_decoding_backend or GrammarBackend.AUTO).partition(":")
     options = [option.strip() for option in listed.split(",") if option.strip()]
     param = "guided_decoding_backend"
@@ -75,8 +75,8 @@ def _wish(body: StructuredRequest, available: Collection[str]) -> _Wish:
     for option in options:
         if option not in _OPTIONS:
             raise _refusal(param, f"has the options {_either(_OPTIONS)}, got {option[:40]!r}")
-    if name == GrammarBackend.AUTO and "no-fallback" in options:
-        name = GrammarBackend.XGRAMMAR.value
+    if name == GrammarBackend.AUTO and available and ("no-fallback" in options or len(available) == 1):
+        name = available[0]
     more = body.structured_outputs
     pattern = body.whitespace_pattern
     return _Wish(
@@ -180,7 +180,7 @@ def _read(param: str, value: Any) -> Any:
     return read
 
 
-def _either(names: Collection[str]) -> str:
+def _either(names: Sequence[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} or {last}" if most else last
 

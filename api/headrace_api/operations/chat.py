@@ -15,6 +15,7 @@ from headrace_api.operations.endpoint import (
     grammar_of,
     tickets,
     tokens_as_ids,
+    usage_wanted,
 )
 from headrace_api.operations.services import Services
 from headrace_api.output.chat import ChatAnswer, ChatShape, ChatStream
@@ -48,7 +49,7 @@ async def plan_chat(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trac
 async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> Prepared:
     plan = await plan_chat(body, ask, model, trace, services)
     shape = ChatShape(
-        envelope=envelope("chatcmpl", ask, body, model.card),
+        envelope=envelope("chatcmpl", ask, body, model.card, services),
         tokenizer=model.tokenizer,
         role=plan.role,
         choices=body.choices,
@@ -57,7 +58,7 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         tokens_as_ids=tokens_as_ids(body, services),
         return_token_ids=bool(body.return_token_ids),
-        include_usage=body.include_usage,
+        include_usage=usage_wanted(body, services),
         continuous_usage=body.continuous_usage,
         prompt_details=services.settings.enable_prompt_tokens_details,
     )

@@ -20,7 +20,7 @@ from headrace_api.operations.services import Services
 from headrace_api.schemas.generation import GenerationRequest
 from headrace_api.tenants import Caller
 from headrace_shared.clock import mono_s, wall_s
-from headrace_shared.errors import ConflictError, UnavailableError
+from headrace_shared.errors import ConflictError, InvalidRequestError, UnavailableError
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.queue.requests import IdempotencyKey
 
@@ -104,7 +104,7 @@ async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Se
             model = await services.directory.of_queue(queue)
         else:
             model = services.directory.resolve(body.model)
-            ask = _ask(endpoint, body, call)
+            ask = _ask(endpoint, body, call, services)
         prepared = await endpoint.prepare(body, ask, model, Trace(call.traceparent, call.tracestate), services)
         charged = 0
         if held is None:
@@ -138,7 +138,7 @@ async def _enqueue(
     return generations
 
 
-def _ask(endpoint: Endpoint[Body], body: Body, call: Call) -> Ask:
+def _ask(endpoint: Endpoint[Body], body: Body, call: Call, services: Services) -> Ask:
     request_id = _queue_id(call, body)
     prompts = endpoint.prompts(body)
     return Ask(
@@ -149,9 +149,21 @@ def _ask(endpoint: Endpoint[Body], body: Body, call: Call) -> Ask:
         owner=call.caller.owner,
         job_ids=(request_id,) if prompts == 1 else tuple(f"{request_id}-{number}" for number in range(prompts)),
         tenant=call.caller.tenant,
-        priority=call.caller.limits.priority(body.priority, body.tier_priority),
+        priority=_priority(body, call, services),
         detached=call.detached,
     )
+
+
+def _priority(body: GenerationRequest, call: Call, services: Services) -> int:
+    """A header beats the body. Raises InvalidRequestError for one that may not be asked for."""
+    asked = body.priority if call.priority is None else call.priority
+    if services.settings.scheduling_policy == "priority":
+        return call.caller.limits.priority(asked, body.tier_priority)
+    if asked:
+        raise InvalidRequestError(
+            f"priority: should be 0 or left out, as this server serves who came first, got {asked}.", param="priority"
+        )
+    return 0
 
 
 def _queue_id(call: Call, body: GenerationRequest) -> str:

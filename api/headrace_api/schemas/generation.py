@@ -26,7 +26,6 @@ NOT_SUPPORTED: Mapping[str, OffValues] = {
     "return_token_offsets": (False,),
     "return_weight_versions": (False,),
     "routed_experts_prompt_start": (),
-    "session_id": (),
     "stream_interval": (1,),
     "thinking_token_budget": (-1,),
     "use_beam_search": (False,),
@@ -110,6 +109,10 @@ class GenerationRequest(StructuredRequest):
         ),
     ] = None
     user: str | None = None
+    session_id: Annotated[
+        str | None,
+        Field(description="Without effect: workers that have the conversation cached are found by its beginning."),
+    ] = None
     metadata: JsonObject | None = None
 
     @field_validator("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")

@@ -33,8 +33,13 @@ async def publish_card(settings: WorkerSettings, setup: EngineSetup, blobs: Blob
         defaults=files.defaults,
         max_logprobs=setup.vocab_size if settings.max_logprobs == -1 else settings.max_logprobs,
         trust_request_chat_template=settings.trust_request_chat_template,
-        grammar_backends=(GrammarBackend.XGRAMMAR.value, GrammarBackend.GUIDANCE.value) if setup.grammars else (),
+        grammar_backends=_grammar_backends(settings) if setup.grammars else (),
     )
+
+
+def _grammar_backends(settings: WorkerSettings) -> tuple[str, ...]:
+    chosen = settings.guided_decoding_backend
+    return (GrammarBackend.XGRAMMAR.value, GrammarBackend.GUIDANCE.value) if chosen == "auto" else (chosen,)
 
 
 def default_name(model: str) -> str:
