@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md and docs/api.md from the code: ``python docs/generate.py``.
+"""Writes docs/configuration.md, docs/api.md and docs/compatibility.md from the code: ``python docs/generate.py``.
 
 With ``--check`` nothing is written; the exit status is 1 when a page is not what the code says.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import compatibility
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
@@ -180,7 +181,11 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(plain)} |"
 
 
-PAGES = {"configuration.md": configuration_page, "api.md": api_page}
+PAGES = {
+    "configuration.md": configuration_page,
+    "api.md": api_page,
+    "compatibility.md": lambda: NOTE + compatibility.page(),
+}
 
 
 def main() -> int:

@@ -278,6 +278,14 @@ API_FLAGS = (
     ),
 )
 
+TRACES_FLAG = Flag(
+    "otlp-traces-endpoint",
+    str,
+    "Collector of traces: the whole URL, as of http://collector:4318/v1/traces (default: no traces).",
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",),
+    "URL",
+)
+
 QUEUE_FLAGS = (
     _queue(
         "max-queue-requests",
@@ -337,6 +345,7 @@ QUEUE_FLAGS = (
 )
 
 WORKER_FLAGS = (
+    TRACES_FLAG,
     _worker("model", str, "The same as MODEL.", "PATH|ID"),
     _worker(
         "served-model-name",

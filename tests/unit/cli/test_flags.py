@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from headrace_api.settings import ApiSettings
 from headrace_cli import flags
 from headrace_cli.main import app
-from headrace_shared.settings import QueueSettings, RedisSettings
+from headrace_shared.settings import QueueSettings, RedisSettings, TracingSettings
 from headrace_worker.settings import WorkerSettings
 
 SETTINGS: list[type[BaseSettings]] = [ApiSettings, QueueSettings, WorkerSettings, RedisSettings]
@@ -28,7 +28,7 @@ def variable_names(settings: type[BaseSettings]) -> set[str]:
 
 @pytest.mark.parametrize("flag", ALL_FLAGS, ids=lambda flag: flag.name)
 def test_every_flag_sets_a_setting_that_exists(flag: flags.Flag) -> None:
-    known = set().union(*map(variable_names, SETTINGS))
+    known = set().union(*map(variable_names, [*SETTINGS, TracingSettings]))
     assert set(flag.variables) <= known
 
 
