@@ -1,6 +1,9 @@
 """Where a setting's value comes from: the command line, else the environment, else a configuration file."""
 
+import difflib
 import os
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +12,10 @@ from typing import Any
 from headrace_cli import flags
 from headrace_cli.errors import EXIT_CONFIGURATION, CliError
 from headrace_cli.flags import Flag
+
+_PREFIXES = ("HEADRACE_API_", "HEADRACE_WORKER_", "HEADRACE_QUEUE_", "HEADRACE_REDIS_")
+_OF_A_CLUSTER = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
+"""Kubernetes tells every container of every service like that, and one may be called headrace-api."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ def configured(known: Iterable[Flag], given: Mapping[str, Any], served: str | No
         given = {**given, "model": served}
     carried = {variable for flag in known for variable in flag.variables}
     file = given.get(flags.CONFIG_FLAG.keyword) or os.environ.get(flags.CONFIG_FLAG.variables[0])
+    _warn_of_unknown_variables()
     found: dict[str, Setting] = {}
     if file is not None:
         from headrace_cli import config_file  # the YAML parser takes time that --help should not
@@ -44,6 +52,16 @@ def configured(known: Iterable[Flag], given: Mapping[str, Any], served: str | No
         texts = flags.variables([flag], given)
         found |= {variable: Setting(text, f"--{flag.name}") for variable, text in texts.items()}
     return found
+
+
+def _warn_of_unknown_variables() -> None:
+    """A misspelt variable would be passed over; it may also be another program's, so it is no error."""
+    known = {variable for flag in flags.ALL_FLAGS for variable in flag.variables}
+    for name in sorted(os.environ.keys() - known):
+        if name.startswith(_PREFIXES) and not _OF_A_CLUSTER.search(name):
+            near = difflib.get_close_matches(name, known, n=1)
+            guess = f"; did you mean {near[0]}?" if near else ""
+            print(f"headrace: warning: {name} is not a setting{guess}", file=sys.stderr)
 
 
 def _exported(flag: Flag) -> dict[str, Setting]:

@@ -229,3 +229,15 @@ def test_a_value_that_a_server_would_refuse_is_refused_with_its_source(file: Pat
     assert isinstance(result.exception, CliError)
     assert f"{file}:1: HEADRACE_API_PORT: Input should be less than" in result.exception.message
     assert "--block-size: HEADRACE_WORKER_BLOCK_SIZE: Input should be greater than" in result.exception.message
+
+
+def test_a_misspelt_variable_is_told_with_the_nearest_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADRACE_API_PROT", "1")
+    monkeypatch.setenv("HEADRACE_API_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("HEADRACE_API_PORT_80_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv("HEADRACE_WORKER_THREADS", "1")
+    configuration.configured(flags.API_FLAGS, {})
+    told = capsys.readouterr().err
+    assert told == "headrace: warning: HEADRACE_API_PROT is not a setting; did you mean HEADRACE_API_PORT?\n"
