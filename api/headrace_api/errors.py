@@ -91,6 +91,12 @@ def status_of(error: HeadraceError) -> int:
     return ANSWERS[error.code].status
 
 
+def report(error: HeadraceError) -> None:
+    """The log line of a failure of ours, with the words that the client may not get."""
+    if status_of(error) == 500:
+        log.error("request failed", extra={"code": error.code.value, "reason": error.message})
+
+
 def error_response(error: HeadraceError, *, patience_s: float = math.inf) -> Response:
     """The whole HTTP answer for ``error``, with the headers that its status asks for.
 
@@ -115,8 +121,7 @@ def error_response(error: HeadraceError, *, patience_s: float = math.inf) -> Res
 async def on_headrace_error(request: Request, error: Exception) -> Response:
     """Exception handler for HeadraceError."""
     assert isinstance(error, HeadraceError)  # noqa: S101 - the framework's handler type is too wide
-    if error.code is ErrorCode.INTERNAL:
-        log.error("request failed", extra={"reason": error.message})
+    report(error)
     return error_response(error, patience_s=getattr(request.state, "patience_s", math.inf))
 
 

@@ -7,7 +7,7 @@ from contextlib import aclosing
 import msgspec
 
 from headrace_api.dispatch import Generation, merge
-from headrace_api.errors import error_body
+from headrace_api.errors import error_body, report
 from headrace_api.operations.endpoint import Prepared
 from headrace_api.operations.services import Services
 from headrace_api.output.event_ids import EventIds
@@ -67,6 +67,7 @@ class GenerationStream:
         except HeadraceError as error:
             self._over = True
             _give_up(self._generations)
+            report(error)
             return self._ids.error(error_body(error))
         except Exception:
             log.exception("stream failed")

@@ -12,7 +12,7 @@ from scripted_worker import ScriptedWorker, running_worker
 
 from headrace_api.operations import tokenize
 from headrace_shared.errors import ErrorCode
-from headrace_shared.protocol.event import Event, Failed, Started
+from headrace_shared.protocol.event import Delta, Event, Failed, Started
 from headrace_shared.queue.claims import Claim
 
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
@@ -126,10 +126,10 @@ async def test_what_a_template_says_is_told_without_addresses(valkey_url: str, w
             assert len(message) < 5000
 
 
-async def test_an_error_in_a_stream_has_the_same_form_and_ends_it(valkey_url: str) -> None:
+async def test_an_error_in_a_stream_has_the_same_form_and_ends_it(
+    valkey_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def breaks(_worker: ScriptedWorker, claim: Claim) -> AsyncGenerator[list[Event], None]:
-        from headrace_shared.protocol.event import Delta
-
         yield [Started("breaks")]
         yield [Delta(0, [72], "H")]
         yield [Failed(ErrorCode.INTERNAL, "secret")]
@@ -140,3 +140,4 @@ async def test_an_error_in_a_stream_has_the_same_form_and_ends_it(valkey_url: st
     assert done == "[DONE]"
     assert {"message", "type", "param", "code"} <= set(json.loads(failed)["error"])
     assert "secret" not in text
+    assert [vars(line)["reason"] for line in caplog.records if line.message == "request failed"] == ["secret"]
