@@ -12,6 +12,7 @@ from headrace_cli import configuration, flags, servers
 from headrace_cli.arguments import ServerCommand
 from headrace_cli.configuration import Setting
 from headrace_cli.errors import EXIT_CONFIGURATION, CliError
+from headrace_cli.flag import Flag, accepts
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the configuration.")
 
@@ -36,7 +37,7 @@ class Row:
 
 
 @app.command(cls=ServerCommand)
-@flags.accepts(*flags.SERVE_FLAGS)
+@accepts(*flags.SERVE_FLAGS)
 def show(
     served: Annotated[str | None, typer.Argument(metavar="MODEL", help="As of headrace serve.")] = None,
     shape: Annotated[
@@ -93,7 +94,7 @@ def _rows(settings: Mapping[str, Setting], values: Mapping[str, Any]) -> Iterato
                 yield Row(_name(flag, variable), value, setting.source if setting else "default", variable)
 
 
-def _name(flag: flags.Flag, variable: str) -> str:
+def _name(flag: Flag, variable: str) -> str:
     """By the option; below the process where one option stands for several variables."""
     if len(flag.variables) == 1:
         return flag.name

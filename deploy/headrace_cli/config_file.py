@@ -18,7 +18,7 @@ import yaml
 from headrace_cli import flags
 from headrace_cli.arguments import tell
 from headrace_cli.errors import EXIT_CONFIGURATION, CliError
-from headrace_cli.flags import Flag
+from headrace_cli.flag import Flag, as_text
 from headrace_cli.foreign_flags import foreign_flag
 
 SECTIONS = ("api", "worker", "queue", "redis")
@@ -130,7 +130,7 @@ def _text(key: _Key, value: _Value) -> str:
         made = value.made()
         if not isinstance(made, bool):
             raise value.error("true or false")
-        return flags.as_text(key.flag, made is not key.negative)
+        return as_text(key.flag, made is not key.negative)
     if kind in (int, float):
         return _number(kind, value)
     if typing.get_origin(kind) is typing.Literal:
@@ -139,7 +139,7 @@ def _text(key: _Key, value: _Value) -> str:
             raise value.error(f"one of {', '.join(typing.get_args(kind))}")
         return text
     if kind == list[str]:
-        return flags.as_text(key.flag, _words(value))
+        return as_text(key.flag, _words(value))
     text = _plain(value.node, value.loader)
     if key.flag.is_json and not _is_json_object(text):
         raise value.error("an object, like {name: 1}")

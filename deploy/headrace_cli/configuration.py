@@ -11,7 +11,7 @@ from typing import Any
 
 from headrace_cli import flags
 from headrace_cli.errors import EXIT_CONFIGURATION, CliError
-from headrace_cli.flags import Flag
+from headrace_cli.flag import Flag, as_text, variables
 
 _PREFIXES = ("HEADRACE_API_", "HEADRACE_WORKER_", "HEADRACE_QUEUE_", "HEADRACE_REDIS_")
 _OF_A_CLUSTER = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
@@ -49,7 +49,7 @@ def configured(known: Iterable[Flag], given: Mapping[str, Any], served: str | No
     for flag in known:
         found |= _exported(flag)
     for flag in known:
-        texts = flags.variables([flag], given)
+        texts = variables([flag], given)
         found |= {variable: Setting(text, f"--{flag.name}") for variable, text in texts.items()}
     return found
 
@@ -67,7 +67,7 @@ def _warn_of_unknown_variables() -> None:
 def _exported(flag: Flag) -> dict[str, Setting]:
     own = {name: Setting(os.environ[name], name) for name in flag.variables if name in os.environ}
     if not own and flag.fallback is not None and flag.fallback in os.environ:
-        text = flags.as_text(flag, [os.environ[flag.fallback]])
+        text = as_text(flag, [os.environ[flag.fallback]])
         return {name: Setting(text, flag.fallback) for name in flag.variables}
     return own
 

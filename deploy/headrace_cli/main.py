@@ -13,6 +13,7 @@ from headrace_cli.arguments import Command, ServerCommand
 from headrace_cli.config_command import app as config_app
 from headrace_cli.dlq import commands as dlq
 from headrace_cli.errors import EXIT_CONFIGURATION, EXIT_INTERRUPTED, CliError
+from headrace_cli.flag import Flag, accepts
 from headrace_cli.terminal import Terminal
 
 app = typer.Typer(
@@ -68,7 +69,7 @@ _Model = Annotated[
 
 
 @app.command(cls=ServerCommand)
-@flags.accepts(*_SERVE_FLAGS)
+@accepts(*_SERVE_FLAGS)
 def serve(served: _Model = None, **given: Any) -> None:
     """Serve MODEL on this machine: queue, worker and API node in one command.
 
@@ -109,7 +110,7 @@ def serve(served: _Model = None, **given: Any) -> None:
 
 
 @app.command(cls=ServerCommand)
-@flags.accepts(*_API_FLAGS)
+@accepts(*_API_FLAGS)
 def api(**given: Any) -> None:
     """Run one API node: HTTP in front, the queue behind. It needs no model and no torch.
 
@@ -122,7 +123,7 @@ def api(**given: Any) -> None:
 
 
 @app.command(cls=ServerCommand)
-@flags.accepts(*_WORKER_FLAGS)
+@accepts(*_WORKER_FLAGS)
 def worker(
     served: Annotated[
         str | None,
@@ -148,7 +149,7 @@ def worker(
     servers.become(servers.WORKER, settings)
 
 
-def _settings(known: tuple[flags.Flag, ...], given: dict[str, Any], served: str | None = None) -> dict[str, str]:
+def _settings(known: tuple[Flag, ...], given: dict[str, Any], served: str | None = None) -> dict[str, str]:
     """What was set, as environment variables. ``served``: the command's MODEL."""
     return configuration.texts(configuration.configured(known, given, served))
 

@@ -5,6 +5,7 @@ from typer.testing import CliRunner, Result
 
 from headrace_cli import flags
 from headrace_cli.errors import CliError
+from headrace_cli.flag import Flag
 from headrace_cli.foreign_flags import FOREIGN_FLAGS, SHORT, ForeignFlag
 from headrace_cli.main import app
 
@@ -133,7 +134,7 @@ def test_an_option_that_is_to_be_an_object_is_checked_at_once(flag: str, text: s
 
 
 @pytest.mark.parametrize("flag", [flag for flag in flags.ALL_FLAGS if flag.kind is bool], ids=lambda flag: flag.name)
-def test_every_switch_has_both_its_own_negative_and_the_usual_one(flag: flags.Flag, became: dict[str, str]) -> None:
+def test_every_switch_has_both_its_own_negative_and_the_usual_one(flag: Flag, became: dict[str, str]) -> None:
     is_of_worker = flag.variables[0].startswith("HEADRACE_WORKER")
     command = ["worker", "m", "--engine", "simulated"] if is_of_worker else ["api"]
     for name in flag.negatives:
