@@ -85,15 +85,21 @@ def page() -> str:
 
 def _flag_row(name: str, note: str) -> tuple[str, str, str]:
     for flag in flags.SERVE_FLAGS:
-        if name in (flag.name, *flag.also, *flag.negatives):
+        if name in flag.negatives:
+            return f"`--{name}`", "honoured", note or f"Switches off: {flag.help}"
+        if name in (flag.name, *flag.also):
             return f"`--{name}`", "honoured", note or flag.help
     foreign = foreign_flag(name)
     if foreign is None:
         raise ValueError(f"--{name} is in docs/compatibility/flags.toml, and the command line does not know it")
     if foreign.harmless:
-        return f"`--{name}`", "accepted, without effect", foreign.why
+        return f"`--{name}`", "accepted, without effect", _sentence(foreign.why)
     accepted = f" Accepted: {', '.join(f'`{value}`' for value in foreign.off)}." if foreign.off else ""
-    return f"`--{name}`", "refused", foreign.why + accepted
+    return f"`--{name}`", "refused", _sentence(foreign.why) + accepted
+
+
+def _sentence(reason: str) -> str:
+    return f"{reason[0].upper()}{reason[1:]}."
 
 
 def _written(content: Table, head: str) -> str:

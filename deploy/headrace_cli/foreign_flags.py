@@ -168,7 +168,7 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused("traces have one level of detail", "collect-detailed-traces"),
     *_refused("no metrics are hidden", "show-hidden-metrics-for-version"),
 )
-"""By their places in the feature map. Whoever builds one of them moves it to ``flags``."""
+"""By topics. Whoever builds one of them moves it to ``flags``."""
 
 BY_NAME: Mapping[str, ForeignFlag] = {flag.name: flag for flag in FOREIGN_FLAGS}
 SHORT: Mapping[str, str] = {

@@ -33,7 +33,8 @@ ENDPOINTS: dict[type[RequestModel], tuple[str, dict[str, Any]]] = {
 """A request of each kind that is answered."""
 ASKS: dict[str, object] = {}
 """Values that ask for something, of fields that refuse an object with another reason."""
-SEED_FLAGS = Path(__file__).parents[2] / "support" / "seed_flags.txt"
+VLLM_FLAGS = Path(__file__).parents[2] / "support" / "vllm_flags.txt"
+"""Those of vLLM 0.8's server, by its documentation."""
 
 
 def rows_of(model: type[RequestModel]) -> dict[str, str]:
@@ -149,11 +150,13 @@ def test_every_option_of_another_server_has_a_row() -> None:
     assert set(notes) <= set(names)
 
 
-def test_every_option_of_the_seed_is_honoured_refused_or_told_to_have_no_effect() -> None:
+def test_every_option_of_vllm_is_honoured_refused_or_told_to_have_no_effect() -> None:
     known = {name for flag in flags.SERVE_FLAGS for name in (flag.name, *flag.also, *flag.negatives)}
     known |= {flag.name for flag in FOREIGN_FLAGS}
     groups, _ = compatibility.flag_groups()
-    seed = set(SEED_FLAGS.read_text().split())
-    assert len(seed) == 150
-    assert seed - known == set()
-    assert seed - {"no-enable-prefix-caching", "no-use-tqdm-on-load"} <= {name for _, group in groups for name in group}
+    theirs = set(VLLM_FLAGS.read_text().split())
+    assert len(theirs) == 150
+    assert theirs - known == set()
+    assert theirs - {"no-enable-prefix-caching", "no-use-tqdm-on-load"} <= {
+        name for _, group in groups for name in group
+    }
