@@ -156,14 +156,9 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused(_NO_SPECULATION, "ngram-prompt-lookup-max", "ngram-prompt-lookup-min"),
     *_refused(_NO_SPECULATION, "typical-acceptance-sampler-posterior-threshold"),
     *_refused(_NO_SPECULATION, "typical-acceptance-sampler-posterior-alpha"),
-    # Tools and reasoning
-    *_refused("not supported yet", "logits-processor-pattern", "logits-processors", "logprobs-mode", "stream-interval"),
-    *_switches("tools are not supported yet", "enable-auto-tool-choice", "exclude-tools-when-tool-choice-none"),
-    *_refused("tools are not supported yet", "tool-call-parser", "tool-parser-plugin", "tool-strict-level"),
-    *_switches("reasoning is not taken apart yet", "enable-reasoning"),
-    *_refused("reasoning is not taken apart yet", "reasoning-parser", "reasoning-effort-map"),
-    *_refused("not supported yet; send chat_template_kwargs", "default-chat-template-kwargs"),
-    *_switches("not supported yet; GET /v1/models tells what clients need", "enable-tokenizer-info-endpoint"),
+    # Tools
+    *_refused("processors are named by requests; see --logits-processor-pattern", "logits-processors"),
+    *_refused("calls of strict tools always follow their schemas", "tool-strict-level"),
     # Observability
     *_refused("traces have one level of detail", "collect-detailed-traces"),
     *_refused("no metrics are hidden", "show-hidden-metrics-for-version"),

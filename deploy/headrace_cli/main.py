@@ -27,8 +27,21 @@ app.add_typer(config_app, name="config")
 
 _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8000
-_API_FLAGS = (*flags.API_FLAGS, *flags.QUEUE_FLAGS, *flags.logging_flags("API"), *flags.REDIS_FLAGS, flags.CONFIG_FLAG)
-_WORKER_FLAGS = (*flags.WORKER_FLAGS, *flags.logging_flags("WORKER"), *flags.REDIS_FLAGS, flags.CONFIG_FLAG)
+_API_FLAGS = (
+    *flags.API_FLAGS,
+    *flags.QUEUE_FLAGS,
+    *flags.plugin_flags("API"),
+    *flags.logging_flags("API"),
+    *flags.REDIS_FLAGS,
+    flags.CONFIG_FLAG,
+)
+_WORKER_FLAGS = (
+    *flags.WORKER_FLAGS,
+    *flags.plugin_flags("WORKER"),
+    *flags.logging_flags("WORKER"),
+    *flags.REDIS_FLAGS,
+    flags.CONFIG_FLAG,
+)
 _SERVE_FLAGS = flags.SERVE_FLAGS
 
 

@@ -2,10 +2,23 @@
 
 from fastapi import APIRouter
 
-from headrace_api.routes import autoscale, generation, health, metrics, models, other_tasks, requests, tokenize
+from headrace_api.routes import (
+    anthropic,
+    autoscale,
+    generation,
+    health,
+    metrics,
+    models,
+    other_tasks,
+    render,
+    requests,
+    responses,
+    tokenize,
+)
 
 
 def all_routers() -> list[APIRouter]:
     """Every router that the application serves."""
-    modules = (generation, requests, models, tokenize, autoscale, other_tasks, health, metrics)
+    asked = (generation, responses, anthropic, render, tokenize, other_tasks)
+    modules = (*asked, requests, models, autoscale, health, metrics)
     return [module.router for module in modules]
