@@ -23,6 +23,7 @@ _KINDS = {
     "structural_tag": GrammarKind.STRUCTURAL_TAG,
 }
 """By the last part of a field's name; a grammar's notation is found out later."""
+_BACKENDS = frozenset(backend.value for backend in GrammarBackend)
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -55,6 +56,8 @@ def constraint_of(body: StructuredRequest, available: Sequence[str]) -> Constrai
     ``available``: the model's back-ends, the preferred one first. May take milliseconds for a large schema. Raises
     InvalidRequestError for what they cannot do.
     """
+    # A newer worker may have backends that this node has not heard of.
+    available = [name for name in available if name in _BACKENDS]
     wish = _wish(body, available)
     constraints = body.constraints()
     if not constraints:
