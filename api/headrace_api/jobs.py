@@ -171,14 +171,14 @@ def _sampling(
     body: GenerationRequest, ask: _Ask, card: ModelCard, tokenizer: Tokenizer, ticket: Ticket
 ) -> SamplingSpec:
     defaults = card.defaults
-    temperature = _first(body.temperature, defaults.temperature, 1.0)
+    temperature = resolved(body.temperature, defaults.temperature, 1.0)
     greedy = temperature == 0
-    beams = BeamSpec(body.sequences, _first(body.length_penalty, None, 1.0)) if body.use_beam_search else None
+    beams = BeamSpec(body.sequences, resolved(body.length_penalty, None, 1.0)) if body.use_beam_search else None
     if greedy and body.choices > 1 and beams is None:
         raise InvalidRequestError(
             f"n: must be 1 with temperature 0, where every choice would be the same, got {body.choices}.", param="n"
         )
-    top_k = int(_first(body.top_k, defaults.top_k, 0))
+    top_k = int(resolved(body.top_k, defaults.top_k, 0))
     uncut = greedy or beams is not None
     logprob_token_ids = body.logprob_token_ids or []
     check_token_ids(logprob_token_ids, card, "logprob_token_ids")
@@ -187,12 +187,12 @@ def _sampling(
     return SamplingSpec(
         seed=_seed(ticket.request_id) if body.seed in (None, -1) else body.seed or 0,
         temperature=temperature if greedy else max(temperature, _LOWEST_TEMPERATURE),
-        top_p=1.0 if uncut else _first(body.top_p, defaults.top_p, 1.0),
+        top_p=1.0 if uncut else resolved(body.top_p, defaults.top_p, 1.0),
         top_k=top_k if 0 < top_k < card.vocab_size and not uncut else 0,
-        min_p=0.0 if uncut else _first(body.min_p, defaults.min_p, 0.0),
+        min_p=0.0 if uncut else resolved(body.min_p, defaults.min_p, 0.0),
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
-        repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
+        repetition_penalty=resolved(body.repetition_penalty, defaults.repetition_penalty, 1.0),
         logit_bias=_logit_bias(body.logit_bias or {}, card),
         allowed_token_ids=None if body.allowed_token_ids is None else tuple(dict.fromkeys(body.allowed_token_ids)),
         bad_words=_bad_words(body.bad_words or [], tokenizer),
@@ -207,7 +207,8 @@ def _sampling(
     )
 
 
-def _first(asked: float | None, default: float | None, fixed: float) -> float:
+def resolved(asked: float | None, default: float | None, fixed: float) -> float:
+    """What the request says, else the model, else everybody."""
     if asked is not None:
         return asked
     return fixed if default is None else default

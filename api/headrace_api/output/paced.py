@@ -4,15 +4,20 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from headrace_shared.errors import HeadraceError
 from headrace_shared.protocol.event import Delta, Event
 
 
 class Inner(Protocol):
     """Renders events as they are handed on."""
 
+    def open(self) -> bytes: ...
     def feed(self, prompt: int, events: Sequence[Event], /) -> bytes: ...
     def finish(self) -> bytes: ...
+    def fail(self, error: HeadraceError, /) -> bytes: ...
+    def break_off(self, error: HeadraceError, resume: str | UnsetType = UNSET, /) -> bytes: ...
 
 
 class Paced:
@@ -27,6 +32,9 @@ class Paced:
         self._begun: set[tuple[int, int]] = set()
         self._held: dict[tuple[int, int], Delta] = {}
 
+    def open(self) -> bytes:
+        return self._inner.open()
+
     def feed(self, prompt: int, events: Sequence[Event]) -> bytes:
         """As the inner renderer's; b"" while deltas are held."""
         passed: list[Event] = []
@@ -38,11 +46,20 @@ class Paced:
 
     def finish(self) -> bytes:
         """As the inner renderer's, with what is held before it."""
-        rest = [
-            self._inner.feed(prompt, [delta])
-            for (prompt, _), delta in sorted(self._held.items(), key=lambda each: each[0])
-        ]
-        return b"".join([*rest, self._inner.finish()])
+        return self._rest() + self._inner.finish()
+
+    def fail(self, error: HeadraceError) -> bytes:
+        """Likewise."""
+        return self._rest() + self._inner.fail(error)
+
+    def break_off(self, error: HeadraceError, resume: str | UnsetType = UNSET) -> bytes:
+        """As the inner renderer's; what is held is told by whoever tells the rest."""
+        return self._inner.break_off(error, resume)
+
+    def _rest(self) -> bytes:
+        held = sorted(self._held.items(), key=lambda each: each[0])
+        self._held = {}
+        return b"".join([self._inner.feed(prompt, [delta]) for (prompt, _), delta in held])
 
     def _due(self, prompt: int, delta: Delta) -> Delta | None:
         key = prompt, delta.choice
