@@ -13,7 +13,7 @@ import pytest
 import tokenizer_families
 import torch
 from constrained import save_model
-from fleet import ApiProcess, Fleet, fleet_on
+from fleet import ApiProcess, Fleet, fleet_on, wait_until
 from transformers import AutoModelForCausalLM
 from worker_process import WorkerProcess
 
@@ -51,7 +51,8 @@ def api(system: Fleet, folder: Path) -> Iterator[ApiProcess]:
         patch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{support}")
         _worker(system, folder)
         node = system.api(no_worker_grace_s=90)
-        node.wait_until_ready()
+        # A busy machine takes its time to load torch.
+        wait_until(lambda: node.serves(1, 1), "the worker has loaded its model", 90)
         yield node
 
 
