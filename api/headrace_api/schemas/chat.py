@@ -107,15 +107,6 @@ class ChatRequest(GenerationRequest):
             return []
         return [Problem(constraints[0], "cannot be combined with a tool_choice that names a function")]
 
-    def unknown_fields(self) -> list[str]:
-        inside = [
-            f"tools[{index}].{path}{name}"
-            for index, tool in enumerate(self.tools or [])
-            for path, part in (("", tool), ("function.", tool.function))
-            for name in part.model_extra or {}
-        ]
-        return [*super().unknown_fields(), *inside]
-
     @property
     def tool_mode(self) -> ToolMode:
         """What ``tool_choice`` comes to."""

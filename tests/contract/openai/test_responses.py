@@ -211,6 +211,7 @@ async def test_parameters_of_a_fetch_are_heeded_or_refused(api: Api) -> None:
     for params in (
         {"starting_after": "3"},
         {"include_obfuscation": "true"},
+        {"include": "message.output_text.logprobs"},
         {"starting_after": "-1", "stream": "true"},
     ):
         refused = await api.http.get(f"{RESPONSES}/{response.id}", params=params)
