@@ -108,7 +108,7 @@ class ApiSettings(BaseSettings):
     """Write tokens as `token_id:7` in logprobs, where a request does not say."""
     enable_prompt_tokens_details: bool = False
     """Tell in the usage how many prompt tokens were cached."""
-    enable_server_load_tracking: bool = False
+    enable_server_load_tracking: bool = True
     """Answer GET /load with the number of generation requests that this process has in hand."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
     """Largest request body; a larger one gets 413."""

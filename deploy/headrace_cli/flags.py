@@ -170,7 +170,7 @@ API_FLAGS = (
         "Write tokens as token_id:7 in logprobs, where a request does not say (default off).",
     ),
     _api("enable-prompt-tokens-details", bool, "Tell in the usage how many prompt tokens were cached (default off)."),
-    _api("enable-server-load-tracking", bool, "Answer GET /load with the number of requests in hand (default off)."),
+    _api("enable-server-load-tracking", bool, "Answer GET /load with the number of requests in hand (default on)."),
     _api("max-body-bytes", int, "Largest request body; a larger one gets 413 (default 10485760).", "BYTES"),
     _api("tokenizer-threads", int, "Threads that render templates and tokenize prompts (default 2).", "N"),
     _api("max-stop-strings", int, "Stop strings that one request may have (default 64).", "N"),

@@ -45,7 +45,11 @@ BOTH: list[tuple[dict[str, Any], str, str]] = [
     ({"stop_token_ids": [257]}, "stop_token_ids", "between 0 and 256, got 257"),
     ({"stop_token_ids": [2**80]}, "stop_token_ids", "between 0 and 256"),
     ({"stop_token_ids": [-1]}, "stop_token_ids[0]", "greater than or equal to 0"),
-    ({"logit_bias": {"x": 1}}, "logit_bias", "keys are token ids between 0 and 256, got 'x'"),
+    (
+        {"logit_bias": {"x": 1}},
+        "logit_bias",
+        "keys are token ids between 0 and 256, the model's vocabulary of 257; got 'x'",
+    ),
     ({"logit_bias": {"257": 1}}, "logit_bias", "got '257'"),
     ({"logit_bias": {"1": "5"}}, "logit_bias.1", "valid number"),
     ({"logit_bias": [1]}, "logit_bias", "valid dictionary"),

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 OPERATIONS = [
     "POST /v1/chat/completions",
     "POST /v1/completions",
+    "POST /invocations",
     "POST /tokenize",
     "POST /detokenize",
     "GET /v1/models/{model_id}",
