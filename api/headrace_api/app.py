@@ -112,6 +112,7 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, keys: ApiKeys, metrics:
     app.add_middleware(
         RequestContext,
         metrics=metrics,
+        root_path=settings.root_path,
         echo_id=settings.enable_request_id_headers,
         access_log=settings.access_log,
     )

@@ -24,9 +24,12 @@ class RequestContext:
     """Outermost: takes or mints the request id, echoes it, logs and counts the answer, and turns
     an exception that nobody caught into a 500 that shows nothing but the id."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, *, echo_id: bool = True, access_log: bool = True) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, *, root_path: str = "", echo_id: bool = True, access_log: bool = True
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._root_path = root_path
         self._echo_id = echo_id
         self._access_log = access_log
 
@@ -34,6 +37,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Here and not in uvicorn, which puts it before every path: a proxy may take it off or leave it there.
+        scope["root_path"] = self._root_path
         refusal: HeadraceError | None = None
         request_id = mint_request_id()
         client_id = Headers(scope=scope).get("x-request-id")

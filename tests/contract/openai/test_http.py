@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 
 import httpx
+import pytest
 from eventually import eventually
 from live_api import Api, running_api
 from scripted_worker import ScriptedWorker
@@ -49,12 +50,19 @@ async def test_any_of_several_keys_opens(valkey_url: str, worker: ScriptedWorker
             assert response.status_code == status, header
 
 
-async def test_a_root_path_changes_nothing_about_keys(valkey_url: str, worker: ScriptedWorker) -> None:
+@pytest.mark.parametrize("prefix", ["", "/llm"])
+async def test_a_root_path_may_be_there_or_not_and_changes_nothing_about_keys(
+    valkey_url: str, worker: ScriptedWorker, prefix: str
+) -> None:
     async with running_api(valkey_url, api_keys="one", root_path="/llm") as api:
-        assert (await api.http.get("/health")).status_code == 200
-        assert (await api.http.get("/v1/models")).status_code == 401
-        listed = await api.http.get("/v1/models", headers={"Authorization": "Bearer one"})
+        assert (await api.http.get(f"{prefix}/health")).status_code == 200
+        assert (await api.http.get(f"{prefix}/v1/models")).status_code == 401
+        assert (await api.http.get(f"{prefix}{prefix}/nothing")).status_code == 401
+        key = {"Authorization": "Bearer one"}
+        listed = await api.http.get(f"{prefix}/v1/models", headers=key)
         assert listed.json()["data"][0]["id"] == "tiny"
+        document = (await api.http.get(f"{prefix}/openapi.json", headers=key)).json()
+        assert document["servers"] == [{"url": "/llm"}]
 
 
 async def test_every_answer_carries_a_request_id(api: Api) -> None:
