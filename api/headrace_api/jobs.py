@@ -111,8 +111,9 @@ def _fitting_max_tokens(ask: _Ask, prompt_tokens: int, card: ModelCard) -> int:
         raise InvalidRequestError("The prompt has no tokens.", param=ask.prompt_param)
     if room < (0 if ask.max_tokens == 0 else 1):
         raise InvalidRequestError(
-            f"The prompt has {prompt_tokens} tokens, but the model {card.name!r} has a context of "
-            f"{card.max_model_len} tokens, of which an answer needs at least one; shorten the prompt.",
+            # The words of OpenAI and Anthropic: client libraries look for them, to shorten conversations by themselves.
+            f"This model's maximum context length is {card.max_model_len} tokens, of which an answer needs at least "
+            f"one, and this prompt is too long: it has {prompt_tokens} tokens.",
             param=ask.prompt_param,
             code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
         )

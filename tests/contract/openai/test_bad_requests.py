@@ -225,8 +225,8 @@ async def test_a_prompt_that_is_too_long_is_told_with_both_numbers(api: Api, pat
     assert response.status_code == 400
     assert error["code"] == "context_length_exceeded"
     tokens = 601 if path == "/v1/completions" else 600 + len("<|user|>\n<|assistant|>")
-    assert f"has {tokens} tokens" in error["message"]
-    assert f"context of {CONTEXT} tokens" in error["message"]
+    assert f"it has {tokens} tokens" in error["message"]
+    assert f"context length is {CONTEXT} tokens" in error["message"]
 
 
 async def test_a_prompt_may_fill_the_context_but_for_one_token(api: Api, worker: ScriptedWorker) -> None:
