@@ -12,7 +12,7 @@ from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.grammar import GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
-from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec, ThinkingSpec
 from headrace_shared.text.tokenizer import Tokenizer
 
 COMPLETION_MAX_TOKENS = 16
@@ -37,6 +37,8 @@ class Ticket:
     max_stop_strings: int = 64
     grammar: GrammarSpec | None = None
     """What the answer must look like, already checked."""
+    thinking: ThinkingSpec | None = None
+    """How long it may think first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,24 +168,24 @@ def _sampling(
     body: GenerationRequest, ask: _Ask, card: ModelCard, tokenizer: Tokenizer, ticket: Ticket
 ) -> SamplingSpec:
     defaults = card.defaults
-    temperature = _first(body.temperature, defaults.temperature, 1.0)
+    temperature = resolved(body.temperature, defaults.temperature, 1.0)
     greedy = temperature == 0
     if greedy and body.choices > 1:
         raise InvalidRequestError(
             f"n: must be 1 with temperature 0, where every choice would be the same, got {body.choices}.", param="n"
         )
-    top_k = int(_first(body.top_k, defaults.top_k, 0))
+    top_k = int(resolved(body.top_k, defaults.top_k, 0))
     if body.allowed_token_ids is not None:
         check_token_ids(body.allowed_token_ids, card, "allowed_token_ids")
     return SamplingSpec(
         seed=_seed(ticket.request_id) if body.seed in (None, -1) else body.seed or 0,
         temperature=temperature if greedy else max(temperature, _LOWEST_TEMPERATURE),
-        top_p=1.0 if greedy else _first(body.top_p, defaults.top_p, 1.0),
+        top_p=1.0 if greedy else resolved(body.top_p, defaults.top_p, 1.0),
         top_k=top_k if 0 < top_k < card.vocab_size and not greedy else 0,
-        min_p=0.0 if greedy else _first(body.min_p, defaults.min_p, 0.0),
+        min_p=0.0 if greedy else resolved(body.min_p, defaults.min_p, 0.0),
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
-        repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
+        repetition_penalty=resolved(body.repetition_penalty, defaults.repetition_penalty, 1.0),
         logit_bias=_logit_bias(body.logit_bias or {}, card),
         allowed_token_ids=None if body.allowed_token_ids is None else tuple(dict.fromkeys(body.allowed_token_ids)),
         bad_words=_bad_words(body.bad_words or [], tokenizer),
@@ -191,10 +193,12 @@ def _sampling(
         logprobs=0 if ask.logprobs is None and body.samples > body.choices else ask.logprobs,
         prompt_logprobs=ask.prompt_logprobs,
         grammar=ticket.grammar,
+        thinking=ticket.thinking,
     )
 
 
-def _first(asked: float | None, default: float | None, fixed: float) -> float:
+def resolved(asked: float | None, default: float | None, fixed: float) -> float:
+    """What the request says, else the model, else everybody."""
     if asked is not None:
         return asked
     return fixed if default is None else default

@@ -1,6 +1,7 @@
 """WorkerSettings: everything that can be said to a worker, by environment (``HEADRACE_WORKER_*``) or the command line."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -132,6 +133,36 @@ class WorkerSettings(BaseSettings):
     chat_template: str | None = Field(default=None, description="Jinja chat template: a file, or the template itself.")
     chat_template_content_format: Literal["auto", "string", "openai"] = Field(
         default="auto", description="How the template wants message contents."
+    )
+    default_chat_template_kwargs: dict[str, Any] = Field(
+        default={},
+        description='Template variables for what requests leave out, as a JSON object: {"enable_thinking": false}.',
+    )
+    tool_call_parser: str = Field(
+        default="auto",
+        description="How the model writes calls of tools: `auto` (as its chat template suggests), `none`, or a parser's name.",
+    )
+    tool_parser_plugin: Path | None = Field(
+        default=None, description="Python file of own tool parsers; API nodes need it as well."
+    )
+    enable_auto_tool_choice: bool | None = Field(
+        default=None,
+        description="Let the model decide whether to call tools; default: where its calls can be read. On, a worker that cannot read them does not start.",
+    )
+    exclude_tools_when_tool_choice_none: bool = Field(
+        default=True, description="Leave tools out of the prompt while `tool_choice` is none."
+    )
+    reasoning_parser: str = Field(
+        default="auto",
+        description="How the model marks its thoughts: `auto` (as its chat template suggests), `none`, or a parser's name.",
+    )
+    enable_reasoning: bool | None = Field(
+        default=None,
+        description="Tell thoughts apart from answers; default: where they can be read. On, a worker that cannot read them does not start.",
+    )
+    reasoning_effort_map: dict[str, str] = Field(
+        default={},
+        description='What the chat template is told instead of a `reasoning_effort`, as a JSON object: {"xhigh": "high"}.',
     )
     trust_request_chat_template: bool = Field(default=False, description="Accept a chat_template from clients.")
     response_role: str = Field(default="assistant", description="Role of generated messages.")

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 
 from headrace_api.schemas.base import Int64, JsonObject, OffValues, StopStrings, StreamOptions
 from headrace_api.schemas.problems import Problem
+from headrace_api.schemas.queued import QueuedRequest
 from headrace_api.schemas.structured import StructuredRequest
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -34,16 +35,15 @@ NOT_SUPPORTED: Mapping[str, OffValues] = {
     "watermarking": (False,),
 }
 
-_TIERS = {"priority": -10, "flex": 10}
+TIERS = {"priority": -10, "flex": 10}
+"""What service tiers stand for, as priorities; others for 0."""
 
 
-class GenerationRequest(StructuredRequest):
+class GenerationRequest(StructuredRequest, QueuedRequest):
     """A null stands for the field's default throughout, as clients of these endpoints send it."""
 
     not_supported: ClassVar[Mapping[str, OffValues]] = NOT_SUPPORTED
 
-    model: Annotated[str | None, Field(description="May be left out while one model is served.")] = None
-    stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: Annotated[int | None, Field(ge=1, le=128)] = 1
     best_of: Annotated[
@@ -83,10 +83,6 @@ class GenerationRequest(StructuredRequest):
     return_tokens_as_token_ids: bool | None = None
     return_token_ids: bool | None = False
     echo: bool | None = False
-    priority: Annotated[
-        int | None,
-        Field(ge=-(2**53) + 1, le=2**53 - 1, description="Lower goes first; default 0. Redis orders by doubles."),
-    ] = None
     cache_salt: Annotated[
         str | None,
         Field(
@@ -97,17 +93,6 @@ class GenerationRequest(StructuredRequest):
     service_tier: Annotated[
         Literal["auto", "default", "flex", "priority"] | None,
         Field(description="Stands for a priority where none is given: priority for -10, flex for 10, others for 0."),
-    ] = None
-    timeout: Annotated[
-        float | None,
-        Field(gt=0, description="Seconds after which the request is given up; the header X-Request-Timeout as well."),
-    ] = None
-    request_id: Annotated[
-        str | None,
-        Field(
-            pattern=r"^[A-Za-z0-9._:\-]{1,128}$",
-            description="Base of the answer's id, unless the header X-Request-Id is sent.",
-        ),
     ] = None
     user: str | None = None
     metadata: JsonObject | None = None
@@ -162,7 +147,11 @@ class GenerationRequest(StructuredRequest):
     @property
     def tier_priority(self) -> int:
         """What ``service_tier`` stands for."""
-        return _TIERS.get(self.service_tier or "default", 0)
+        return TIERS.get(self.service_tier or "default", 0)
+
+    @property
+    def end_user(self) -> str | None:
+        return self.user
 
     @property
     def include_usage(self) -> bool:

@@ -5,6 +5,21 @@ import msgspec
 from headrace_shared.protocol.grammar import GrammarSpec
 
 
+class ThinkingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How long an answer may think before its end marker is forced. Everything is looked for in the text of its tokens."""
+
+    budget_tokens: int
+    """Tokens of the thinking part; markers do not count."""
+    end_ids: tuple[int, ...]
+    """What is forced, token by token, when they are spent; at least one."""
+    ends: tuple[str, ...]
+    """Texts of which any ends the thinking part, that of ``end_ids`` among them."""
+    starts: tuple[str, ...] = ()
+    """Texts of which one may begin the answer, after white space, and so the thinking part."""
+    opened: bool = False
+    """An answer that begins with none of them thinks as well: the prompt has opened the part, or the model always does."""
+
+
 class SamplingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the next token is drawn. Every value is legal and every default resolved before it gets here.
 
@@ -31,6 +46,8 @@ class SamplingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt_logprobs: int | None = None
     grammar: GrammarSpec | None = None
     """What the answer must look like; None: anything."""
+    thinking: ThinkingSpec | None = None
+    """None: as long as it likes."""
 
 
 class StoppingSpec(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,6 +10,16 @@ from headrace_shared.model_card import GenerationDefaults
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 TEXT: dict[str, Any] = {"prompt": "hi"}
+F, G = ({"type": "function", "function": {"name": name}} for name in "fg")
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named(name) for name in names]}}
+
 
 # fields of the body, the parameter to blame, words of the message
 BOTH: list[tuple[dict[str, Any], str, str]] = [
@@ -113,7 +123,6 @@ BOTH: list[tuple[dict[str, Any], str, str]] = [
     ({"cache_salt": "a/b"}, "cache_salt", "pattern"),
     ({"service_tier": "gold"}, "service_tier", "'auto', 'default', 'flex' or 'priority'"),
     ({"vllm_xargs": {"a": 1}}, "vllm_xargs", "not supported yet"),
-    ({"thinking_token_budget": 5}, "thinking_token_budget", "not supported yet"),
     ({"repetition_detection": {}}, "repetition_detection", "not supported yet"),
     ({"mm_processor_kwargs": {"a": 1}}, "mm_processor_kwargs", "not supported yet"),
 ]
@@ -136,19 +145,43 @@ CHAT_ONLY: list[tuple[dict[str, Any], str, str]] = [
     ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs", "tokenize may not be passed"),
     ({"chat_template": "x"}, "chat_template", "takes no chat templates"),
     ({"documents": ["x"]}, "documents[0]", "valid dictionary"),
-    ({"tools": []}, "tools", "not supported yet"),
-    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "not supported yet"),
-    ({"tool_choice": "auto"}, "tool_choice", 'send "none"'),
-    ({"functions": []}, "functions", "not supported yet"),
+    ({"tools": []}, "tools", "at least 1 item"),
+    ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type", "should be 'function', got \"custom\""),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "is required"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "should match pattern"),
+    ({"tools": [F, G, F]}, "tools[2].function.name", "is there twice, got 'f'"),
+    ({"tools": [F]}, "tool_choice", "the form of this model's calls is not known; start its worker with --tool-call"),
+    ({"tools": [F], "tool_choice": "any"}, "tool_choice", "'none', 'auto' or 'required', got \"any\""),
+    ({"tools": [F], "tool_choice": "required"}, "tool_choice", "workers cannot constrain their answers"),
+    ({"tools": [F], "tool_choice": named("f")}, "tool_choice", "workers cannot constrain their answers"),
+    ({"tools": [F], "tool_choice": named("g")}, "tool_choice.function.name", "one of the tools, got 'g'"),
+    ({"tools": [F], "tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice.type", "'function'"),
+    ({"tools": [F], "tool_choice": allowed("some", "f")}, "tool_choice.allowed_tools.mode", "'auto' or 'required'"),
+    (
+        {"tools": [F], "tool_choice": allowed("auto", "f", "h")},
+        "tool_choice.allowed_tools.tools[1].function.name",
+        "one of the tools, got 'h'",
+    ),
+    ({"tool_choice": "auto"}, "tool_choice", "only allowed with tools"),
+    ({"tools": [F], "tool_choice": named("f"), "guided_regex": "a"}, "guided_regex", "names a function"),
+    ({"functions": [F]}, "functions", "was replaced by tools"),
+    ({"function_call": {"name": "f"}}, "function_call", "was replaced by tool_choice"),
+    ({"reasoning_effort": "some"}, "reasoning_effort", "'minimal', 'low', 'medium'"),
+    ({"reasoning_effort": "high"}, "reasoning_effort", "knows no effort"),
+    ({"thinking_token_budget": -2}, "thinking_token_budget", "greater than or equal to -1"),
+    ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0]", "tool_calls should be a list"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0]", "tool_calls[0] should be an o"),
+    ({"messages": [{"role": "tool", "tool_call_id": 1}]}, "messages[0]", "tool_call_id should be a string"),
+    ({"messages": [{"role": "assistant", "reasoning": ["x"]}]}, "messages[0]", "reasoning should be a string"),
     ({"modalities": ["text", "audio"]}, "modalities", 'send ["text"]'),
     ({"audio": {"voice": "x"}}, "audio", "not supported yet"),
     ({"store": True}, "store", "send false"),
-    ({"reasoning_effort": "high"}, "reasoning_effort", "not supported yet"),
     ({"verbosity": "low"}, "verbosity", 'send "medium"'),
     ({"prediction": {}}, "prediction", "not supported yet"),
     ({"web_search_options": {}}, "web_search_options", "not supported yet"),
 ]
 TEXT_ONLY: list[tuple[dict[str, Any], str, str]] = [
+    ({"thinking_token_budget": 5}, "thinking_token_budget", "not supported yet"),
     ({"prompt": ""}, "prompt", "not be empty"),
     ({"prompt": None}, "prompt", "a string, a list of strings"),
     ({"prompt": []}, "prompt", "between 1 and 1024"),
@@ -193,7 +226,7 @@ async def test_several_problems_are_told_together(api: Api) -> None:
         "4 problems: n: should be greater than or equal to 1, got 0; "
         "temperature: should be less than or equal to 2, got 3; "
         "messages: list should have at least 1 item, got a list of 0; "
-        "tools: is not supported yet; leave it out."
+        "tools: list should have at least 1 item, got a list of 0."
     )
 
 

@@ -27,7 +27,7 @@ from headrace_shared.protocol.event import (
 )
 from headrace_shared.protocol.grammar import GrammarBackend, GrammarKind, GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
-from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec, ThinkingSpec
 
 MINIMAL = GenerateJob(JobHeader("r1", "m.1"), pack_ids([1, 70000]))
 FULL = GenerateJob(
@@ -44,6 +44,13 @@ CONSTRAINED = GenerateJob(
         grammar=GrammarSpec(GrammarKind.JSON_SCHEMA, "{}", GrammarBackend.GUIDANCE, "[ ]*", True, "</think>")
     ),
 )
+THINKING = GenerateJob(
+    JobHeader("r4", "m.1"),
+    pack_ids([]),
+    sampling=SamplingSpec(
+        thinking=ThinkingSpec(budget_tokens=9, end_ids=(7, 8), ends=("</think>",), starts=("<think>",), opened=True)
+    ),
+)
 JOBS = {
     "minimal": (
         MINIMAL,
@@ -56,6 +63,10 @@ JOBS = {
     "constrained": (
         CONSTRAINED,
         "0184a474797065a867656e6572617465a668656164657282aa726571756573745f6964a27233a57175657565a36d2e31a670726f6d7074c400a873616d706c696e6781a76772616d6d617286a46b696e64ab6a736f6e5f736368656d61a6736f75726365a27b7da76261636b656e64a867756964616e6365aa77686974657370616365a45b205d2aa7636f6d70616374c3a56166746572a83c2f7468696e6b3e",
+    ),
+    "thinking": (
+        THINKING,
+        "0184a474797065a867656e6572617465a668656164657282aa726571756573745f6964a27234a57175657565a36d2e31a670726f6d7074c400a873616d706c696e6781a87468696e6b696e6785ad6275646765745f746f6b656e7309a7656e645f696473920708a4656e647391a83c2f7468696e6b3ea673746172747391a73c7468696e6b3ea66f70656e6564c3",
     ),
 }
 FRAMES: dict[str, tuple[list[Event], str]] = {

@@ -60,6 +60,10 @@ class SimulatedRunner:
 
 def simulated_token(sequence: Sequence) -> int:
     """The token at the sequence's next position; the end-of-text token where its answer is over."""
+    if sequence.thinking is not None:
+        forced = sequence.thinking.forced(sequence.token_ids, sequence.prompt_len)
+        if forced is not None:
+            return forced
     seed, choice, position = sequence.sampling.seed, sequence.choice, sequence.output_len
     length = _SHORTEST + _draw(seed, choice, -1) % (_LONGEST - _SHORTEST)
     ends = position >= max(length, sequence.stopping.min_tokens) and not sequence.stopping.ignore_eos

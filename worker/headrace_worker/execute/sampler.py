@@ -9,6 +9,7 @@ from headrace_shared.protocol.event import TokenLogprob
 from headrace_worker.execute.logits.base import LogitsProcessor
 from headrace_worker.execute.logits.bias import AllowedTokens, BadWords, LogitBias
 from headrace_worker.execute.logits.draw import draw
+from headrace_worker.execute.logits.forced import ForcedTokens
 from headrace_worker.execute.logits.grammar import GrammarMask, MatcherCache
 from headrace_worker.execute.logits.limits import MinTokens
 from headrace_worker.execute.logits.logprobs import RowLogprobs, describe
@@ -83,6 +84,7 @@ class Sampler:
             LogitBias.for_batch(sequences, self._vocab_size, device),
             Penalties.for_batch(sequences, self._counts),
             rescue,
+            ForcedTokens.for_batch(sequences, self._vocab_size, device),
         ]
         processors = [processor for processor in wanted if processor is not None]
         return _Batch(sequences, processors, self._vocab_size, device)

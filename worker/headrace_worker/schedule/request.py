@@ -1,7 +1,7 @@
 """Requests and their sequences: what is to be generated, and how far it is."""
 
 import enum
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -9,6 +9,7 @@ from headrace_shared.protocol.codec import unpack_ids
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
 from headrace_shared.protocol.job import GenerateJob
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_worker.schedule.thinking import ThinkingBudget
 
 if TYPE_CHECKING:
     # The simulated engine runs without it.
@@ -71,6 +72,8 @@ class Sequence:
     """Sequences share cached blocks only when their salts are equal."""
     grammar: Grammar | None = None
     """``sampling.grammar`` compiled; set before the sequence is scheduled."""
+    thinking: ThinkingBudget | None = None
+    """Set before the sequence is scheduled when ``sampling.thinking`` is."""
     broken: bool = False
     """Its grammar is: end-of-text, which is all that may come, cuts it off."""
     prompt_scores: list[TokenLogprob | None] | None = None
@@ -172,3 +175,9 @@ class Request:
         """Give every choice the compiled form of its grammar."""
         for sequence in self.sequences:
             sequence.grammar = grammar
+
+    def limit_thinking(self, token_bytes: Callable[[int], bytes]) -> None:
+        """Hold every choice to ``sampling.thinking``; ``token_bytes`` says what a token adds to a text."""
+        for sequence in self.sequences:
+            if sequence.sampling.thinking is not None:
+                sequence.thinking = ThinkingBudget(sequence.sampling.thinking, token_bytes)

@@ -6,9 +6,9 @@ The names and forms are those of vLLM's ``vllm/reasoning``; the forms are descri
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace_api.parse.reasoning.harmony import HarmonyParser
-from headrace_api.parse.reasoning.marker_pair import MarkerPair, Wrapper
-from headrace_api.parse.reasoning.parser import ReasoningParser
+from headrace_shared.parse.reasoning.harmony import HarmonyParser
+from headrace_shared.parse.reasoning.marker_pair import MarkerPair, Wrapper
+from headrace_shared.parse.reasoning.parser import ReasoningParser
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,17 +16,20 @@ class ReasoningKind:
     """One family of models.
 
     ``factory`` makes the parser of one answer from the end of its rendered prompt, which tells whether the template
-    opened the reasoning or closed it. ``start``, ``end``: the usual markers, also for a thinking budget.
-    ``keeps_special_tokens``: markers are special tokens, so detokenization must not skip those. ``signs``: what a chat
+    opened the reasoning or closed it. ``starts``, ``ends``: the markers in all their spellings, the usual one first.
+    ``ended_by``: what also ends the reasoning, and is part of the answer. ``answer_after``: what the answer proper, to
+    which a grammar applies, comes after; the ends unless said. ``keeps_special_tokens``: markers are special tokens, so detokenization must not skip those. ``signs``: what a chat
     template of the family has, all of it.
     """
 
     name: str
     factory: Callable[[str], ReasoningParser]
-    start: str
-    end: str
+    starts: tuple[str, ...]
+    ends: tuple[str, ...]
     signs: tuple[str, ...]
     keeps_special_tokens: bool = False
+    ended_by: tuple[str, ...] = ()
+    answer_after: str | None = None
 
     def detect(self, chat_template: str) -> bool:
         """Whether the template looks like one of this family."""
@@ -49,12 +52,20 @@ def reasoning_parser_names() -> list[str]:
 
 
 def _pair(name: str, form: MarkerPair, *signs: str, keeps_special_tokens: bool = False) -> ReasoningKind:
-    return ReasoningKind(name, form.parser, form.starts[0], form.ends[0], signs, keeps_special_tokens)
+    return ReasoningKind(name, form.parser, form.starts, form.ends, signs, keeps_special_tokens, form.ended_by)
 
 
 # Ordered: a template that shows the signs of several families belongs to the first.
 _KINDS = (
-    ReasoningKind("openai_gptoss", HarmonyParser, "<|channel|>analysis<|message|>", "<|end|>", ("<|channel|>",), True),
+    ReasoningKind(
+        "openai_gptoss",
+        HarmonyParser,
+        ("<|channel|>analysis<|message|>",),
+        ("<|end|>",),
+        ("<|channel|>",),
+        keeps_special_tokens=True,
+        answer_after="<|channel|>final<|message|>",
+    ),
     # Magistral: "[THINK]Let me see.[/THINK]It is 4."; without a start all is answer.
     _pair(
         "mistral",

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from headrace_api.parse.reasoning.marked_text import MarkedText
-from headrace_api.parse.reasoning.parser import Answer, Piece, Reasoning
+from headrace_shared.parse.reasoning.marked_text import MarkedText
+from headrace_shared.parse.reasoning.parser import Answer, Piece, Reasoning
 
 
 @dataclass(frozen=True, slots=True)

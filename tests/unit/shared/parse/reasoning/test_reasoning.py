@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_api.parse.reasoning import (
+from headrace_shared.parse.reasoning import (
     Answer,
     Piece,
     Reasoning,

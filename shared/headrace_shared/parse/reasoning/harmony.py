@@ -9,8 +9,8 @@ Source: OpenAI's description of the harmony response format.
 import re
 from enum import Enum, auto
 
-from headrace_api.parse.reasoning.marked_text import MarkedText
-from headrace_api.parse.reasoning.parser import Answer, Piece, Reasoning
+from headrace_shared.parse.reasoning.marked_text import MarkedText
+from headrace_shared.parse.reasoning.parser import Answer, Piece, Reasoning
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _BEGINS = (START, CHANNEL)
