@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from constrained import save_served_model
 from fleet import ApiProcess, Fleet, fleet_on, wait_until
+from parrot import NAME, start
 
 from headrace_cli.embedded_redis import EmbeddedRedis
 
@@ -41,3 +42,15 @@ def following(node: ApiProcess, fleet: Fleet, tmp_path_factory: pytest.TempPathF
         timeout_s=100,
     )
     return "following"
+
+
+@pytest.fixture(scope="session")
+def parrot(node: ApiProcess, fleet: Fleet) -> Iterator[str]:
+    """The name of a model that writes what a test wants it to, calls and thoughts as well."""
+    process = start(fleet.redis_url)
+    try:
+        wait_until(lambda: NAME in {model.id for model in node.client().models.list()}, "the parrot is served")
+        yield NAME
+    finally:
+        process.kill()
+        process.wait()
