@@ -112,6 +112,8 @@ class ApiSettings(BaseSettings):
     """Answer GET /load with the number of generation requests that this process has in hand."""
     enable_tokenizer_info_endpoint: bool = False
     """Answer GET /tokenizer_info with the special tokens and the chat template of a model."""
+    stream_interval: Annotated[int, Field(ge=1)] = 1
+    """Tokens per event of a stream's choice, where a request does not say; its first and last event come at once."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
     """Largest request body; a larger one gets 413."""
     tokenizer_threads: Annotated[int, Field(ge=1)] = 2

@@ -54,6 +54,10 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     response_role: str = "assistant"
     defaults: GenerationDefaults = GenerationDefaults()
     max_logprobs: int = 20
+    logprobs_mode: str = "raw_logprobs"
+    """What its workers tell as log-probabilities."""
+    logits_processor_pattern: str | None = None
+    """Regular expression for the whole name of a logits processor that a request may use; None: none."""
     trust_request_chat_template: bool = False
     tool_parser: str | None = None
     """Which parser reads the model's calls of tools; None: nobody knows how it calls any."""

@@ -255,6 +255,18 @@ VALUES = st.recursive(
     _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=5
 )
 GARBAGE = st.lists(st.sampled_from(MARKERS + SYNTAX) | st.text(max_size=4), max_size=14).map("".join)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, family: Family) -> str:
+    """Calls in which something is missing, doubled or too much."""
+    text = family.write(draw(calls_of(family)))
+    for _ in range(draw(st.integers(1, 3))):
+        begin, size = draw(st.integers(0, len(text))), draw(st.integers(0, 6))
+        text = text[:begin] + draw(st.sampled_from(["", *MARKERS, *SYNTAX])) + text[begin + size :]
+    return text
+
+
 CUTS = st.lists(st.integers(0, 10_000), max_size=8)
 
 

@@ -43,6 +43,14 @@ def _tokens_from_text(value: object) -> object:
     return int(tokens)
 
 
+def _regular_expression(value: str | None) -> str | None:
+    try:
+        re.compile(value or "")
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from error
+    return value
+
+
 Bytes = Annotated[int, BeforeValidator(_bytes_from_text)]
 Names = Annotated[list[str], NoDecode, BeforeValidator(_names_from_text)]
 
@@ -176,6 +184,14 @@ class WorkerSettings(BaseSettings):
     )
     max_logprobs: int = Field(
         default=20, ge=-1, description="Most logprobs that a request may ask for; -1: the whole vocabulary."
+    )
+    logprobs_mode: Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"] = Field(
+        default="raw_logprobs",
+        description="What logprobs tell: log-probabilities or logits, as the model gives them or as tokens are drawn from them. Those of prompts are always raw log-probabilities.",
+    )
+    logits_processor_pattern: Annotated[str | None, AfterValidator(_regular_expression)] = Field(
+        default=None,
+        description="Regular expression for the whole import name of a logits processor that requests may use; default: none.",
     )
     lease_ms: int = Field(
         default=3000,

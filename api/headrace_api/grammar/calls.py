@@ -90,6 +90,8 @@ def calls_or(answer: Constraint, tools: Sequence[Tool], form: CallForm, *, paral
     other = _as_format(answer.spec)
     if other is None:
         return None
+    # What nobody has asked to be strict has not been looked at either.
+    tools = [tool if tool.strict else replace(tool, parameters=None) for tool in tools]
     either = {"type": "or", "elements": [form.required(tools, parallel=parallel), other]}
     try:
         return Constraint(answer.param, tag_spec(answer.param, {"format": either}))

@@ -6,13 +6,14 @@ from functools import partial
 import msgspec
 
 from headrace_api.directory import ServedModel
-from headrace_api.jobs import Ticket, chat_job
+from headrace_api.jobs import Ticket, chat_job, told_logprobs
 from headrace_api.operations.endpoint import (
     Endpoint,
     Prepared,
     Trace,
     collector_of,
     envelope,
+    renderer_of,
     tickets,
     tokens_as_ids,
 )
@@ -80,7 +81,7 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         prompt_token_ids=plan.prompt.token_ids,
         form=plan.form,
         echo=_echoed(body, plan.role),
-        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        top_logprobs=told_logprobs(plan.job, asked=bool(body.logprobs)),
         tokens_as_ids=tokens_as_ids(body, services),
         return_token_ids=bool(body.return_token_ids),
         include_usage=body.include_usage,
@@ -88,7 +89,7 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         prompt_details=services.settings.enable_prompt_tokens_details,
     )
     collector = collector_of(body, 1, partial(ChatAnswer, shape))
-    return Prepared(ask, model.card, [plan.job], partial(ChatStream, shape), collector)
+    return Prepared(ask, model.card, [plan.job], renderer_of(body, services, partial(ChatStream, shape)), collector)
 
 
 CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare)

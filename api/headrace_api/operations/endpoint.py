@@ -18,6 +18,7 @@ from headrace_api.operations.services import Services
 from headrace_api.output.best_of import BestOf
 from headrace_api.output.envelope import Envelope
 from headrace_api.output.event_ids import EventIds
+from headrace_api.output.paced import Paced
 from headrace_api.schemas.generation import GenerationRequest
 from headrace_api.schemas.queued import QueuedRequest
 from headrace_shared.errors import HeadraceError
@@ -143,6 +144,16 @@ def collector_of(body: GenerationRequest, prompts: int, plain: Callable[[], Coll
     if body.samples == body.choices:
         return plain
     return lambda: BestOf(plain(), prompts, body.samples, body.choices)
+
+
+def renderer_of(
+    body: GenerationRequest, services: Services, plain: Callable[[EventIds], Renderer]
+) -> Callable[[EventIds], Renderer]:
+    """``plain`` tells every token as it comes; with an interval several are told together."""
+    interval = body.stream_interval or services.settings.stream_interval
+    if interval == 1:
+        return plain
+    return lambda ids: Paced(plain(ids), interval)
 
 
 def envelope(prefix: str, ask: Ask, body: GenerationRequest, card: ModelCard) -> Envelope:

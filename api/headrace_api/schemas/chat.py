@@ -60,7 +60,7 @@ class ChatRequest(GenerationRequest):
     max_tokens: Annotated[int | None, Field(ge=1, json_schema_extra={"deprecated": True})] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: bool | None = False
-    top_logprobs: Annotated[int | None, Field(ge=0)] = None
+    top_logprobs: Annotated[int | None, Field(ge=-1, description="-1: of the whole vocabulary.")] = None
     add_generation_prompt: bool | None = True
     continue_final_message: bool | None = False
     add_special_tokens: bool | None = False
@@ -89,6 +89,8 @@ class ChatRequest(GenerationRequest):
         problems = super().conflicts()
         if self.top_logprobs and not self.logprobs:
             problems.append(Problem("top_logprobs", "is only allowed with logprobs: true"))
+        if self.logprob_token_ids is not None and not self.logprobs:
+            problems.append(Problem("logprob_token_ids", "is only allowed with logprobs: true"))
         if self.continue_final_message and self.opens_reply:
             problems.append(
                 Problem(

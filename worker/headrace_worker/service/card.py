@@ -36,6 +36,8 @@ async def publish_card(settings: WorkerSettings, setup: EngineSetup, form: Answe
         response_role=settings.response_role,
         defaults=files.defaults,
         max_logprobs=setup.vocab_size if settings.max_logprobs == -1 else settings.max_logprobs,
+        logprobs_mode=settings.logprobs_mode,
+        logits_processor_pattern=settings.logits_processor_pattern if setup.processors else None,
         trust_request_chat_template=settings.trust_request_chat_template,
         tool_parser=form.tool_parser,
         auto_tool_choice=form.auto_tool_choice,

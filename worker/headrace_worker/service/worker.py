@@ -88,7 +88,7 @@ class Worker:
         queue = WorkerQueue(redis, card.queue, worker_id, settings.lease_ms)
         tokenizer = _tokenizer(setup)
         grammars = setup.grammars(tokenizer) if setup.grammars else None
-        pump = Pump(tokenizer, worker_id, AttemptSpans(self._tracing, card.name, worker_id), grammars)
+        pump = Pump(tokenizer, worker_id, AttemptSpans(self._tracing, card.name, worker_id), grammars, setup.processors)
         engine = EngineThread(setup.engine, self._on_report, self._on_crash)
         outbox = Outbox(queue, pump.lost, pump.unheard, settings.orphan_grace_s)
         pump.connect(engine, outbox)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace_shared.parse.tools.tool import Tool
@@ -34,7 +34,7 @@ class CallForm:
     def auto(self, tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
         """The format of an answer in which the model may call these tools. What begins a call must be one.
 
-        Raises ValueError without tools.
+        Arguments of tools that are not strict may be any object. Raises ValueError without tools.
         """
         wrapped = self.opening or self.closing
         tags = [self._calls(tools, parallel)] if wrapped else [self._call(tool) for tool in _some(tools)]
@@ -47,8 +47,11 @@ class CallForm:
         }
 
     def required(self, tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
-        """The format of an answer that is one call of these tools or, when ``parallel``, more. ValueError without tools."""
-        return self._calls(tools, parallel)
+        """The format of an answer that is one call of these tools or, when ``parallel``, more.
+
+        All arguments obey their schemas: the caller has asked for calls that it can use. Raises ValueError without tools.
+        """
+        return self._calls([replace(tool, strict=True) for tool in tools], parallel)
 
     def _calls(self, tools: Sequence[Tool], parallel: bool) -> dict[str, Any]:
         calls = {

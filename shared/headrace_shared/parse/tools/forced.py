@@ -1,7 +1,7 @@
 """The answers of models that a grammar forces to call tools, in a form that is not their own."""
 
 from headrace_shared.parse.tools.json_calls import JsonCallsParser, JsonForm
-from headrace_shared.parse.tools.parser import ToolPiece
+from headrace_shared.parse.tools.parser import Content, ToolPiece
 from headrace_shared.parse.tools.pieces import Pieces
 
 
@@ -16,10 +16,12 @@ class NamedCallParser:
     def __init__(self, name: str) -> None:
         self._name = name
         self._out = Pieces()
+        self._blank = ""
 
     def feed(self, text: str) -> list[ToolPiece]:
         if not self._out.calls:
-            text = text.lstrip()
+            self._blank += text
+            text = self._blank.lstrip()
             if text:
                 self._out.start(self._name)
         if text:
@@ -27,4 +29,5 @@ class NamedCallParser:
         return self._out.take()
 
     def finish(self) -> list[ToolPiece]:
-        return []
+        """An answer of nothing but white space is no call."""
+        return [] if self._out.calls or not self._blank else [Content(self._blank)]

@@ -14,7 +14,7 @@ START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _ENDS = ("<|call|>", "<|end|>", "<|return|>")
 # As in the reasoning parser: what is longer is no header.
 _MAX_HEADER_CHARS = 256
-_RECIPIENT = re.compile(r"(?:^|\s|\|>)to=functions\.(?P<name>[\w.\-]+)")
+_RECIPIENT = re.compile(r"(?:^|\s|\|>)to=functions\.(?P<name>[\w.\-:/]+)")
 
 
 class HarmonyCallsParser(StreamedParser):

@@ -5,14 +5,11 @@ call after a marker: ``[TOOL_CALLS]add[ARGS]{"a": 2}``, some with an id, ``[TOOL
 where the tokenizer has no ``[ARGS]`` it is ``[TOOL_CALLS]add{"a": 2}``.
 """
 
-import re
-
 from headrace_shared.parse.tools import json_text
 from headrace_shared.parse.tools.json_calls import JsonCallsParser, JsonForm
-from headrace_shared.parse.tools.source import Wait
+from headrace_shared.parse.tools.source import NAME, Wait
 
 MARKER, CALL_ID, ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
-_NAME = re.compile(r"[\w.\-]")
 
 
 class MistralParser(JsonCallsParser):
@@ -27,11 +24,11 @@ class MistralParser(JsonCallsParser):
         if (yield from source.ahead("[", "{")):
             yield from self._objects()
             return
-        name = yield from source.word(_NAME)
+        name = yield from source.word(NAME)
         before = yield from source.expect(CALL_ID, ARGUMENTS, "{")
         if before == "{":
             source.untake(before)
         elif before == CALL_ID:
-            yield from source.word(_NAME)
+            yield from source.word(NAME)
             yield from source.expect(ARGUMENTS)
         yield from json_text.arguments(source, self._out, name)

@@ -17,11 +17,9 @@ Kimi K2 (source: ``docs/tool_call_guidance.md`` of the model)::
 import re
 
 from headrace_shared.parse.tools import json_text
-from headrace_shared.parse.tools.source import Malformed, Wait
+from headrace_shared.parse.tools.source import NAME, Malformed, Wait
 from headrace_shared.parse.tools.streamed import StreamedParser
 
-_NAME = re.compile(r"[\w.\-]")
-_KIMI_ID = re.compile(r"[\w.\-:]")
 _KIMI_NAME = re.compile(r"(?:functions\.)?(?P<name>.+?)(?::\d+)?")
 
 
@@ -67,11 +65,11 @@ class DeepSeekParser(SectionParser):
     def _call(self) -> Wait[None]:
         source = self._source
         yield from source.skip_space()
-        name = yield from source.word(_NAME)
+        name = yield from source.word(NAME)
         yield from source.expect(self.separator)
         yield from source.skip_space()
-        if _NAME.match((yield from source.peek())):  # the first word was the type
-            name = yield from source.word(_NAME)
+        if NAME.match((yield from source.peek())):  # the first word was the type
+            name = yield from source.word(NAME)
         fenced = yield from source.following("```json")
         yield from json_text.arguments(source, self._out, name, (self.call_end, "```"))
         if fenced:
@@ -90,7 +88,7 @@ class KimiParser(SectionParser):
     def _call(self) -> Wait[None]:
         source = self._source
         yield from source.skip_space()
-        match = _KIMI_NAME.fullmatch((yield from source.word(_KIMI_ID)))
+        match = _KIMI_NAME.fullmatch((yield from source.word(NAME)))
         if match is None:
             raise Malformed
         yield from source.skip_space()

@@ -9,6 +9,8 @@ Wait = Generator[None, None, T]
 """What a reading function is: it yields when it needs more text, and returns what it has read."""
 
 _MAX_WORD_CHARS = 256
+NAME = re.compile(r"[\w.\-:/]")
+"""The characters of tools' names."""
 
 
 class Malformed(Exception):  # noqa: N818 - not an error of ours: the model has written something else
@@ -142,8 +144,10 @@ class Source:
 
 def overlap(text: str, marker: str) -> int:
     """How many characters at the end of ``text`` may begin ``marker``."""
-    longest = min(len(text), len(marker) - 1)
-    return next((size for size in range(longest, 0, -1) if text.endswith(marker[:size])), 0)
+    at = text.find(marker[0], max(0, len(text) - len(marker) + 1))
+    while at >= 0 and not marker.startswith(text[at:]):
+        at = text.find(marker[0], at + 1)
+    return len(text) - at if at >= 0 else 0
 
 
 def finished(reading: Wait[T]) -> T:

@@ -4,6 +4,9 @@ from headrace_shared.parse.tools.parser import ToolPiece
 from headrace_shared.parse.tools.pieces import Pieces
 from headrace_shared.parse.tools.source import Cut, Malformed, Source, Wait, overlap
 
+# What is pending is copied as it is read: in slices, the time that a long text takes grows with its length only.
+_SLICE_CHARS = 1024
+
 
 class StreamedParser:
     """Looks for the markers in an answer's text and lets a family's class read what follows each.
@@ -21,8 +24,9 @@ class StreamedParser:
         self._steps = self._answer()
 
     def feed(self, text: str) -> list[ToolPiece]:
-        self._source.pending += text
-        next(self._steps, None)
+        for begin in range(0, len(text), _SLICE_CHARS):
+            self._source.pending += text[begin : begin + _SLICE_CHARS]
+            next(self._steps, None)
         return self._out.take()
 
     def finish(self) -> list[ToolPiece]:

@@ -18,12 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace_shared.parse.tools.python_text import to_json
-from headrace_shared.parse.tools.source import Malformed, Wait
+from headrace_shared.parse.tools.source import NAME, Malformed, Wait
 from headrace_shared.parse.tools.streamed import StreamedParser
 from headrace_shared.parse.tools.tool import Tool
 from headrace_shared.parse.tools.typed_value import typed_value
 
-_NAME = re.compile(r"[\w.\-]")
 _KEY = re.compile(r"[^\n<>\"]")
 
 
@@ -72,7 +71,7 @@ class XmlCallsParser(StreamedParser):
     def _call(self) -> Wait[None]:
         source, form, out = self._source, self._form, self._out
         yield from source.skip_space()
-        name = yield from source.word(_NAME)
+        name = yield from source.word(NAME)
         if form.name_end:
             yield from source.expect(form.name_end)
         yield from source.skip_space()

@@ -85,9 +85,9 @@ SCHEMA = {
 EMPTY = {"type": "object", "properties": {}}
 TOOLS = [Tool("f", "", SCHEMA, strict=True), Tool("now", "", EMPTY, strict=True), Tool("free", "", SCHEMA)]
 GENERATIONS = {"mistral v11": "[TOOL_CALLS] [ARGS]"}
-WITH_FORM = [
-    name for name in FAMILIES if tool_parser(name.split()[0]).form is not None and name != "mistral v11 without [ARGS]"
-]
+# "<|call|>", with which openai's calls end, is an end-of-text token, of which no grammar knows.
+ELSEWHERE = {"mistral v11 without [ARGS]", "openai"}
+WITH_FORM = [name for name in FAMILIES if tool_parser(name.split()[0]).form is not None and name not in ELSEWHERE]
 
 
 @pytest.mark.parametrize("name", WITH_FORM)
@@ -105,7 +105,8 @@ def test_a_grammar_allows_what_the_family_writes_and_strict_tools_allow(name: st
     good, now = Call("f", {"a": 1, "s": "x"}), Call("now", {})
     assert allows(good)
     assert allows(now)
-    assert allows(Call("free", {"zz": [1]}))
+    assert allows(Call("free", {"a": 1}))
+    assert allows(Call("free", {"zz": [1]})) == (choice == "auto")
     assert allows(good, now) == parallel
     assert not allows(Call("f", {"a": "x"}))
     assert not allows(Call("f", {}))
