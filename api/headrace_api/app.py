@@ -119,7 +119,7 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, keys: ApiKeys, metrics:
         metrics=metrics,
         root_path=settings.root_path,
         echo_id=settings.enable_request_id_headers,
-        access_log=settings.access_log,
+        logs=lambda path: settings.access_log and path not in settings.disable_access_log_for_endpoints,
     )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,13 +25,20 @@ class RequestContext:
     an exception that nobody caught into a 500 that shows nothing but the id."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, *, root_path: str = "", echo_id: bool = True, access_log: bool = True
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        *,
+        root_path: str = "",
+        echo_id: bool = True,
+        logs: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        """``logs``: whether requests to a path get a log line."""
         self._app = app
         self._metrics = metrics
         self._root_path = root_path
         self._echo_id = echo_id
-        self._access_log = access_log
+        self._logs = logs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,12 +82,12 @@ class RequestContext:
                 raise  # The answer has begun: the server must break the connection, not end it neatly.
 
     def _report(self, scope: Scope, status: int | None) -> None:
-        path: str = scope["path"]
+        path: str = scope["path"].removeprefix(self._root_path)
         duration_s = mono_s() - scope["state"]["arrived_s"]
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.http_requests.labels(scope["method"], route, str(status)).inc()
         self._metrics.http_duration.labels(route).observe(duration_s)
-        if not self._access_log:
+        if not self._logs(path):
             return
         log.log(
             logging.DEBUG if path in QUIET_PATHS else logging.INFO,
