@@ -125,7 +125,7 @@ class ApiSettings(BaseSettings):
     enable_tokenizer_info_endpoint: bool = False
     """Answer GET /tokenizer_info with the special tokens and the chat template of a model."""
     stream_interval: Annotated[int, Field(ge=1)] = 1
-    """Tokens per event of a stream's choice, where a request does not say; its first and last event come at once."""
+    """Tokens per event of a chat's or text completion's stream, where a request does not say; a choice's first and last event come at once."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
     """Largest request body; a larger one gets 413."""
     tokenizer_threads: Annotated[int, Field(ge=1)] = 2

@@ -171,7 +171,12 @@ API_FLAGS = (
         "SECONDS",
     ),
     _api("enable-server-load-tracking", bool, "Answer GET /load with the number of requests in hand (default on)."),
-    _api("stream-interval", int, "Tokens per event of a stream, where a request does not say (default 1).", "TOKENS"),
+    _api(
+        "stream-interval",
+        int,
+        "Tokens per event of completions' streams, where a request does not say (default 1).",
+        "TOKENS",
+    ),
     _api("max-body-bytes", int, "Largest request body; a larger one gets 413 (default 10485760).", "BYTES"),
     _api("tokenizer-threads", int, "Threads that render templates and tokenize prompts (default 2).", "N"),
     _api("max-stop-strings", int, "Stop strings that one request may have (default 64).", "N"),
