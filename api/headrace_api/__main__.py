@@ -58,7 +58,6 @@ class Server(uvicorn.Server):
             host=settings.host,
             port=settings.port,
             uds=settings.uds,
-            root_path=settings.root_path,
             loop="uvloop",
             http="httptools",
             ws="none",

@@ -117,6 +117,7 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, keys: ApiKeys, metrics:
     app.add_middleware(
         RequestContext,
         metrics=metrics,
+        root_path=settings.root_path,
         echo_id=settings.enable_request_id_headers,
         logs=lambda path: settings.access_log and path not in settings.disable_access_log_for_endpoints,
     )

@@ -25,11 +25,18 @@ class RequestContext:
     an exception that nobody caught into a 500 that shows nothing but the id."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, *, echo_id: bool = True, logs: Callable[[str], bool] = lambda _: True
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        *,
+        root_path: str = "",
+        echo_id: bool = True,
+        logs: Callable[[str], bool] = lambda _: True,
     ) -> None:
         """``logs``: whether requests to a path get a log line."""
         self._app = app
         self._metrics = metrics
+        self._root_path = root_path
         self._echo_id = echo_id
         self._logs = logs
 
@@ -37,6 +44,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Here and not in uvicorn, which puts it before every path: a proxy may take it off or leave it there.
+        scope["root_path"] = self._root_path
         refusal: HeadraceError | None = None
         request_id = mint_request_id()
         client_id = Headers(scope=scope).get("x-request-id")
@@ -73,7 +82,7 @@ class RequestContext:
                 raise  # The answer has begun: the server must break the connection, not end it neatly.
 
     def _report(self, scope: Scope, status: int | None) -> None:
-        path: str = scope["path"]
+        path: str = scope["path"].removeprefix(self._root_path)
         duration_s = mono_s() - scope["state"]["arrived_s"]
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.http_requests.labels(scope["method"], route, str(status)).inc()

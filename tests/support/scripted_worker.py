@@ -161,6 +161,11 @@ class ScriptedWorker:
         self._server.cancel()
         await asyncio.gather(self._server, return_exceptions=True)
 
+    def go_on_claiming(self) -> None:
+        """After ``stop_claiming``."""
+        self._server = asyncio.create_task(self._serve())
+        self._tasks.add(self._server)
+
     async def stop(self) -> None:
         """As a clean shutdown: gone at once."""
         await self.die()

@@ -159,6 +159,7 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
     """One entry per token of a message or a delta."""
 
     content: list[ChatTokenLogprob]
+    refusal: None = None
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -231,6 +232,7 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     system_fingerprint: str
     choices: list[ChatChunkChoice]
-    usage: Usage | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
+    """Null on the chunks before the one that tells it, as OpenAI writes them."""
     service_tier: str | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET

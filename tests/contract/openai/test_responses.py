@@ -288,7 +288,7 @@ async def test_what_cannot_be_done_is_refused_by_name(api: Api, fields: dict[str
 
 async def test_a_conversation_that_is_too_long_can_lose_its_oldest_turns(api: Api, worker: ScriptedWorker) -> None:
     turns = [{"role": "user", "content": f"{number}" + "x" * 90} for number in range(9)]
-    with pytest.raises(openai.BadRequestError, match="context of 512 tokens"):
+    with pytest.raises(openai.BadRequestError, match="context length is 512 tokens"):
         await create(api, input=turns)
     response = await create(api, input=turns, instructions="be", truncation="auto")
     assert response.truncation == "auto"
