@@ -24,10 +24,11 @@ from headrace_api.limits import RateLimiter
 from headrace_api.metrics import Metrics
 from headrace_api.middleware import BodyLimit, RequestContext
 from headrace_api.openapi import document
+from headrace_api.operations.followers import Followers
 from headrace_api.operations.services import Services
 from headrace_api.own_middleware import imported
 from headrace_api.prompt.build import TokenizerPool
-from headrace_api.routes import all_routers, load
+from headrace_api.routes import all_routers, load, tokenizer_info
 from headrace_api.settings import ApiSettings
 from headrace_api.tenants import NOBODY, Caller, TenantLimits
 from headrace_shared.errors import HeadraceError
@@ -88,6 +89,8 @@ def create_app(
         app.include_router(router)
     if settings.enable_server_load_tracking:
         app.include_router(load.router)
+    if settings.enable_tokenizer_info_endpoint:
+        app.include_router(tokenizer_info.router)
     app.add_exception_handler(HeadraceError, on_headrace_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
@@ -142,6 +145,8 @@ async def _services(
         dispatcher = Dispatcher(hub, queue, metrics, directory.has_workers, settings.no_worker_grace_s)
         stack.push_async_callback(dispatcher.close)
         await dispatcher.start()
+        followers = Followers()
+        stack.push_async_callback(followers.close)
         gauges = BacklogGauges(queue, directory, metrics)
         stack.push_async_callback(gauges.close)
         await gauges.start()
@@ -154,6 +159,7 @@ async def _services(
             tokenizers=tokenizers,
             grammars=grammars,
             limiter=RateLimiter(Rates(redis)),
+            followers=followers,
             drain=drain,
             anyone=Caller(NOBODY, TenantLimits.of_settings(settings)),
         )

@@ -173,6 +173,8 @@ class Generation:
         self.request_id = job.header.request_id
         self.over = False
         """The worker has said its last word, or has never heard of the request."""
+        self.failed = False
+        """That word was a failure."""
         self.used_tokens: int | None = None
         """Prompt and answer, once it has finished well."""
         self.served_s = mono_s()
@@ -267,6 +269,7 @@ class Generation:
         last = events[-1] if events else None
         self.over = last is None or isinstance(last, Finished | Failed)
         if isinstance(last, Failed):
+            self.failed = True
             self._failure = _as_error(last)
             if not any(isinstance(event, Delta) for event in events):
                 raise self._failed_with(self._failure)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headrace_api.errors import error_response
+from headrace_api.errors import error_response, speaks_messages
 from headrace_api.metrics import Metrics
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import HeadraceError, InternalError, PayloadTooLargeError, UnavailableError
@@ -43,12 +43,14 @@ class RequestContext:
             except HeadraceError as error:
                 refusal, client_id = error, None
         headers = {"X-Request-Id": request_id} if self._echo_id else {}
+        if speaks_messages(scope):
+            headers["Request-Id"] = request_id
         scope.setdefault("state", {}).update(
             request_id=request_id, client_request_id=client_id, arrived_s=mono_s(), answer_headers=headers
         )
         with request_scope(request_id):
             answer = _Answer(send, headers)
-            await self._run(error_response(refusal) if refusal else self._app, scope, receive, answer)
+            await self._run(error_response(refusal, scope) if refusal else self._app, scope, receive, answer)
             self._report(scope, answer.status)
 
     async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, answer: "_Answer") -> None:
@@ -58,11 +60,12 @@ class RequestContext:
             # The server is stopping and has waited long enough; a stream has said so itself.
             log.warning("request broken off by shutdown", extra={"path": scope["path"]})
             if answer.status is None:
-                await error_response(UnavailableError("The server is shutting down."))(scope, receive, answer.send)
+                error = UnavailableError("The server is shutting down.")
+                await error_response(error, scope)(scope, receive, answer.send)
         except Exception:
             log.exception("unhandled error", extra={"path": scope["path"]})
             if answer.status is None:
-                await error_response(InternalError("unhandled error"))(scope, receive, answer.send)
+                await error_response(InternalError("unhandled error"), scope)(scope, receive, answer.send)
             else:
                 raise  # The answer has begun: the server must break the connection, not end it neatly.
 
@@ -121,7 +124,7 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > self._max_bytes:
-            await error_response(self._too_large())(scope, receive, send)
+            await error_response(self._too_large(), scope)(scope, receive, send)
             return
         received = 0
 
