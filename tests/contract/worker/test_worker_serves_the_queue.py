@@ -78,7 +78,7 @@ async def test_a_beam_search_is_told_at_its_end_in_one_frame(valkey_url: str) ->
             frames = []
             while not frames or not isinstance(frames[-1][-1], Finished):
                 frames += await stream.next_frames()
-            await stream.close()
+            stream.close()
             await _until_idle(client, card.name)
     *before, last = frames
     assert [type(event) for frame in before for event in frame] in ([], [Started])
