@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,11 +24,14 @@ class RequestContext:
     """Outermost: takes or mints the request id, echoes it, logs and counts the answer, and turns
     an exception that nobody caught into a 500 that shows nothing but the id."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, *, echo_id: bool = True, access_log: bool = True) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, *, echo_id: bool = True, logs: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        """``logs``: whether requests to a path get a log line."""
         self._app = app
         self._metrics = metrics
         self._echo_id = echo_id
-        self._access_log = access_log
+        self._logs = logs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,7 +78,7 @@ class RequestContext:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.http_requests.labels(scope["method"], route, str(status)).inc()
         self._metrics.http_duration.labels(route).observe(duration_s)
-        if not self._access_log:
+        if not self._logs(path):
             return
         log.log(
             logging.DEBUG if path in QUIET_PATHS else logging.INFO,

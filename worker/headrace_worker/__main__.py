@@ -9,8 +9,10 @@ import sys
 
 import uvloop
 from pydantic import ValidationError
+from pydantic_settings.exceptions import SettingsError
 
 from headrace_shared.settings import RedisSettings
+from headrace_shared.settings_report import problems_of
 from headrace_shared.telemetry.logs import setup_logging
 from headrace_worker.engine.build import EngineSetupError
 from headrace_worker.service.worker import EngineCrashedError, Worker
@@ -24,10 +26,8 @@ def main() -> int:
     try:
         settings = WorkerSettings()
         redis_settings = RedisSettings()
-    except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"])
-            sys.stderr.write(f"headrace worker: error: {name}: {problem['msg']}\n")
+    except (ValidationError, SettingsError) as error:
+        sys.stderr.write("".join(f"headrace worker: error: {problem}\n" for problem in problems_of(error)))
         return 2
     setup_logging(settings.log_level, settings.log_format)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)

@@ -91,6 +91,8 @@ class ChatRequest(GenerationRequest):
             problems.append(Problem("top_logprobs", "is only allowed with logprobs: true"))
         if self.logprob_token_ids is not None and not self.logprobs:
             problems.append(Problem("logprob_token_ids", "is only allowed with logprobs: true"))
+        if self.use_beam_search and self.thinking_token_budget not in (None, -1):
+            problems.append(Problem("thinking_token_budget", "is not possible with use_beam_search"))
         if self.continue_final_message and self.opens_reply:
             problems.append(
                 Problem(
@@ -104,15 +106,6 @@ class ChatRequest(GenerationRequest):
         if self.tool_mode != "named" or not constraints:
             return []
         return [Problem(constraints[0], "cannot be combined with a tool_choice that names a function")]
-
-    def unknown_fields(self) -> list[str]:
-        inside = [
-            f"tools[{index}].{path}{name}"
-            for index, tool in enumerate(self.tools or [])
-            for path, part in (("", tool), ("function.", tool.function))
-            for name in part.model_extra or {}
-        ]
-        return [*super().unknown_fields(), *inside]
 
     @property
     def tool_mode(self) -> ToolMode:

@@ -24,7 +24,6 @@ NOT_SUPPORTED: Mapping[str, OffValues] = {
     "return_token_offsets": (False,),
     "return_weight_versions": (False,),
     "routed_experts_prompt_start": (),
-    "session_id": (),
     "thinking_token_budget": (-1,),
     "vllm_xargs": ({},),
     "watermarking": (False,),
@@ -120,6 +119,10 @@ class GenerationRequest(StructuredRequest, QueuedRequest):
         Field(description="Stands for a priority where none is given: priority for -10, flex for 10, others for 0."),
     ] = None
     user: str | None = None
+    session_id: Annotated[
+        str | None,
+        Field(description="Without effect: workers that have the conversation cached are found by its beginning."),
+    ] = None
     metadata: JsonObject | None = None
 
     @field_validator(
@@ -180,10 +183,6 @@ class GenerationRequest(StructuredRequest, QueuedRequest):
         if self.temperature == 0:
             return [Problem("best_of", "is not possible with temperature 0: all samples would be the same")]
         return []
-
-    def unknown_fields(self) -> list[str]:
-        nested = (self.stream_options.model_extra if self.stream_options else None) or {}
-        return [*super().unknown_fields(), *(f"stream_options.{name}" for name in nested)]
 
     @property
     def choices(self) -> int:

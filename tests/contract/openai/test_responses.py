@@ -211,6 +211,7 @@ async def test_parameters_of_a_fetch_are_heeded_or_refused(api: Api) -> None:
     for params in (
         {"starting_after": "3"},
         {"include_obfuscation": "true"},
+        {"include": "message.output_text.logprobs"},
         {"starting_after": "-1", "stream": "true"},
     ):
         refused = await api.http.get(f"{RESPONSES}/{response.id}", params=params)
@@ -238,7 +239,7 @@ async def test_a_parsed_answer_follows_its_schema(valkey_url: str) -> None:
             yield events
 
     async with (
-        running_worker(valkey_url, script=writes, grammar_backends=("llguidance",)) as worker,
+        running_worker(valkey_url, script=writes, grammar_backends=("guidance",)) as worker,
         running_api(valkey_url) as api,
     ):
         response = await api.sdk.responses.parse(**BODY, text_format=Word)
