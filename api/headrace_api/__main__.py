@@ -28,7 +28,7 @@ def main() -> int:
             name = "_".join(str(part) for part in problem["loc"])
             sys.stderr.write(f"headrace api: error: {f'{name}: ' if name else ''}{problem['msg']}\n")
         return 2
-    setup_logging(settings.log_level, settings.log_format)
+    setup_logging(settings.log_level, settings.log_format, settings.secrets)
     # uvicorn raises the signal that stopped it once more when it has ended; that shall count as a clean end.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: sys.exit(0))

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
@@ -25,7 +24,6 @@ log = logging.getLogger(__name__)
 Body = TypeVar("Body", bound=RequestModel)
 T = TypeVar("T")
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _MOST_NAMED = 20
 _LONGEST_NAME = 64
 _encode = msgspec.json.Encoder().encode
@@ -72,8 +70,6 @@ def call_of(request: Request, services: Services) -> Call:
 def generation_call(request: Request, body: GenerationRequest, raw: bytes, services: Services) -> Call:
     """What operations are told of a request for an answer. Raises InvalidRequestError that names the header at fault."""
     headers = request.headers
-    traceparent = headers.get("traceparent", "")
-    traced = bool(_TRACEPARENT.fullmatch(traceparent))
     asked_s = [wish for wish in (timeout_of(headers), body.timeout) if wish is not None]
     if asked_s:
         request.state.patience_s = min(asked_s)
@@ -85,8 +81,8 @@ def generation_call(request: Request, body: GenerationRequest, raw: bytes, servi
         body=raw,
         idempotency_key=idempotency_key_of(headers),
         detached=goes_on_alone(headers),
-        traceparent=traceparent if traced else None,
-        tracestate=headers.get("tracestate") if traced else None,
+        traceparent=request.state.traceparent,
+        tracestate=request.state.tracestate,
     )
 
 

@@ -17,6 +17,7 @@ from headrace_api.output.event_ids import parse_position
 from headrace_api.schemas.requests import JobReport, RequestReport
 from headrace_shared.errors import InternalError, NotFoundError
 from headrace_shared.protocol.ask import Ask
+from headrace_shared.queue.requests import CancelOutcome
 from headrace_shared.queue.status import RequestPhase, RequestState
 
 ENDPOINTS: Mapping[str, Endpoint[Any]] = {endpoint.name: endpoint for endpoint in (CHAT, COMPLETIONS)}
@@ -68,7 +69,8 @@ async def cancel(request_id: str, call: Call, services: Services) -> RequestRepo
     """Stop all jobs of a request that are not done; a second time changes nothing. Raises as ``report``."""
     queue, ask = await _find(request_id, call, services)
     reason = "the request was cancelled"
-    await asyncio.gather(*(services.queue.cancel(queue, job_id, reason) for job_id in ask.job_ids))
+    outcomes = await asyncio.gather(*(services.queue.cancel(queue, job_id, reason) for job_id in ask.job_ids))
+    services.metrics.cancellations.labels("queued").inc(outcomes.count(CancelOutcome.CANCELLED))
     return await _report(queue, ask, services)
 
 

@@ -1,10 +1,10 @@
 """GET /metrics."""
 
 from fastapi import APIRouter
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
 from headrace_api.deps import ServicesDep
+from headrace_shared.telemetry.exposition import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
 
@@ -18,4 +18,4 @@ router = APIRouter(tags=["health"])
     response_class=Response,
 )
 async def metrics(services: ServicesDep) -> Response:
-    return Response(generate_latest(services.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return Response(services.exposition.text(), headers={"Content-Type": CONTENT_TYPE})

@@ -21,6 +21,7 @@ from headrace_shared.queue import keys
 from headrace_shared.queue.scripts import Script, run_script
 from headrace_shared.queue.subscriber import Subscriber
 from headrace_shared.queue.token_log import TokenLog
+from headrace_shared.queue.watch import watch_of
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,8 @@ class WorkerQueue:
         )
         self.ask_again_s = again_ms / 1000 if again_ms > 0 else None
         claims = [claim for row in rows if (claim := await self._read(row)) is not None]
+        for claim in claims:
+            watch_of(self._redis).claimed(claim.attempt)
         # Only now: had the reply or a log been lost, the same nonce would bring the same requests again.
         self._nonce = secrets.token_hex(8)
         return claims
@@ -149,6 +152,7 @@ class WorkerQueue:
                 args += (frame.request_id, frame.epoch, frame.seq, _mark(frame), encode_frame(frame.events))
             flat = await self._run(Script.APPEND, self._worker_id, self._lease_ms, *args)
             answers += [Appended(AppendStatus(flat[i]), flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+        watch_of(self._redis).appended(answer.status.name.lower() for answer in answers)
         return answers
 
     async def renew(self) -> dict[str, AppendStatus]:
@@ -173,7 +177,9 @@ class WorkerQueue:
         # After an outage everybody's lease has ended; give them the time of one lease to come back.
         if mono_s() < self._calm_s:
             return 0
-        return await self._reap("")
+        put_back = await self._reap("")
+        watch_of(self._redis).reaped(put_back)
+        return put_back
 
     async def control(self) -> AsyncIterator[ControlMessage]:
         """What others want from this worker, until the iterator is closed. Begins with WORK.
