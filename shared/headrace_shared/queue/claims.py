@@ -18,6 +18,7 @@ from headrace_shared.protocol.codec import ProtocolVersionError, decode_frame, d
 from headrace_shared.protocol.event import Delta, Event, Failed, Finished
 from headrace_shared.protocol.job import Job
 from headrace_shared.queue import keys
+from headrace_shared.queue.client import reaching
 from headrace_shared.queue.scripts import Script, run_script
 from headrace_shared.queue.subscriber import Subscriber
 from headrace_shared.queue.token_log import TokenLog
@@ -180,6 +181,15 @@ class WorkerQueue:
         put_back = await self._reap("")
         watch_of(self._redis).reaped(put_back)
         return put_back
+
+    async def waiting_per_worker(self) -> float:
+        """What waits in the queue, in equal shares of the workers that read it."""
+        async with reaching(self._redis):
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.hget(keys.counters(self._queue), "requests")
+            pipeline.zcard(keys.workers(self._queue))
+            waiting, workers = await pipeline.execute()
+        return max(0, int(waiting or 0)) / max(1, int(workers))
 
     async def control(self) -> AsyncIterator[ControlMessage]:
         """What others want from this worker, until the iterator is closed. Begins with WORK.

@@ -56,6 +56,10 @@ def counters(queue: str) -> str:
     return f"{base(queue)}cnt"
 
 
+def workers(queue: str) -> str:
+    return f"{base(queue)}wk"
+
+
 def request(queue: str, request_id: str) -> str:
     return f"{base(queue)}req:{request_id}"
 

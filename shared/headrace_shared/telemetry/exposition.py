@@ -47,7 +47,7 @@ class Exposition:
         self._registry = registry
         if folder is not None:
             self._registry = CollectorRegistry(support_collectors_without_names=True)
-            MultiProcessCollector(self._registry, str(folder))
+            MultiProcessCollector(self._registry, str(folder))  # type: ignore[no-untyped-call]
         else:
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=registry)

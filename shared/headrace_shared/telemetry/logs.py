@@ -45,8 +45,8 @@ class _Formatter(logging.Formatter):
             fields["trace_id"] = trace_id
         return {key: self._redact.field(key, value) for key, value in fields.items()}
 
-    def formatException(self, ei: Any) -> str:
-        return self._redact(super().formatException(ei))
+    def _exception(self, record: logging.LogRecord) -> str | None:
+        return self._redact(self.formatException(record.exc_info)) if record.exc_info else None
 
 
 class JsonFormatter(_Formatter):
@@ -60,8 +60,8 @@ class JsonFormatter(_Formatter):
             "message": self._redact(record.getMessage()),
             **self._fields(record),
         }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        if (exception := self._exception(record)) is not None:
+            line["exception"] = exception
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
@@ -72,7 +72,8 @@ class ConsoleFormatter(_Formatter):
         fields = "".join(f" {key}={_shown(value)}" for key, value in self._fields(record).items())
         message = _one_line(self._redact(record.getMessage()))
         line = f"{_iso_utc(record)} {record.levelname:<7} {record.name}: {message}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        exception = self._exception(record)
+        return line if exception is None else f"{line}\n{exception}"
 
 
 def _iso_utc(record: logging.LogRecord) -> str:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any, Generic, Literal, Self, TypeVar, cast, overload
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 M = TypeVar("M")
 
@@ -146,6 +146,22 @@ class Observed(Series[None]):
     def family(self, values: Iterable[tuple[Sequence[str], float]]) -> GaugeMetricFamily:
         """The family with a sample for each of (label values, value)."""
         family = GaugeMetricFamily(self.name, self.text, labels=self.labels)
+        for labels, value in values:
+            family.add_metric(labels, value)
+        return family
+
+
+class ObservedCount(Series[None]):
+    """The same of something that only grows."""
+
+    kind = Kind.COUNTER
+
+    def make(self, registry: CollectorRegistry) -> None:
+        return None
+
+    def family(self, values: Iterable[tuple[Sequence[str], float]]) -> CounterMetricFamily:
+        """The family with a sample for each of (label values, value)."""
+        family = CounterMetricFamily(self.name, self.text, labels=self.labels)
         for labels, value in values:
             family.add_metric(labels, value)
         return family

@@ -57,6 +57,8 @@ class Sampled:
     """Aligned with ``token_ids``; None where the request asks for none."""
     prompt_logprobs: list[tuple[Slice, list[TokenLogprob]]] = field(default_factory=list)
     """For each slice with ``prompt_scores > 0``: that many entries, for tokens ``[start + 1, ...)``."""
+    forward_s: float = 0.0
+    """How long the model itself took, where that is known; without inputs, logits and sampling."""
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.schedule.plan import SequenceOutput
 from headrace_worker.schedule.request import Grammar, Request
 from headrace_worker.service.answer import Answer
-from headrace_worker.service.attempt_span import AttemptSpans
+from headrace_worker.service.attempts import Attempts
 from headrace_worker.service.bridge import EngineThread, StepReport
 from headrace_worker.service.outbox import Outbox
 
@@ -40,11 +40,11 @@ class Pump:
     """Owns the answers in the making. All methods run on the event loop."""
 
     def __init__(
-        self, tokenizer: Tokenizer, worker_id: str, spans: AttemptSpans, grammars: Grammars | None = None
+        self, tokenizer: Tokenizer, worker_id: str, attempts: Attempts, grammars: Grammars | None = None
     ) -> None:
         self._tokenizer = tokenizer
         self._worker_id = worker_id
-        self._spans = spans
+        self._attempts = attempts
         self._grammars = grammars
         self._compiling: set[asyncio.Task[None]] = set()
         self._answers: dict[str, Answer] = {}
@@ -59,6 +59,11 @@ class Pump:
     def __len__(self) -> int:
         return len(self._answers)
 
+    @property
+    def compiling(self) -> int:
+        """Requests whose grammar is being compiled."""
+        return len(self._compiling)
+
     def __contains__(self, run_id: str) -> bool:
         return self._answer_of(run_id) is not None
 
@@ -67,7 +72,7 @@ class Pump:
         # We have it when Redis has forgotten an earlier claim. What the log has counts, and goes on from there.
         self._abort(claim.request_id, "claimed again")
         self._outbox.open(claim)
-        answer = Answer(claim, self._tokenizer, self._worker_id, self._spans.start(claim))
+        answer = Answer(claim, self._tokenizer, self._worker_id, self._attempts.start(claim))
         try:
             request = answer.to_request()
         except ValueError as error:

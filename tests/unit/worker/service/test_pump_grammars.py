@@ -17,6 +17,8 @@ from headrace_shared.queue.claims import AppendStatus, Claim
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.schedule.request import Grammar, Request
 from headrace_worker.service.attempt_span import AttemptSpans
+from headrace_worker.service.attempts import Attempts
+from headrace_worker.service.metrics import WorkerMetrics
 from headrace_worker.service.pump import Pump
 
 
@@ -59,8 +61,8 @@ class Outbox:
 class Setup:
     def __init__(self, *, can_constrain: bool = True) -> None:
         self.compiler, self.engine, self.outbox = Compiler(), Engine(), Outbox()
-        spans = AttemptSpans(None, "simulated", "w")
-        self.pump = Pump(Tokenizer(byte_tokenizer()), "w", spans, self.compiler if can_constrain else None)
+        attempts = Attempts(WorkerMetrics(), AttemptSpans(None, "simulated", "w"))
+        self.pump = Pump(Tokenizer(byte_tokenizer()), "w", attempts, self.compiler if can_constrain else None)
         engine: Any = self.engine
         outbox: Any = self.outbox
         self.pump.connect(engine, outbox)
