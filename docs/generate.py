@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings
 from headrace_api.app import create_app
 from headrace_api.settings import ApiSettings
 from headrace_cli import flags
-from headrace_shared.settings import QueueSettings, RedisSettings, TracingSettings
+from headrace_shared.settings import MetricsSettings, OtlpMetricsSettings, QueueSettings, RedisSettings, TracingSettings
 from headrace_worker.settings import WorkerSettings
 
 DOCS = Path(__file__).parent
@@ -25,7 +25,13 @@ SECTIONS: list[tuple[str, type[BaseSettings], str]] = [
     ("Queue", QueueSettings, "Read by API nodes and workers."),
     ("API node", ApiSettings, "Read by `headrace api` and `headrace serve`."),
     ("Worker", WorkerSettings, "Read by `headrace worker` and `headrace serve`."),
-    ("Traces", TracingSettings, "Read by workers; the rest of OpenTelemetry's variables are left to its SDK."),
+    (
+        "Traces",
+        TracingSettings,
+        "Read by API nodes and workers; the rest of OpenTelemetry's variables are left to its SDK.",
+    ),
+    ("Metrics over OTLP", OtlpMetricsSettings, "Read by API nodes and workers, as above."),
+    ("Metrics of several processes", MetricsSettings, "Read by API nodes."),
 ]
 CONFIGURATION_HEAD = """# Configuration
 

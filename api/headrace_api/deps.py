@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -97,7 +97,9 @@ def unknown_fields_header(names: list[str]) -> str:
     return ", ".join(quote(name[:_LONGEST_NAME], safe="[]") for name in names[:_MOST_NAMED])
 
 
-def json_answer(answer: msgspec.Struct, headers: dict[str, str] | None = None, status: int = 200) -> Response:
+def json_answer(
+    answer: msgspec.Struct | Sequence[msgspec.Struct], headers: dict[str, str] | None = None, status: int = 200
+) -> Response:
     """A body in JSON."""
     return Response(_encode(answer), status_code=status, headers=headers, media_type="application/json")
 

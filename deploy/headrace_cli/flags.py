@@ -169,6 +169,11 @@ API_FLAGS = (
         bool,
         "Write tokens as token_id:7 in logprobs, where a request does not say (default off).",
     ),
+    _api(
+        "enable-per-request-metrics",
+        bool,
+        "Let requests ask with include_metrics for their own timings in the answer (default off).",
+    ),
     _api("enable-prompt-tokens-details", bool, "Tell in the usage how many prompt tokens were cached (default off)."),
     _api("enable-server-load-tracking", bool, "Answer GET /load with the number of requests in hand (default off)."),
     _api("max-body-bytes", int, "Largest request body; a larger one gets 413 (default 10485760).", "BYTES"),
@@ -349,6 +354,26 @@ WORKER_FLAGS = (
 )
 
 
+WORKER_METRICS_FLAGS = (
+    _worker("metrics-host", str, "Address that /metrics and /health listen on (default 127.0.0.1).", "ADDRESS"),
+    _worker("metrics-port", int, "Port of /metrics and /health; 0 picks a free one (default), -1 opens none.", "PORT"),
+    _worker(
+        "collect-detailed-traces",
+        list[str],
+        "Times of modules to put into traces: model, worker or all; wants --otlp-traces-endpoint.",
+        "MODULE",
+    ),
+)
+
+TRACES_FLAG = Flag(
+    "otlp-traces-endpoint",
+    str,
+    "OpenTelemetry collector that traces are sent to: http://HOST:4317 (gRPC) or http://HOST:4318/v1/traces. [env: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT]",
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",),
+    "URL",
+)
+
+
 def logging_flags(*servers: str) -> tuple[Flag, ...]:
     """``--log-level`` and ``--log-format`` for the named servers (``API``, ``WORKER``)."""
     return (
@@ -364,10 +389,25 @@ def logging_flags(*servers: str) -> tuple[Flag, ...]:
             "Log lines for people or for machines (default console).",
             tuple(f"HEADRACE_{s}_LOG_FORMAT" for s in servers),
         ),
+        Flag(
+            "log-stats",
+            bool,
+            "Log statistics every 10 seconds, and show vLLM's series at /metrics (default on).",
+            tuple(f"HEADRACE_{s}_LOG_STATS" for s in servers),
+            off="disable-log-stats",
+        ),
+        TRACES_FLAG,
     )
 
 
-ALL_FLAGS = (*API_FLAGS, *QUEUE_FLAGS, *WORKER_FLAGS, *logging_flags("API", "WORKER"), *REDIS_FLAGS)
+ALL_FLAGS = (
+    *API_FLAGS,
+    *QUEUE_FLAGS,
+    *WORKER_FLAGS,
+    *WORKER_METRICS_FLAGS,
+    *logging_flags("API", "WORKER"),
+    *REDIS_FLAGS,
+)
 """What ``headrace serve`` takes, and the reference page lists."""
 
 

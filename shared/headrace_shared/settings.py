@@ -124,10 +124,10 @@ class OtlpMetricsSettings(BaseSettings):
     exporter_otlp_metrics_protocol: str | None = Field(
         default=None, description="The same as for traces, for metrics alone."
     )
-    exporter_otlp_endpoint: str | None = None
-    exporter_otlp_protocol: str | None = None
+    exporter_otlp_endpoint: str | None = Field(default=None, description="As for traces.")
+    exporter_otlp_protocol: str | None = Field(default=None, description="As for traces.")
     metric_export_interval: int = Field(default=60_000, ge=100, description="How often, milliseconds.")
-    sdk_disabled: bool = False
+    sdk_disabled: bool = Field(default=False, description="As for traces.")
 
     @property
     def enabled(self) -> bool:

@@ -10,7 +10,7 @@ import sys
 import uvloop
 from pydantic import ValidationError
 
-from headrace_shared.settings import RedisSettings
+from headrace_shared.settings import RedisSettings, TracingSettings
 from headrace_shared.telemetry.logs import setup_logging
 from headrace_worker.engine.build import EngineSetupError
 from headrace_worker.service.worker import EngineCrashedError, Worker
@@ -28,6 +28,9 @@ def main() -> int:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"])
             sys.stderr.write(f"headrace worker: error: {name}: {problem['msg']}\n")
+        return 2
+    if settings.collect_detailed_traces and not TracingSettings().enabled:
+        sys.stderr.write("headrace worker: error: collect_detailed_traces: wants a collector: --otlp-traces-endpoint\n")
         return 2
     setup_logging(settings.log_level, settings.log_format)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)

@@ -13,6 +13,7 @@ from headrace_api.operations.endpoint import (
     collector_of,
     envelope,
     grammar_of,
+    tells_timings,
     tickets,
     tokens_as_ids,
 )
@@ -60,6 +61,7 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         include_usage=body.include_usage,
         continuous_usage=body.continuous_usage,
         prompt_details=services.settings.enable_prompt_tokens_details,
+        timings=tells_timings(body, services),
     )
     collector = collector_of(body, 1, partial(ChatAnswer, shape))
     return Prepared(ask, model.card, [plan.job], partial(ChatStream, shape), collector)

@@ -11,6 +11,7 @@ from headrace_api.operations.endpoint import (
     collector_of,
     envelope,
     grammar_of,
+    tells_timings,
     tickets,
     tokens_as_ids,
 )
@@ -40,6 +41,7 @@ async def _prepare(body: CompletionRequest, ask: Ask, model: ServedModel, trace:
         include_usage=body.include_usage,
         continuous_usage=body.continuous_usage,
         prompt_details=services.settings.enable_prompt_tokens_details,
+        timings=tells_timings(body, services),
     )
     collector = collector_of(body, len(prompts), partial(CompletionAnswer, shape))
     return Prepared(ask, model.card, jobs, partial(CompletionStream, shape), collector)

@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 from headrace_api.output.envelope import Envelope
 from headrace_api.output.event_ids import EventIds
 from headrace_api.output.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from headrace_api.output.timings import Timings
 from headrace_api.schemas.base import PromptLogprobs, Usage
 from headrace_api.schemas.chat import (
     ChatChoice,
@@ -41,6 +42,8 @@ class ChatShape:
     continuous_usage: bool = False
     prompt_details: bool = False
     """Whether the usage tells of cached tokens."""
+    timings: bool = False
+    """Whether the request's timings are told."""
 
     def logprobs(self, entries: Sequence[TokenLogprob] | None) -> ChatLogprobs | None:
         if self.top_logprobs is None or not entries:
@@ -57,6 +60,7 @@ class ChatStream:
     def __init__(self, shape: ChatShape, ids: EventIds) -> None:
         self._shape = shape
         self._ids = ids
+        self._timings = Timings(wanted=shape.timings)
         self._opened = False
         self._completion_tokens = 0
         self._cached_tokens: int | None = None
@@ -65,6 +69,7 @@ class ChatStream:
     def feed(self, _prompt: int, events: Sequence[Event]) -> bytes:
         """The frames for ``events``; b"" when there is nothing to show. A chat has only prompt 0."""
         frames: list[bytes] = []
+        self._timings.feed(events)
         for event in events:
             if isinstance(event, Delta):
                 if not self._opened:
@@ -130,6 +135,7 @@ class ChatStream:
                 service_tier=envelope.service_tier,
                 choices=[] if choice is None else [choice],
                 usage=self._usage() if choice is None or self._shape.continuous_usage else UNSET,
+                metrics=self._timings.metrics if choice is None else UNSET,
                 prompt_token_ids=prompt_token_ids,
             ),
         )
@@ -160,12 +166,14 @@ class ChatAnswer:
 
     def __init__(self, shape: ChatShape) -> None:
         self._shape = shape
+        self._timings = Timings(wanted=shape.timings)
         self._choices = [_Choice() for _ in range(shape.choices)]
         self._prompt_logprobs: PromptLogprobs | None = None
         self._cached_tokens: int | None = None
 
     def feed(self, _prompt: int, events: Sequence[Event]) -> None:
         """A chat has only prompt 0."""
+        self._timings.feed(events)
         for event in events:
             match event:
                 case Delta():
@@ -189,6 +197,7 @@ class ChatAnswer:
                 sum(len(choice.token_ids) for choice in self._choices),
                 self._cached_tokens,
             ),
+            metrics=self._timings.metrics,
             prompt_logprobs=self._prompt_logprobs,
             prompt_token_ids=shape.prompt_token_ids if shape.return_token_ids else UNSET,
         )

@@ -28,10 +28,15 @@ def takes(model: type[RequestModel]) -> dict[str, Any]:
 
 
 def answers(
-    struct: type[msgspec.Struct], *, stream: bool = False, failures: Iterable[int] = (400, 401, 413, 415, 500, 503)
+    struct: type[msgspec.Struct],
+    *,
+    stream: bool = False,
+    several: bool = False,
+    failures: Iterable[int] = (400, 401, 413, 415, 500, 503),
 ) -> dict[int | str, dict[str, Any]]:
-    """``responses`` of a route that answers with ``struct``, or with events when ``stream``."""
-    content: dict[str, Any] = {"application/json": {"schema": _reference(struct.__name__)}}
+    """``responses`` of a route that answers with ``struct``, a list of them when ``several``, or events when ``stream``."""
+    one: dict[str, Any] = _reference(struct.__name__)
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "array", "items": one} if several else one}}
     if stream:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     failed = {"application/json": {"schema": _reference("ErrorBody")}}

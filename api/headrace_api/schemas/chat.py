@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from headrace_api.schemas.base import JsonObject, OffValues, PromptLogprobs, Usage
 from headrace_api.schemas.generation import NOT_SUPPORTED, GenerationRequest
 from headrace_api.schemas.problems import Problem
+from headrace_api.schemas.request_metrics import RequestMetrics
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +146,8 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    metrics: RequestMetrics | UnsetType = UNSET
+    """Timings, for a request with `include_metrics`."""
     service_tier: str | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | None = None
     prompt_token_ids: list[int] | UnsetType = UNSET
@@ -178,5 +181,7 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Usage | UnsetType = UNSET
+    metrics: RequestMetrics | UnsetType = UNSET
+    """On the chunk with the usage, for a request with `include_metrics`."""
     service_tier: str | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET

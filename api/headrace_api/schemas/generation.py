@@ -109,6 +109,10 @@ class GenerationRequest(StructuredRequest):
             description="Base of the answer's id, unless the header X-Request-Id is sent.",
         ),
     ] = None
+    include_metrics: Annotated[
+        bool | None,
+        Field(description="Tell the request's timings in the answer, or with the stream's usage; for one choice."),
+    ] = False
     user: str | None = None
     metadata: JsonObject | None = None
 
@@ -126,6 +130,10 @@ class GenerationRequest(StructuredRequest):
                 Problem("stream_options.include_obfuscation", "is not supported yet; leave it out or send false")
             )
         problems += self._best_of_conflicts()
+        if self.include_metrics and self.samples > 1:
+            problems.append(Problem("include_metrics", f"is for one choice alone, got n {self.samples}"))
+        if self.include_metrics and self.stream and not self.include_usage:
+            problems.append(Problem("include_metrics", "needs stream_options.include_usage with stream: true"))
         if self.truncate_prompt_tokens == 0:
             problems.append(Problem("truncate_prompt_tokens", "should be at least 1, or -1 for as many as fit, got 0"))
         if self.truncation_side is not None and self.truncate_prompt_tokens is None:

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 _request_id: ContextVar[str | None] = ContextVar("headrace_request_id", default=None)
 _trace_id: ContextVar[str | None] = ContextVar("headrace_trace_id", default=None)
 _traces: dict[str, str] = {}
+_MOST_TRACES = 4096
 
 
 def current_request_id() -> str | None:
@@ -36,13 +37,11 @@ def request_scope(request_id: str, trace_id: str | None = None) -> Iterator[None
 
 
 def note_trace(request_id: str, traceparent: str | None) -> None:
-    """Have log lines that name this request carry its trace, until ``forget_trace``."""
+    """Have log lines that name this request carry its trace, until some thousand others were noted."""
     if traceparent is not None and (trace_id := trace_id_in(traceparent)) is not None:
         _traces[request_id] = trace_id
-
-
-def forget_trace(request_id: str) -> None:
-    _traces.pop(request_id, None)
+        if len(_traces) > _MOST_TRACES:
+            del _traces[next(iter(_traces))]
 
 
 def trace_id_in(traceparent: str) -> str | None:

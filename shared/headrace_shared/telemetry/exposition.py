@@ -59,11 +59,10 @@ class Exposition:
             self._before()
         for source in (self._registry, *self._sources):
             for family in source.collect():
-                if not self._engine_series and family.name.startswith(ENGINE_PREFIX):
-                    continue
-                yield family
-                if (also := self._second_names.get(family.name)) is not None:
-                    yield _renamed(family, also)
+                also = self._second_names.get(family.name)
+                for shown in (family, _renamed(family, also)) if also is not None else (family,):
+                    if self._engine_series or not shown.name.startswith(ENGINE_PREFIX):
+                        yield shown
 
     def text(self) -> bytes:
         return generate_latest(self)

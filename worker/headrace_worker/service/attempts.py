@@ -6,7 +6,7 @@ from headrace_shared.clock import mono_s
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.job import GenerateJob
 from headrace_shared.queue.claims import Claim
-from headrace_shared.telemetry.context import forget_trace, note_trace
+from headrace_shared.telemetry.context import note_trace
 from headrace_shared.telemetry.series import THE_ENGINE
 from headrace_worker.engine.generate import StepFacts
 from headrace_worker.service.attempt_span import AttemptSpans
@@ -24,7 +24,6 @@ class Attempt:
         self._attempts = attempts
         self._job: GenerateJob = claim.job
         self._run_id = claim.run_id
-        self._request_id = claim.request_id
         queue_s = max(0, claim.claimed_ms - claim.enqueued_ms) / 1000
         self.marks = AttemptMarks(queue_s)
         self._span = attempts.spans.start(claim)
@@ -45,7 +44,6 @@ class Attempt:
     def end(self, outcome: str, prompt_tokens: int, completion_tokens: int, finish_reasons: Sequence[str]) -> None:
         """``outcome``: ``finished``, ``handed over``, ``fenced``, or a failure's code; tokens: of all attempts together."""
         self._attempts.forget(self._run_id)
-        forget_trace(self._request_id)
         self._span.end(self.marks, outcome, (prompt_tokens, completion_tokens), finish_reasons)
         self._attempts.count_end(self._job, self.marks, outcome, finish_reasons)
         if outcome not in _NOT_OURS:

@@ -22,7 +22,7 @@ from headrace_shared.telemetry.otlp_metrics import pushing_metrics
 from headrace_shared.telemetry.series import THE_ENGINE
 from headrace_shared.telemetry.tasks import in_background
 from headrace_shared.telemetry.tracing import Tracing
-from headrace_worker.engine.build import EngineSetup
+from headrace_worker.engine.build import EngineSetup, EngineSetupError
 from headrace_worker.schedule.scheduler import SchedulerStats
 from headrace_worker.service.attempt_span import AttemptSpans
 from headrace_worker.service.attempts import Attempts
@@ -106,7 +106,7 @@ class WorkerWatch:
 
     @asynccontextmanager
     async def watching(self, queue: WorkerQueue, pump: Pump, engine: EngineThread) -> AsyncIterator[None]:
-        """Show it all for the length of the block. Raises OSError when the port is taken."""
+        """Show it all for the length of the block. Raises EngineSetupError when the port cannot be listened on."""
         self._pump, self._engine = pump, engine
         settings = self._settings
         exposition = Exposition(
@@ -117,7 +117,7 @@ class WorkerWatch:
         )
         async with AsyncExitStack() as stack:
             if settings.metrics_port >= 0:
-                self._listener = Listener(settings.metrics_host, settings.metrics_port, exposition, self._ill)
+                self._listener = self._listen(exposition)
                 stack.callback(self._listener.close)
                 log.info("metrics shown", extra={"url": self.metrics_url})
             await stack.enter_async_context(in_background(self.metrics.follow_loop(self.metrics.settle)))
@@ -169,6 +169,14 @@ class WorkerWatch:
         yield kind.prefix_block_hits.family([(engine, stats.prefix_hit_tokens // self._block_size)])
         yield kind.lease_age.family([((self._model,), mono_s() - self.metrics.lease_renewed_s)])
         yield kind.lease.family([((self._model,), self._settings.lease_ms / 1000)])
+
+    def _listen(self, exposition: Exposition) -> Listener:
+        host, port = self._settings.metrics_host, self._settings.metrics_port
+        try:
+            return Listener(host, port, exposition, self._ill)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise EngineSetupError(f"metrics_port: cannot listen on {host}:{port}: {reason}") from None
 
     def _ill(self) -> str | None:
         """Whether the lease is lost or the engine hangs."""
