@@ -171,6 +171,12 @@ QUEUE = Board(
         "What went wrong": (
             lines("Continuations", rate("headrace:continuations_total", labels="", rare=True), "continued", "reqps"),
             lines(
+                "Continuations that clients lived through",
+                rate("headrace:api_continuations_total", rare=True),
+                "continued",
+                "reqps",
+            ),
+            lines(
                 "Put back from dead workers", rate("headrace:requests_requeued_total", labels=""), "requests", "reqps"
             ),
             lines(
