@@ -91,7 +91,7 @@ def _default(value: object) -> str:
 
 
 def api_page() -> str:
-    document = create_app(ApiSettings(enable_server_load_tracking=True)).openapi()
+    document = create_app(ApiSettings(enable_server_load_tracking=True, enable_tokenizer_info_endpoint=True)).openapi()
     schemas = document["components"]["schemas"]
     parts = [NOTE + API_HEAD]
     shown: dict[str, None] = {}

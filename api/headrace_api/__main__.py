@@ -14,6 +14,7 @@ from headrace_api.app import create_app
 from headrace_api.drain import Drain
 from headrace_api.settings import ApiSettings
 from headrace_api.tls import FreshTls
+from headrace_shared.parse.tools.plugin import ToolParserPluginError, load_tool_parser_plugin
 from headrace_shared.settings import QueueSettings, RedisSettings
 from headrace_shared.telemetry.logs import setup_logging
 
@@ -29,6 +30,12 @@ def main() -> int:
             sys.stderr.write(f"headrace api: error: {f'{name}: ' if name else ''}{problem['msg']}\n")
         return 2
     setup_logging(settings.log_level, settings.log_format, settings.secrets)
+    if settings.tool_parser_plugin is not None:
+        try:
+            load_tool_parser_plugin(settings.tool_parser_plugin)
+        except ToolParserPluginError as error:
+            sys.stderr.write(f"headrace api: error: {error}\n")
+            return 2
     # uvicorn raises the signal that stopped it once more when it has ended; that shall count as a clean end.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: sys.exit(0))

@@ -1,6 +1,7 @@
 """create_app: the one place where an API process is wired together."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ from headrace_api.limits import RateLimiter
 from headrace_api.metrics import Metrics
 from headrace_api.middleware import BodyLimit, RequestContext
 from headrace_api.openapi import document
+from headrace_api.operations.followers import Followers
 from headrace_api.operations.services import Services
 from headrace_api.own_middleware import imported
 from headrace_api.prompt.build import TokenizerPool
-from headrace_api.routes import all_routers, load
+from headrace_api.routes import all_routers, load, tokenizer_info
 from headrace_api.settings import ApiSettings
 from headrace_api.spans import RequestSpans
 from headrace_api.stats_log import StatsLog
@@ -97,6 +99,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with _services(settings, redis, limits, telemetry, drain) as app.state.services:
+            gc.freeze()  # what is there by now stays: looking through it again and again would hold up streams
             yield
 
     app = Headrace(
@@ -112,6 +115,8 @@ def create_app(
         app.include_router(router)
     if settings.enable_server_load_tracking:
         app.include_router(load.router)
+    if settings.enable_tokenizer_info_endpoint:
+        app.include_router(tokenizer_info.router)
     app.add_exception_handler(HeadraceError, on_headrace_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
@@ -170,6 +175,8 @@ async def _services(
         dispatcher = Dispatcher(hub, queue, metrics, directory.has_workers, settings.no_worker_grace_s)
         stack.push_async_callback(dispatcher.close)
         await dispatcher.start()
+        followers = Followers()
+        stack.push_async_callback(followers.close)
         fleet = FleetView(queue, directory)
         stack.push_async_callback(fleet.close)
         await fleet.start()
@@ -195,6 +202,7 @@ async def _services(
             tokenizers=tokenizers,
             grammars=grammars,
             limiter=RateLimiter(Rates(redis)),
+            followers=followers,
             drain=drain,
             anyone=Caller(NOBODY, TenantLimits.of_settings(settings)),
         )

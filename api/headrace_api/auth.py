@@ -56,9 +56,9 @@ class BearerAuth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._open(scope):
             try:
-                scope.setdefault("state", {})["caller"] = self._caller(Headers(scope=scope).get("authorization"))
+                scope.setdefault("state", {})["caller"] = self._caller(Headers(scope=scope))
             except UnauthorizedError as error:
-                await error_response(error)(scope, receive, send)
+                await error_response(error, scope)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -66,10 +66,12 @@ class BearerAuth:
         path: str = scope["path"].removeprefix(self._root_path)
         return not self._keys or scope["method"] == "OPTIONS" or path in OPEN_PATHS
 
-    def _caller(self, authorization: str | None) -> Caller:
-        if authorization is None:
+    def _caller(self, headers: Headers) -> Caller:
+        """By the bearer token; without one by ``X-Api-Key``, as Anthropic's clients send it."""
+        authorization, plain = headers.get("authorization"), headers.get("x-api-key")
+        if authorization is None and plain is None:
             raise UnauthorizedError("An API key is required: send the header 'Authorization: Bearer KEY'.")
-        scheme, _, key = authorization.partition(" ")
+        scheme, _, key = f"bearer {plain}".partition(" ") if authorization is None else authorization.partition(" ")
         caller = self._keys.caller(key.strip())
         if scheme.lower() != "bearer" or caller is None:
             raise UnauthorizedError("The API key is not accepted.")

@@ -16,7 +16,7 @@ from headrace_api.operations.call import Call
 from headrace_api.operations.services import Services
 from headrace_api.request_headers import goes_on_alone, idempotency_key_of, timeout_of
 from headrace_api.schemas.base import RequestModel
-from headrace_api.schemas.generation import GenerationRequest
+from headrace_api.schemas.queued import QueuedRequest
 from headrace_shared.errors import ErrorCode, HeadraceError
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def call_of(request: Request, services: Services) -> Call:
     )
 
 
-def generation_call(request: Request, body: GenerationRequest, raw: bytes, services: Services) -> Call:
+def generation_call(request: Request, body: QueuedRequest, raw: bytes, services: Services) -> Call:
     """What operations are told of a request for an answer. Raises InvalidRequestError that names the header at fault."""
     headers = request.headers
     asked_s = [wish for wish in (timeout_of(headers), body.timeout) if wish is not None]
@@ -76,7 +76,7 @@ def generation_call(request: Request, body: GenerationRequest, raw: bytes, servi
     call = call_of(request, services)
     return replace(
         call,
-        caller=call.caller.named(headers.get("x-headrace-tenant"), body.user),
+        caller=call.caller.named(headers.get("x-headrace-tenant"), body.end_user),
         timeout_s=min(call.timeout_s, *asked_s) if asked_s else call.timeout_s,
         body=raw,
         idempotency_key=idempotency_key_of(headers),

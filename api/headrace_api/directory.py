@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace_api.prompt.build import special_tokens
@@ -10,6 +10,10 @@ from headrace_api.prompt.template import ChatTemplate
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import HeadraceError, InvalidRequestError, ModelNotFoundError, UnavailableError
 from headrace_shared.model_card import ModelCard
+from headrace_shared.parse.reasoning import ReasoningKind
+from headrace_shared.parse.selection import NO_PARSER, choose_reasoning_parser, choose_tool_parser
+from headrace_shared.parse.special_tokens import SpecialTokens
+from headrace_shared.parse.tools.registry import ToolKind
 from headrace_shared.queue.blobs import BlobStore
 from headrace_shared.queue.presence import Fleet, LiveModel, Presence, WorkerState
 from headrace_shared.text.tokenizer import Tokenizer
@@ -31,6 +35,18 @@ class ServedModel:
     card: ModelCard
     tokenizer: Tokenizer
     template: ChatTemplate | None
+    special_tokens: SpecialTokens
+    """Of the tokenizer."""
+    tool_template: ChatTemplate | None = None
+    """For conversations with tools, where the model has one of its own for them."""
+    tools: ToolKind | None = None
+    """How the model calls tools; None: in no known way."""
+    reasoning: ReasoningKind | None = None
+    """How the model marks its thoughts; None: it has none that are known."""
+
+    def template_for(self, *, tools: bool) -> ChatTemplate | None:
+        """The one for a conversation with tools, or without."""
+        return self.tool_template if tools and self.tool_template is not None else self.template
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +97,8 @@ class ModelDirectory:
         self._last_seen_s: dict[str, float] = {}
         self._live_queues: frozenset[str] = frozenset()
         self._not_ready: list[str] = []
+        self._unfit: dict[str, str] = {}
+        """Why models that have workers cannot be served here, by name."""
         self._told_conflicts: set[tuple[str, tuple[str, ...]]] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -109,7 +127,8 @@ class ModelDirectory:
         if not self._redis_up:
             raise UnavailableError("The queue cannot be reached; try again soon.")
         if self._seen_lately(name):
-            raise UnavailableError(f"No worker of the model {name[:80]!r} is ready at the moment; try again soon.")
+            why = f": {self._unfit[name]}" if name in self._unfit else ""
+            raise UnavailableError(f"No worker of the model {name[:80]!r} is ready at the moment{why}; try again soon.")
         raise ModelNotFoundError(f"The model {name[:80]!r} does not exist. {self._names_in_words()}", param="model")
 
     async def of_queue(self, queue: str) -> ServedModel:
@@ -198,12 +217,12 @@ class ModelDirectory:
                 await self._load(live.card)
 
     async def _load(self, card: ModelCard) -> None:
-        tokenizer = await self._blobs.get(card.tokenizer)
-        template = await self._blobs.get(card.chat_template) if card.chat_template else None
         try:
-            if tokenizer is None or (card.chat_template and template is None):
+            blobs = {digest: await self._blobs.get(digest) for digest in _digests(card)}
+            found = {digest: blob for digest, blob in blobs.items() if blob is not None}
+            if len(found) < len(blobs):
                 raise ValueError("its tokenizer or chat template is not in Redis")
-            self._loaded[card.digest] = await asyncio.to_thread(_build, card, tokenizer, template)
+            self._loaded[card.digest] = await asyncio.to_thread(_build, card, found)
             self._failed.pop(card.digest, None)
             log.info("model can be served", extra={"model": card.name, "card": card.digest})
         except (ValueError, HeadraceError) as error:
@@ -217,13 +236,14 @@ class ModelDirectory:
                 claims.setdefault(name, []).append(live)
         listed = {}
         self._not_ready = []
+        self._unfit = {}
         for name, claimants in claims.items():
             self._last_seen_s[name] = mono_s()
             chosen = self._choose(claimants)
             if chosen is not None:
                 listed[name] = self._list(name, chosen, claimants)
             else:
-                self._not_ready.append(self._why_not_ready(name, claimants))
+                self._tell_why_not_ready(name, claimants)
         self._listed = listed
         self._live_queues = frozenset(live.card.queue for live in fleet.models)
         self._last_seen_s = {name: seen_s for name, seen_s in self._last_seen_s.items() if self._seen_lately(name)}
@@ -247,20 +267,35 @@ class ModelDirectory:
             self._told_conflicts.add(told)
             log.error("workers announce different cards for one model name", extra={"model": name, "cards": told[1]})
 
-    def _why_not_ready(self, name: str, claimants: Sequence[LiveModel]) -> str:
+    def _tell_why_not_ready(self, name: str, claimants: Sequence[LiveModel]) -> None:
         reasons = [self._failed[live.card.digest][1] for live in claimants if live.card.digest in self._failed]
+        if reasons:
+            self._unfit[name] = reasons[0]
         states = sorted({worker.state for live in claimants for worker in live.workers})
-        return f"model {name!r}: {reasons[0] if reasons else 'its workers are ' + ', '.join(states)}"
+        self._not_ready.append(f"model {name!r}: {reasons[0] if reasons else 'its workers are ' + ', '.join(states)}")
 
 
-def _build(card: ModelCard, tokenizer: bytes, template: bytes | None) -> ServedModel:
+def _digests(card: ModelCard) -> list[str]:
+    return [digest for digest in (card.tokenizer, card.chat_template, card.tool_template) if digest is not None]
+
+
+def _build(card: ModelCard, blobs: Mapping[str, bytes]) -> ServedModel:
     tokens = special_tokens(card)
+    tokenizer = Tokenizer.from_bytes(
+        blobs[card.tokenizer],
+        add_bos_token=card.add_bos_token,
+        bos_token=card.bos_token,
+        special_tokens=list(tokens.values()),
+    )
+    sources = [blobs[digest].decode() for digest in (card.tool_template, card.chat_template) if digest is not None]
     return ServedModel(
         card=card,
-        tokenizer=Tokenizer.from_bytes(
-            tokenizer, add_bos_token=card.add_bos_token, bos_token=card.bos_token, special_tokens=list(tokens.values())
-        ),
-        template=None if template is None else ChatTemplate(template.decode(), tokens),
+        tokenizer=tokenizer,
+        special_tokens=SpecialTokens(tokenizer.special_texts),
+        template=ChatTemplate(blobs[card.chat_template].decode(), tokens) if card.chat_template else None,
+        tool_template=ChatTemplate(blobs[card.tool_template].decode(), tokens) if card.tool_template else None,
+        tools=choose_tool_parser(card.tool_parser or NO_PARSER, sources),
+        reasoning=choose_reasoning_parser(card.reasoning_parser or NO_PARSER, sources),
     )
 
 

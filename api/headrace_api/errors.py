@@ -1,4 +1,4 @@
-"""Every failure's HTTP status and OpenAI error body, in one total table."""
+"""Every failure's HTTP status and error body, in one total table for each API that is spoken: OpenAI's and Anthropic's."""
 
 import logging
 import math
@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from msgspec import UNSET, UnsetType
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from headrace_shared.errors import (
     ErrorCode,
@@ -51,6 +52,26 @@ ANSWERS: Mapping[ErrorCode, _Answer] = {
 }
 """Total over ErrorCode: a test walks the enum."""
 
+MESSAGES_ANSWERS: Mapping[ErrorCode, _Answer] = {
+    ErrorCode.INVALID_REQUEST: _Answer(400, "invalid_request_error"),
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED: _Answer(400, "invalid_request_error"),
+    ErrorCode.UNAUTHORIZED: _Answer(401, "authentication_error"),
+    ErrorCode.MODEL_NOT_FOUND: _Answer(404, "not_found_error"),
+    ErrorCode.NOT_FOUND: _Answer(404, "not_found_error"),
+    ErrorCode.METHOD_NOT_ALLOWED: _Answer(405, "invalid_request_error"),
+    ErrorCode.PAYLOAD_TOO_LARGE: _Answer(413, "request_too_large"),
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: _Answer(415, "invalid_request_error"),
+    ErrorCode.CONFLICT: _Answer(409, "invalid_request_error"),
+    ErrorCode.RATE_LIMITED: _Answer(429, "rate_limit_error"),
+    ErrorCode.OVERLOADED: _Answer(529, "overloaded_error"),
+    ErrorCode.CANCELLED: _Answer(499, "api_error"),
+    ErrorCode.INTERNAL: _Answer(500, "api_error"),
+    ErrorCode.POISONED: _Answer(500, "api_error"),
+    ErrorCode.UNAVAILABLE: _Answer(503, "api_error"),
+    ErrorCode.DEADLINE_EXCEEDED: _Answer(504, "timeout_error"),
+}
+"""The same in the words of Anthropic's API, for the paths below /v1/messages."""
+
 
 class ErrorObject(msgspec.Struct, frozen=True):
     """What went wrong, in OpenAI's words."""
@@ -69,13 +90,48 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: ErrorObject
 
 
+class MessagesErrorObject(msgspec.Struct, frozen=True):
+    """What went wrong, in Anthropic's words."""
+
+    type: str
+    message: str
+    resume: str | UnsetType = UNSET
+    """As in ``ErrorObject``."""
+
+
+class MessagesErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every answer below /v1/messages that is not a success, and of an error inside a stream."""
+
+    type: str = "error"
+    error: MessagesErrorObject
+    request_id: str | None
+
+
 def error_body(error: HeadraceError, resume: str | UnsetType = UNSET) -> ErrorBody:
     """The body for ``error``; an internal one keeps its words to the log."""
-    message = error.message
-    if error.code is ErrorCode.INTERNAL:
-        message = f"The server failed while it worked on this request (request id {current_request_id() or 'unknown'})."
     kind = ANSWERS[error.code].type
-    return ErrorBody(ErrorObject(message, kind, error.param, error.code.value, resume))
+    return ErrorBody(ErrorObject(public_message(error), kind, error.param, error.code.value, resume))
+
+
+def messages_error_body(error: HeadraceError, resume: str | UnsetType = UNSET) -> MessagesErrorBody:
+    """The same for a client of /v1/messages."""
+    kind = MESSAGES_ANSWERS[error.code].type
+    return MessagesErrorBody(
+        error=MessagesErrorObject(kind, public_message(error), resume), request_id=current_request_id()
+    )
+
+
+def public_message(error: HeadraceError) -> str:
+    """What a client may read of it."""
+    if error.code is ErrorCode.INTERNAL:
+        return f"The server failed while it worked on this request (request id {current_request_id() or 'unknown'})."
+    return error.message
+
+
+def speaks_messages(scope: Scope) -> bool:
+    """Whether the request came to a path of Anthropic's API."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")).startswith("/v1/messages")
 
 
 def status_of(error: HeadraceError) -> int:
@@ -83,8 +139,8 @@ def status_of(error: HeadraceError) -> int:
     return ANSWERS[error.code].status
 
 
-def error_response(error: HeadraceError, *, patience_s: float = math.inf) -> Response:
-    """The whole HTTP answer for ``error``, with the headers that its status asks for.
+def error_response(error: HeadraceError, scope: Scope, *, patience_s: float = math.inf) -> Response:
+    """The whole HTTP answer for ``error``, in the words of the API that the request of ``scope`` speaks.
 
     ``patience_s``: how long the client wants to wait altogether; it is told not to come back later than that.
     """
@@ -96,9 +152,10 @@ def error_response(error: HeadraceError, *, patience_s: float = math.inf) -> Res
         headers["Retry-After-Ms"] = str(max(1, round(error.retry_after_s * 1000)))
     if error.code is ErrorCode.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
+    anthropic = speaks_messages(scope)
     return Response(
-        msgspec.json.encode(error_body(error)),
-        status_code=status_of(error),
+        msgspec.json.encode(messages_error_body(error) if anthropic else error_body(error)),
+        status_code=MESSAGES_ANSWERS[error.code].status if anthropic else status_of(error),
         headers=headers,
         media_type="application/json",
     )
@@ -109,22 +166,22 @@ async def on_headrace_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HeadraceError)  # noqa: S101 - the framework's handler type is too wide
     if error.code is ErrorCode.INTERNAL:
         log.error("request failed", extra={"reason": error.message})
-    return error_response(error, patience_s=getattr(request.state, "patience_s", math.inf))
+    return error_response(error, request.scope, patience_s=getattr(request.state, "patience_s", math.inf))
 
 
-async def on_validation_error(_request: Request, error: Exception) -> Response:
+async def on_validation_error(request: Request, error: Exception) -> Response:
     """Exception handler for query parameters and headers that the framework finds wrong."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - the framework's handler type is too wide
     first = error.errors()[0]
     param = str(first["loc"][-1])
-    return error_response(InvalidRequestError(f"{param}: {first['msg']}.", param=param))
+    return error_response(InvalidRequestError(f"{param}: {first['msg']}.", param=param), request.scope)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Exception handler for what the framework refuses by itself: unknown paths and wrong methods."""
     assert isinstance(error, HTTPException)  # noqa: S101 - the framework's handler type is too wide
     failure = _from_http(request, error)
-    response = error_response(failure)
+    response = error_response(failure, request.scope)
     response.headers.update(error.headers or {})
     return response
 

@@ -1,18 +1,27 @@
 """From a checked request and its prompt to the job that a worker gets: every default resolved, every limit applied."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from headrace_api.prompt.build import Prompt, check_token_ids
 from headrace_api.schemas.chat import ChatRequest
 from headrace_api.schemas.completions import CompletionRequest
+from headrace_api.schemas.decoding import RepetitionDetection
 from headrace_api.schemas.generation import GenerationRequest
 from headrace_shared.errors import ErrorCode, InvalidRequestError
 from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.grammar import GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
-from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_shared.protocol.sampling import (
+    BeamSpec,
+    ProcessorCall,
+    RepetitionSpec,
+    SamplingSpec,
+    StoppingSpec,
+    ThinkingSpec,
+)
 from headrace_shared.text.tokenizer import Tokenizer
 
 COMPLETION_MAX_TOKENS = 16
@@ -37,6 +46,8 @@ class Ticket:
     max_stop_strings: int = 64
     grammar: GrammarSpec | None = None
     """What the answer must look like, already checked."""
+    thinking: ThinkingSpec | None = None
+    """How long it may think first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +63,9 @@ def chat_job(body: ChatRequest, prompt: Prompt, card: ModelCard, tokenizer: Toke
     """The job for one chat request. Raises InvalidRequestError for what this model cannot do."""
     ask = _Ask(
         max_tokens=body.max_completion_tokens or body.max_tokens,
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        prompt_logprobs=body.prompt_logprobs,
+        logprobs=_logprobs(card, "top_logprobs", (body.top_logprobs or 0) if body.logprobs else None),
+        prompt_logprobs=_logprobs(card, "prompt_logprobs", body.prompt_logprobs),
     )
-    _check_logprobs(card, "top_logprobs", ask.logprobs)
     return _job(body, ask, prompt, card, tokenizer, ticket)
 
 
@@ -66,17 +76,15 @@ def completion_job(
     scores_prompt = body.echo and body.logprobs is not None and body.prompt_logprobs is None
     ask = _Ask(
         max_tokens=COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
-        logprobs=body.logprobs,
-        prompt_logprobs=body.logprobs if scores_prompt else body.prompt_logprobs,
+        logprobs=_logprobs(card, "logprobs", body.logprobs),
+        prompt_logprobs=_logprobs(card, "prompt_logprobs", body.logprobs if scores_prompt else body.prompt_logprobs),
     )
-    _check_logprobs(card, "logprobs", ask.logprobs)
     return _job(body, ask, prompt, card, tokenizer, ticket)
 
 
 def _job(
     body: GenerationRequest, ask: _Ask, prompt: Prompt, card: ModelCard, tokenizer: Tokenizer, ticket: Ticket
 ) -> GenerateJob:
-    _check_logprobs(card, "prompt_logprobs", ask.prompt_logprobs)
     max_tokens = _fitting_max_tokens(ask.max_tokens, len(prompt.token_ids), card)
     stopping = _stopping(body, max_tokens, card, ticket.max_stop_strings)
     packed = pack_ids(prompt.token_ids)
@@ -85,7 +93,7 @@ def _job(
         queue=card.queue,
         priority=ticket.priority,
         tenant=ticket.tenant,
-        cost_tokens=(len(prompt.token_ids) + max_tokens) * body.samples,
+        cost_tokens=(len(prompt.token_ids) + max_tokens) * body.sequences,
         traceparent=ticket.traceparent,
         tracestate=ticket.tracestate,
         detached=ticket.detached,
@@ -139,6 +147,7 @@ def _stopping(body: GenerationRequest, max_tokens: int, card: ModelCard, max_sto
         include_stop_str_in_output=bool(body.include_stop_str_in_output),
         skip_special_tokens=body.skip_special_tokens is not False,
         spaces_between_special_tokens=body.spaces_between_special_tokens is not False,
+        repetition=_repetition(body.repetition_detection),
     )
 
 
@@ -162,24 +171,28 @@ def _sampling(
     body: GenerationRequest, ask: _Ask, card: ModelCard, tokenizer: Tokenizer, ticket: Ticket
 ) -> SamplingSpec:
     defaults = card.defaults
-    temperature = _first(body.temperature, defaults.temperature, 1.0)
+    temperature = resolved(body.temperature, defaults.temperature, 1.0)
     greedy = temperature == 0
-    if greedy and body.choices > 1:
+    beams = BeamSpec(body.sequences, resolved(body.length_penalty, None, 1.0)) if body.use_beam_search else None
+    if greedy and body.choices > 1 and beams is None:
         raise InvalidRequestError(
             f"n: must be 1 with temperature 0, where every choice would be the same, got {body.choices}.", param="n"
         )
-    top_k = int(_first(body.top_k, defaults.top_k, 0))
+    top_k = int(resolved(body.top_k, defaults.top_k, 0))
+    uncut = greedy or beams is not None
+    logprob_token_ids = body.logprob_token_ids or []
+    check_token_ids(logprob_token_ids, card, "logprob_token_ids")
     if body.allowed_token_ids is not None:
         check_token_ids(body.allowed_token_ids, card, "allowed_token_ids")
     return SamplingSpec(
         seed=_seed(ticket.request_id) if body.seed in (None, -1) else body.seed or 0,
         temperature=temperature if greedy else max(temperature, _LOWEST_TEMPERATURE),
-        top_p=1.0 if greedy else _first(body.top_p, defaults.top_p, 1.0),
-        top_k=top_k if 0 < top_k < card.vocab_size and not greedy else 0,
-        min_p=0.0 if greedy else _first(body.min_p, defaults.min_p, 0.0),
+        top_p=1.0 if uncut else resolved(body.top_p, defaults.top_p, 1.0),
+        top_k=top_k if 0 < top_k < card.vocab_size and not uncut else 0,
+        min_p=0.0 if uncut else resolved(body.min_p, defaults.min_p, 0.0),
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
-        repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
+        repetition_penalty=resolved(body.repetition_penalty, defaults.repetition_penalty, 1.0),
         logit_bias=_logit_bias(body.logit_bias or {}, card),
         allowed_token_ids=None if body.allowed_token_ids is None else tuple(dict.fromkeys(body.allowed_token_ids)),
         bad_words=_bad_words(body.bad_words or [], tokenizer),
@@ -187,20 +200,59 @@ def _sampling(
         logprobs=0 if ask.logprobs is None and body.samples > body.choices else ask.logprobs,
         prompt_logprobs=ask.prompt_logprobs,
         grammar=ticket.grammar,
+        thinking=ticket.thinking,
+        beams=beams,
+        logits_processors=_processors(body, card),
+        logprob_token_ids=tuple(dict.fromkeys(logprob_token_ids)),
     )
 
 
-def _first(asked: float | None, default: float | None, fixed: float) -> float:
+def resolved(asked: float | None, default: float | None, fixed: float) -> float:
+    """What the request says, else the model, else everybody."""
     if asked is not None:
         return asked
     return fixed if default is None else default
 
 
-def _check_logprobs(card: ModelCard, param: str, asked: int | None) -> None:
-    if asked is not None and asked > card.max_logprobs:
+def told_logprobs(job: GenerateJob, *, asked: bool) -> int | None:
+    """How many candidates the answer shows beside each token; None: no log-probabilities."""
+    return (len(job.sampling.logprob_token_ids) or job.sampling.logprobs) if asked else None
+
+
+def _logprobs(card: ModelCard, param: str, asked: int | None) -> int | None:
+    """-1 stands for the whole vocabulary. Raises InvalidRequestError for more than the model's workers tell."""
+    if asked == -1 and card.max_logprobs >= card.vocab_size:
+        return card.vocab_size
+    if asked is not None and not 0 <= asked <= card.max_logprobs:
         raise InvalidRequestError(
             f"{param}: should be at most {card.max_logprobs} for this model, got {asked}.", param=param
         )
+    return asked
+
+
+def _processors(body: GenerationRequest, card: ModelCard) -> tuple[ProcessorCall, ...]:
+    """Raises InvalidRequestError for a name that the operator has not allowed."""
+    calls = [
+        ProcessorCall(asked)
+        if isinstance(asked, str)
+        else ProcessorCall(asked.qualname, True, tuple(asked.args or ()), asked.kwargs or {})
+        for asked in body.logits_processors or ()
+    ]
+    pattern = card.logits_processor_pattern
+    for number, call in enumerate(calls):
+        if pattern is None or not re.fullmatch(pattern, call.qualname):
+            raise InvalidRequestError(
+                f"logits_processors[{number}]: {call.qualname[:80]!r} is not allowed by this server; "
+                "see its option --logits-processor-pattern.",
+                param="logits_processors",
+            )
+    return tuple(calls)
+
+
+def _repetition(asked: RepetitionDetection | None) -> RepetitionSpec | None:
+    if asked is None or asked.max_pattern_size == 0:
+        return None
+    return RepetitionSpec(asked.max_pattern_size, asked.min_count, asked.min_pattern_size or 1)
 
 
 def _logit_bias(asked: dict[str, float], card: ModelCard) -> dict[int, float]:

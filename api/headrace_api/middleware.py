@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headrace_api.errors import error_response
+from headrace_api.errors import error_response, speaks_messages
 from headrace_api.http_metrics import UNMATCHED, HttpMetrics
 from headrace_api.metrics import Metrics
 from headrace_api.request_headers import trace_context_of
@@ -61,6 +61,8 @@ class RequestContext:
         tracing = None if scope["path"] in QUIET_PATHS else self._tracing
         span = start_http_span(tracing, scope, sent, request_id)
         traceparent, tracestate = (span.traceparent, span.tracestate) if span.traceparent else trace_context_of(sent)
+        if speaks_messages(scope):
+            headers["Request-Id"] = request_id
         scope.setdefault("state", {}).update(
             request_id=request_id,
             client_request_id=client_id,
@@ -72,7 +74,7 @@ class RequestContext:
         with request_scope(request_id, trace_id_in(traceparent) if traceparent else None):
             answer = _Answer(send, headers)
             try:
-                await self._run(error_response(refusal) if refusal else self._app, scope, receive, answer)
+                await self._run(error_response(refusal, scope) if refusal else self._app, scope, receive, answer)
             finally:
                 route = getattr(scope.get("route"), "path", UNMATCHED)
                 span.end(scope["method"], route, answer.status)
@@ -86,11 +88,12 @@ class RequestContext:
             # The server is stopping and has waited long enough; a stream has said so itself.
             log.warning("request broken off by shutdown", extra={"path": scope["path"]})
             if answer.status is None:
-                await error_response(UnavailableError("The server is shutting down."))(scope, receive, answer.send)
+                error = UnavailableError("The server is shutting down.")
+                await error_response(error, scope)(scope, receive, answer.send)
         except Exception:
             log.exception("unhandled error", extra={"path": scope["path"]})
             if answer.status is None:
-                await error_response(InternalError("unhandled error"))(scope, receive, answer.send)
+                await error_response(InternalError("unhandled error"), scope)(scope, receive, answer.send)
             else:
                 raise  # The answer has begun: the server must break the connection, not end it neatly.
 
@@ -148,7 +151,7 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > self._max_bytes:
-            await error_response(self._too_large())(scope, receive, send)
+            await error_response(self._too_large(), scope)(scope, receive, send)
             return
         received = 0
 

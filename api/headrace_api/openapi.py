@@ -8,24 +8,48 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from headrace_api.auth import OPEN_PATHS
-from headrace_api.errors import ErrorBody
+from headrace_api.errors import ErrorBody, MessagesErrorBody
+from headrace_api.schemas.anthropic import CountTokensRequest, Message, MessagesRequest, TokenCount
 from headrace_api.schemas.autoscale import ScaleSignals
 from headrace_api.schemas.base import RequestModel
 from headrace_api.schemas.chat import ChatChunk, ChatCompletion, ChatRequest
 from headrace_api.schemas.completions import Completion, CompletionChunk, CompletionRequest
 from headrace_api.schemas.health import Readiness, ScrapeTarget, ServerLoad, Version
 from headrace_api.schemas.models import Model, ModelList
+from headrace_api.schemas.render import Rendered
 from headrace_api.schemas.requests import RequestReport
-from headrace_api.schemas.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+from headrace_api.schemas.responses import DeletedResponse, ItemList, Response, ResponsesRequest
+from headrace_api.schemas.tokenize import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+    TokenizerInfo,
+)
 
-REQUESTS: tuple[type[RequestModel], ...] = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+REQUESTS: tuple[type[RequestModel], ...] = (
+    ChatRequest,
+    CompletionRequest,
+    ResponsesRequest,
+    MessagesRequest,
+    CountTokensRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
 ANSWERS: tuple[type[msgspec.Struct], ...] = (
     ChatCompletion,
     ChatChunk,
     Completion,
     CompletionChunk,
+    Response,
+    DeletedResponse,
+    ItemList,
+    Message,
+    TokenCount,
     TokenizeAnswer,
     DetokenizeAnswer,
+    TokenizerInfo,
+    Rendered,
     Model,
     ModelList,
     RequestReport,
@@ -35,6 +59,7 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     ServerLoad,
     Version,
     ErrorBody,
+    MessagesErrorBody,
 )
 _REFERENCE = "#/components/schemas/{}"
 

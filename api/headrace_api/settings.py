@@ -114,10 +114,16 @@ class ApiSettings(BaseSettings):
     """Tell in the usage how many prompt tokens were cached."""
     enable_server_load_tracking: bool = False
     """Answer GET /load with the number of generation requests that this process has in hand."""
+    enable_tokenizer_info_endpoint: bool = False
+    """Answer GET /tokenizer_info with the special tokens and the chat template of a model."""
+    stream_interval: Annotated[int, Field(ge=1)] = 1
+    """Tokens per event of a stream's choice, where a request does not say; its first and last event come at once."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
     """Largest request body; a larger one gets 413."""
     tokenizer_threads: Annotated[int, Field(ge=1)] = 2
     """Threads that render templates and tokenize prompts."""
+    tool_parser_plugin: Path | None = None
+    """Python file of own tool parsers, for models whose workers name one of them."""
     max_grammar_bytes: Annotated[int, Field(ge=1)] = 256 * 1024
     """Largest JSON schema, regular expression or grammar that an answer may have to follow."""
     grammar_timeout_s: Annotated[float, Field(gt=0)] = 5.0
@@ -134,6 +140,8 @@ class ApiSettings(BaseSettings):
     """A silent stream gets an SSE comment that often."""
     disconnect_linger_s: Annotated[float, Field(ge=0)] = 2.0
     """How long a stream whose client has gone waits for it to come back before it is cancelled."""
+    response_store_ttl_s: Annotated[int, Field(ge=0)] = 3600
+    """How long a stored response can be fetched and gone on from after its end; Redis holds it. 0: none is stored."""
     drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
     """How long new requests are still taken after a signal to stop, while /ready already says no."""
     shutdown_grace_s: Annotated[int, Field(ge=0)] = 30

@@ -229,8 +229,8 @@ class RequestSpans:
 def _messages(body: bytes) -> str:
     """The prompt as the conventions write it; a text prompt is a message of the user."""
     asked = msgspec.json.decode(body)
-    if "messages" not in asked:
-        parts = [{"type": "text", "content": asked.get("prompt")}]
+    if not isinstance(asked.get("messages"), list):
+        parts = [{"type": "text", "content": asked.get("prompt", asked.get("input"))}]
         return msgspec.json.encode([{"role": "user", "parts": parts}]).decode()
     told = [
         {"role": message.get("role"), "parts": [{"type": "text", "content": message.get("content")}]}

@@ -4,11 +4,11 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from headrace_api.key_file import NamedKey
+from headrace_api.schemas.queued import LONGEST_NAME
 from headrace_api.settings import ApiSettings
 from headrace_shared.errors import InvalidRequestError
 
 NOBODY = "-"
-_LONGEST_NAME = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ class Caller:
         if self.owner:
             return self
         param, name = ("X-Headrace-Tenant", header) if header is not None else ("user", user or NOBODY)
-        if not 1 <= len(name) <= _LONGEST_NAME or not name.isprintable():
+        if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
             raise InvalidRequestError(
-                f"{param}: should be 1 to {_LONGEST_NAME} characters without control characters.", param=param
+                f"{param}: should be 1 to {LONGEST_NAME} characters without control characters.", param=param
             )
         return replace(self, tenant=name)
 

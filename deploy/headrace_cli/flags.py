@@ -175,7 +175,20 @@ API_FLAGS = (
         "Let requests ask with include_metrics for their own timings in the answer (default off).",
     ),
     _api("enable-prompt-tokens-details", bool, "Tell in the usage how many prompt tokens were cached (default off)."),
+    _api(
+        "enable-tokenizer-info-endpoint",
+        bool,
+        "Answer GET /tokenizer_info with the special tokens and the chat template of a model (default off).",
+    ),
+    Flag(
+        "response-store-ttl",
+        int,
+        "How long Redis keeps a stored response after its end; 0: none is stored (default 3600).",
+        ("HEADRACE_API_RESPONSE_STORE_TTL_S",),
+        "SECONDS",
+    ),
     _api("enable-server-load-tracking", bool, "Answer GET /load with the number of requests in hand (default off)."),
+    _api("stream-interval", int, "Tokens per event of a stream, where a request does not say (default 1).", "TOKENS"),
     _api("max-body-bytes", int, "Largest request body; a larger one gets 413 (default 10485760).", "BYTES"),
     _api("tokenizer-threads", int, "Threads that render templates and tokenize prompts (default 2).", "N"),
     _api("max-stop-strings", int, "Stop strings that one request may have (default 64).", "N"),
@@ -316,8 +329,54 @@ WORKER_FLAGS = (
         "chat-template-content-format", Literal["auto", "string", "openai"], "How the template wants message contents."
     ),
     _worker("trust-request-chat-template", bool, "Accept a chat_template from clients."),
+    _worker(
+        "default-chat-template-kwargs",
+        str,
+        'Template variables for what requests leave out, as a JSON object: {"enable_thinking": false}.',
+        "JSON",
+    ),
+    _worker(
+        "tool-call-parser",
+        str,
+        "How the model writes calls of tools, like hermes or llama3_json (default auto: as its template suggests).",
+        "NAME",
+    ),
+    _worker(
+        "enable-auto-tool-choice",
+        bool,
+        "Let the model decide whether to call tools (default: where its calls can be read).",
+    ),
+    _worker(
+        "exclude-tools-when-tool-choice-none",
+        bool,
+        "Leave tools out of the prompt while tool_choice is none (default on).",
+    ),
+    _worker(
+        "reasoning-parser",
+        str,
+        "How the model marks its thoughts, like deepseek_r1 or qwen3 (default auto: as its template suggests).",
+        "NAME",
+    ),
+    _worker("enable-reasoning", bool, "Tell thoughts apart from answers (default: where they can be read)."),
+    _worker(
+        "reasoning-effort-map",
+        str,
+        'What the template is told instead of a reasoning_effort, as a JSON object: {"xhigh": "high"}.',
+        "JSON",
+    ),
     _worker("response-role", str, "Role of generated messages (default assistant).", "ROLE"),
     _worker("max-logprobs", int, "Most logprobs that a request may ask for (default 20); -1: all.", "N"),
+    _worker(
+        "logprobs-mode",
+        Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"],
+        "What logprobs tell (default raw_logprobs).",
+    ),
+    _worker(
+        "logits-processor-pattern",
+        str,
+        "Logits processors that requests may name: a regular expression like my_package\\.processors\\.\\w+.",
+        "REGEX",
+    ),
     _worker("device", str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
     _worker("threads", int, "Compute threads on a CPU; 0: one per core.", "N"),
     _worker("kv-cache-memory", str, "Memory for the KV cache, like 2GiB.", "SIZE"),
@@ -400,11 +459,25 @@ def logging_flags(*servers: str) -> tuple[Flag, ...]:
     )
 
 
+def plugin_flags(*servers: str) -> tuple[Flag, ...]:
+    """``--tool-parser-plugin`` for the named servers."""
+    return (
+        Flag(
+            "tool-parser-plugin",
+            str,
+            "Python file of own tool parsers; workers and API nodes both need it.",
+            tuple(f"HEADRACE_{s}_TOOL_PARSER_PLUGIN" for s in servers),
+            "FILE",
+        ),
+    )
+
+
 ALL_FLAGS = (
     *API_FLAGS,
     *QUEUE_FLAGS,
     *WORKER_FLAGS,
     *WORKER_METRICS_FLAGS,
+    *plugin_flags("API", "WORKER"),
     *logging_flags("API", "WORKER"),
     *REDIS_FLAGS,
 )

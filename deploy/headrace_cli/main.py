@@ -23,8 +23,20 @@ app.add_typer(dlq.app, name="dlq")
 
 _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8000
-_API_FLAGS = (*flags.API_FLAGS, *flags.QUEUE_FLAGS, *flags.logging_flags("API"), *flags.REDIS_FLAGS)
-_WORKER_FLAGS = (*flags.WORKER_FLAGS, *flags.WORKER_METRICS_FLAGS, *flags.logging_flags("WORKER"), *flags.REDIS_FLAGS)
+_API_FLAGS = (
+    *flags.API_FLAGS,
+    *flags.QUEUE_FLAGS,
+    *flags.plugin_flags("API"),
+    *flags.logging_flags("API"),
+    *flags.REDIS_FLAGS,
+)
+_WORKER_FLAGS = (
+    *flags.WORKER_FLAGS,
+    *flags.WORKER_METRICS_FLAGS,
+    *flags.plugin_flags("WORKER"),
+    *flags.logging_flags("WORKER"),
+    *flags.REDIS_FLAGS,
+)
 _SERVE_FLAGS = flags.ALL_FLAGS
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from typing import Any
 
 import msgspec
 
@@ -42,12 +43,30 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What tokenizer_config says; None: leave it to tokenizer.json's post-processor."""
     chat_template: str | None = None
     """Blob digest of the Jinja source; None: the model has no chat template."""
+    tool_template: str | None = None
+    """Likewise, of the one for conversations with tools, where the model has two."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Template variables for what requests leave out."""
+    reasoning_efforts: dict[str, str] = {}
+    """What the template is told instead of a ``reasoning_effort``."""
     content_format: str = "auto"
     """``auto``, ``string`` or ``openai``."""
     response_role: str = "assistant"
     defaults: GenerationDefaults = GenerationDefaults()
     max_logprobs: int = 20
+    logprobs_mode: str = "raw_logprobs"
+    """What its workers tell as log-probabilities."""
+    logits_processor_pattern: str | None = None
+    """Regular expression for the whole name of a logits processor that a request may use; None: none."""
     trust_request_chat_template: bool = False
+    tool_parser: str | None = None
+    """Which parser reads the model's calls of tools; None: nobody knows how it calls any."""
+    auto_tool_choice: bool = True
+    """Whether the model may decide by itself to call tools."""
+    keeps_unused_tools: bool = False
+    """Whether the prompt describes tools that ``tool_choice`` forbids to call."""
+    reasoning_parser: str | None = None
+    """Which parser tells the model's thoughts from its answers; None: it has none."""
     grammar_backends: tuple[str, ...] = ()
     """Which ``GrammarBackend`` its workers have, the preferred one first; none: answers cannot be constrained."""
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import openai
@@ -16,7 +17,7 @@ from worker_process import WorkerProcess
 from headrace_cli.embedded_redis import EmbeddedRedis
 
 MODEL = "constrained"
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "array",
     "minItems": 1,
     "maxItems": 2,
@@ -63,7 +64,13 @@ def api(system: Fleet, folder: Path) -> ApiProcess:
 
 
 def _worker(system: Fleet, folder: Path) -> None:
-    settings = {"engine": "torch", "device": "cpu", "threads": 1, "kv_cache_memory": "64MiB"}
+    settings = {
+        "engine": "torch",
+        "device": "cpu",
+        "threads": 1,
+        "kv_cache_memory": "64MiB",
+        "tool_call_parser": "hermes",
+    }
     WORKERS.append(system.worker(model=str(folder), served_model_name=MODEL, **settings))
 
 
@@ -86,6 +93,38 @@ def test_every_kind_of_constraint_holds(api: ApiProcess) -> None:
     assert _ask(api, guided_choice=["yes", "no"]) in ("yes", "no")
     assert len(_ask(api, guided_regex="[0-9]{5}")) == 5
     assert _ask(api, guided_grammar='root ::= "a" "b"') == "ab"
+
+
+def test_forced_calls_obey_their_schemas_streamed_and_whole(api: ApiProcess) -> None:
+    tools: list[Any] = [
+        {"type": "function", "function": {"name": "pets", "parameters": SCHEMA["items"]}},
+        {"type": "function", "function": {"name": "now"}},
+    ]
+    named = {"type": "function", "function": {"name": "pets"}}
+    for choice, parallel in (("required", True), ("required", False), (named, True)):
+        asked: Any = {
+            "model": MODEL,
+            "messages": HELLO,
+            "max_tokens": 900,
+            "seed": 4,
+            "tools": tools,
+            "tool_choice": choice,
+            "parallel_tool_calls": parallel,
+        }
+        [whole] = api.client().chat.completions.create(**asked).choices
+        assert whole.finish_reason == ("stop" if choice is named else "tool_calls")
+        assert whole.message.content is None
+        told = [call.function for call in whole.message.tool_calls or [] if call.type == "function"]
+        assert told
+        assert len(told) == 1 or parallel
+        for function in told:
+            schema = SCHEMA["items"] if function.name == "pets" else {"type": "object", "maxProperties": 0}
+            jsonschema.validate(json.loads(function.arguments), schema)
+        with api.client().chat.completions.stream(**asked) as stream:
+            [streamed] = stream.get_final_completion().choices
+        assert [call.function.arguments for call in streamed.message.tool_calls or []] == [
+            function.arguments for function in told
+        ]
 
 
 def test_what_only_a_worker_finds_out_is_refused_too(api: ApiProcess) -> None:

@@ -65,3 +65,14 @@ def test_an_architecture_that_cannot_be_served_is_refused_by_name(tmp_path: Path
 def test_limits_that_contradict_each_other_are_refused() -> None:
     line = error_line(start(worker_model="simulated", worker_engine="simulated", worker_max_num_batched_tokens="8"))
     assert "max_num_batched_tokens" in line
+
+
+def test_a_parser_that_nobody_knows_is_refused_with_those_that_there_are() -> None:
+    line = error_line(start(worker_model="simulated", worker_engine="simulated", worker_tool_call_parser="hermes2"))
+    assert "no tool parser 'hermes2' here, only " in line
+    assert ", mistral, " in line
+
+
+def test_calls_that_nobody_can_read_cannot_be_switched_on() -> None:
+    settings = {"worker_engine": "simulated", "worker_enable_auto_tool_choice": "true"}
+    assert "--tool-call-parser" in error_line(start(worker_model="simulated", **settings))

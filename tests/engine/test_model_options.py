@@ -251,3 +251,34 @@ def test_sampling_defaults_may_come_from_another_directory(llama, tmp_path):
 def test_sampling_defaults_that_no_request_could_have_are_refused(wrong):
     with pytest.raises(ValueError, match=f"override_generation_config.{next(iter(wrong))}"):
         settings("x", override_generation_config=wrong)
+
+
+def with_templates(folder: Path, **templates: str) -> Path:
+    """A tokenizer with several chat templates."""
+    with_tokenizer(folder, "a")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.chat_template = templates
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def templates(folder: Path, **options: object) -> tuple[str | None, str | None]:
+    files = load_files(settings(folder, **options))
+    return files.chat_template, files.tool_template
+
+
+def test_a_model_may_have_a_template_of_its_own_for_tools(tmp_path: Path) -> None:
+    folder = with_templates(tmp_path, default="plain", tool_use="tools", rag="documents")
+    assert templates(folder) == ("plain", "tools")
+    assert templates(folder, chat_template="rag") == ("documents", None)
+    assert templates(folder, chat_template="{{ mine }}") == ("{{ mine }}", None)
+    with pytest.raises(ModelLoadError, match=r"nothing.*the model's own are default, .*tool_use"):
+        templates(folder, chat_template="nothing")
+
+
+def test_a_model_with_one_template_uses_it_for_tools_as_well(tmp_path: Path) -> None:
+    with_tokenizer(tmp_path, "a")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    tokenizer.chat_template = "only"
+    tokenizer.save_pretrained(tmp_path)
+    assert templates(tmp_path) == ("only", None)

@@ -32,6 +32,24 @@ def test_prompt_logprobs_are_those_of_the_whole_prompt_however_it_is_chunked(nam
         torch.testing.assert_close(got, expected[range(len(prompt) - 1), prompt[1:]], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("path", ["portable", "lean"])
+@pytest.mark.parametrize("name", ["llama", "granite", "gemma2"])
+def test_logprobs_are_those_of_transformers_alone_and_in_a_mixed_batch(name, path, tiny):
+    asked = prompts(40, 9, 33)
+    built = build(tiny(name), PATHS[path])
+    answers = run(built, asked, 8, budget=24, sampling=SamplingSpec(seed=3, temperature=1.5, logprobs=4))
+    model = AutoModelForCausalLM.from_pretrained(tiny(name), attn_implementation="eager").eval()
+    for prompt, tokens, entries in zip(asked, answers.tokens, answers.logprobs, strict=True):
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(1)
+        assert [entry.token_id for entry in entries] == tokens
+        got = torch.tensor([entry.logprob for entry in entries])
+        torch.testing.assert_close(got, expected[range(len(tokens)), tokens], rtol=1e-3, atol=1e-3)
+        best = torch.tensor([[each.logprob for each in entry.top] for entry in entries])
+        torch.testing.assert_close(best, expected.topk(4).values, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("path", ["modules", "lean"])
 def test_the_logits_of_a_token_have_the_same_bits_alone_and_in_any_batch(path, tiny):
     seen: list[dict[tuple[int, ...], torch.Tensor]] = []

@@ -9,6 +9,7 @@ from worker_process import WorkerProcess, card_of_fleet, workers
 from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.event import Event, Finished, Started
 from headrace_shared.protocol.job import GenerateJob
+from headrace_shared.protocol.sampling import BeamSpec
 
 
 def _jobs(card: ModelCard, prefix: str) -> list[GenerateJob]:
@@ -18,6 +19,7 @@ def _jobs(card: ModelCard, prefix: str) -> list[GenerateJob]:
         {"stop": ("ama", "ete"), "min_tokens": 4},
         {"logprobs": 2},
         {"prompt_logprobs": 1},
+        {"beams": BeamSpec(4, 0.5), "n": 2, "logprobs": 1, "max_tokens": 60},
         {"max_tokens": 300, "ignore_eos": True},
     ]
     return [generate_job(card.queue, f"{prefix}{i}", seed=i, **kinds[i % len(kinds)]) for i in range(60)]

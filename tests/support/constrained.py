@@ -110,6 +110,7 @@ class ConstrainedEngine:
             JobHeader(str(number), "tests"), pack_ids(asked.prompt), asked.n, asked.sampling, asked.stopping
         )
         request = Request.from_job(job, arrival=number, resumed=asked.resumed)
+        request.limit_thinking(self.tokenizer.token_bytes)
         if asked.sampling.grammar is not None:
             request.constrain(self.compiler.compile(asked.sampling.grammar).result())
         return request

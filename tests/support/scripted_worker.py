@@ -92,6 +92,31 @@ async def say(job: GenerateJob, text: str) -> AsyncGenerator[list[Event], None]:
     yield [Finished(len(prompt), len(cut) * job.n)]
 
 
+class Gated:
+    """Says ``Hello!``; each frame after the third waits for ``go_on``."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, _worker: "ScriptedWorker", claim: Claim) -> AsyncGenerator[list[Event], None]:
+        count = 0
+        async for events in say(claim.job, "Hello!"):
+            count += 1
+            if count > 3:
+                await self.go_on.wait()
+            yield events
+
+
+def saying(text: str) -> Script:
+    """A script that answers everything with ``text``."""
+
+    async def answer(_worker: "ScriptedWorker", claim: Claim) -> AsyncGenerator[list[Event], None]:
+        async for events in say(claim.job, text):
+            yield events
+
+    return answer
+
+
 class ScriptedWorker:
     """Claims as a real worker does, and answers as ``script`` says. Keeps what it saw."""
 
@@ -119,8 +144,9 @@ class ScriptedWorker:
 
     async def start(self) -> None:
         digests: dict[str, object] = {"tokenizer": await self._blobs.put(byte_tokenizer().to_str().encode())}
-        if self._options.pop("template", True):
-            digests["chat_template"] = await self._blobs.put(TEMPLATE.encode())
+        template = self._options.pop("template", TEMPLATE)
+        if isinstance(template, str):
+            digests["chat_template"] = await self._blobs.put(template.encode())
         self.card = ModelCard(**({"name": self._name} | digests | self._options))  # type: ignore[arg-type]
         self._worker_id = f"{self._name}-{self.card.digest[:4]}-{id(self)}"
         self._started_ms = wall_ms()

@@ -47,6 +47,7 @@ class Answers:
     mixed_steps: int
     """Steps that had decodes and prefill chunks together."""
     prompt_logprobs: list[list[TokenLogprob | None] | None]
+    logprobs: list[list[TokenLogprob]]
 
 
 def run(
@@ -75,13 +76,14 @@ def run(
             stopping=StoppingSpec(max_tokens=count),
         )
         scheduler.add(Request.from_job(job, arrival=number))
-    answers = Answers([[] for _ in asked], 0, 0, [None for _ in asked])
+    answers = Answers([[] for _ in asked], 0, 0, [None for _ in asked], [[] for _ in asked])
     while scheduler.has_work():
         plan = scheduler.plan()
         sizes = [part.count for part in plan.slices]
         answers.mixed_steps += min(sizes) == 1 < max(sizes)
         for output in scheduler.commit(plan, built.runner.execute(plan)):
             answers.tokens[int(output.request_id)] += output.token_ids
+            answers.logprobs[int(output.request_id)] += output.logprobs or []
             if output.prompt_logprobs is not None:
                 answers.prompt_logprobs[int(output.request_id)] = output.prompt_logprobs
     answers.preemptions = scheduler.stats().preemptions

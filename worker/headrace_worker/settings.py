@@ -1,6 +1,7 @@
 """WorkerSettings: everything that can be said to a worker, by environment (``HEADRACE_WORKER_*``) or the command line."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -40,6 +41,14 @@ def _tokens_from_text(value: object) -> object:
     if not tokens.is_integer():
         raise ValueError("must be a whole number of tokens")
     return int(tokens)
+
+
+def _regular_expression(value: str | None) -> str | None:
+    try:
+        re.compile(value or "")
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from error
+    return value
 
 
 Bytes = Annotated[int, BeforeValidator(_bytes_from_text)]
@@ -133,6 +142,36 @@ class WorkerSettings(BaseSettings):
     chat_template_content_format: Literal["auto", "string", "openai"] = Field(
         default="auto", description="How the template wants message contents."
     )
+    default_chat_template_kwargs: dict[str, Any] = Field(
+        default={},
+        description='Template variables for what requests leave out, as a JSON object: {"enable_thinking": false}.',
+    )
+    tool_call_parser: str = Field(
+        default="auto",
+        description="How the model writes calls of tools: `auto` (as its chat template suggests), `none`, or a parser's name.",
+    )
+    tool_parser_plugin: Path | None = Field(
+        default=None, description="Python file of own tool parsers; API nodes need it as well."
+    )
+    enable_auto_tool_choice: bool | None = Field(
+        default=None,
+        description="Let the model decide whether to call tools; default: where its calls can be read. On, a worker that cannot read them does not start.",
+    )
+    exclude_tools_when_tool_choice_none: bool = Field(
+        default=True, description="Leave tools out of the prompt while `tool_choice` is none."
+    )
+    reasoning_parser: str = Field(
+        default="auto",
+        description="How the model marks its thoughts: `auto` (as its chat template suggests), `none`, or a parser's name.",
+    )
+    enable_reasoning: bool | None = Field(
+        default=None,
+        description="Tell thoughts apart from answers; default: where they can be read. On, a worker that cannot read them does not start.",
+    )
+    reasoning_effort_map: dict[str, str] = Field(
+        default={},
+        description='What the chat template is told instead of a `reasoning_effort`, as a JSON object: {"xhigh": "high"}.',
+    )
     trust_request_chat_template: bool = Field(default=False, description="Accept a chat_template from clients.")
     response_role: str = Field(default="assistant", description="Role of generated messages.")
     generation_config: Annotated[str, AfterValidator(lambda value: "none" if value == "vllm" else value)] = Field(
@@ -145,6 +184,14 @@ class WorkerSettings(BaseSettings):
     )
     max_logprobs: int = Field(
         default=20, ge=-1, description="Most logprobs that a request may ask for; -1: the whole vocabulary."
+    )
+    logprobs_mode: Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"] = Field(
+        default="raw_logprobs",
+        description="What logprobs tell: log-probabilities or logits, as the model gives them or as tokens are drawn from them. Those of prompts are always raw log-probabilities.",
+    )
+    logits_processor_pattern: Annotated[str | None, AfterValidator(_regular_expression)] = Field(
+        default=None,
+        description="Regular expression for the whole import name of a logits processor that requests may use; default: none.",
     )
     lease_ms: int = Field(
         default=3000,

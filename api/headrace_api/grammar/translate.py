@@ -8,6 +8,7 @@ from typing import Any
 from headrace_api.grammar import structural_tag
 from headrace_api.grammar.exactness import inexact_part, is_plain
 from headrace_api.grammar.json_schema import TooDeepError, tidy
+from headrace_api.schemas.base import JsonObject
 from headrace_api.schemas.problems import Problem, refuse
 from headrace_api.schemas.structured import StructuredRequest
 from headrace_shared.errors import InvalidRequestError
@@ -45,6 +46,9 @@ class _Wish:
     whitespace: str | None
 
 
+_NO_WISH = _Wish(GrammarBackend.AUTO, compact=False, close_all=False, whitespace=None)
+
+
 def constraint_of(body: StructuredRequest, available: Collection[str]) -> Constraint | None:
     """The constraint of a request without conflicts; None when it has none.
 
@@ -63,6 +67,16 @@ def constraint_of(body: StructuredRequest, available: Collection[str]) -> Constr
         param = "response_format.json_schema.schema" if body.response_format.json_schema else param
     whitespace_param = body.whitespace_pattern[0] if body.whitespace_pattern else None
     return Constraint(param, _spec(param, kind, value, wish), whitespace_param)
+
+
+def schema_spec(param: str, schema: JsonObject) -> GrammarSpec:
+    """The grammar of a schema that no field but ``param`` says anything of. Raises InvalidRequestError."""
+    return _schema_spec(param, _read(param, schema), _NO_WISH)
+
+
+def tag_spec(param: str, tag: JsonObject) -> GrammarSpec:
+    """Likewise of a structural tag."""
+    return _tag_spec(param, _read(param, tag), _NO_WISH)
 
 
 def _wish(body: StructuredRequest, available: Collection[str]) -> _Wish:

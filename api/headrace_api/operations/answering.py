@@ -7,7 +7,6 @@ from contextlib import aclosing
 import msgspec
 
 from headrace_api.dispatch import Generation, merge
-from headrace_api.errors import error_body
 from headrace_api.operations.endpoint import Prepared
 from headrace_api.operations.services import Services
 from headrace_api.output.event_ids import EventIds
@@ -51,6 +50,7 @@ class GenerationStream:
         self._clients = services.metrics.sse_clients
         self._clients.inc()
         self._on_close = on_close
+        self._opened = False
         self._over = False
 
     async def next_frames(self) -> bytes:
@@ -58,6 +58,10 @@ class GenerationStream:
         self._ids.sent()
         if self._over:
             return b""
+        if not self._opened:
+            self._opened = True
+            if frames := self._renderer.open():
+                return frames
         try:
             async for prompt, events in self._merged:
                 if frames := self._renderer.feed(prompt, events):
@@ -67,18 +71,20 @@ class GenerationStream:
         except HeadraceError as error:
             self._over = True
             _give_up(self._generations)
-            return self._ids.error(error_body(error))
+            if any(generation.failed for generation in self._generations):
+                return self._renderer.fail(error)
+            return self._renderer.break_off(error)
         except Exception:
             log.exception("stream failed")
             self._over = True
-            return self._ids.error(error_body(InternalError("stream failed")))
+            return self._renderer.break_off(InternalError("stream failed"))
 
     def farewell(self) -> bytes:
         """As FrameSource. The request itself goes on, for the client to fetch the rest from another node."""
         for generation in self._generations:
             generation.keep()
         error = UnavailableError("The server is shutting down; the rest can be had from another one.")
-        return self._ids.error(error_body(error, self._resume))
+        return self._renderer.break_off(error, self._resume)
 
     async def aclose(self) -> None:
         """Whatever is not finished is cancelled, unless the client comes back soon."""

@@ -1,27 +1,33 @@
 """Chat completions: what the endpoint does, without HTTP."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
+
 from headrace_api.directory import ServedModel
-from headrace_api.jobs import Ticket, chat_job
+from headrace_api.jobs import Ticket, chat_job, told_logprobs
 from headrace_api.operations.endpoint import (
     Endpoint,
     Prepared,
     Trace,
     collector_of,
     envelope,
-    grammar_of,
+    renderer_of,
     tells_timings,
     tickets,
     tokens_as_ids,
 )
+from headrace_api.operations.reading import AnswerReading, read_answers
 from headrace_api.operations.services import Services
+from headrace_api.operations.tool_use import tool_use
+from headrace_api.output.call_ids import CallIdMinter
 from headrace_api.output.chat import ChatAnswer, ChatShape, ChatStream
-from headrace_api.parse.message import MessageParser
+from headrace_api.output.message import MessageForm
 from headrace_api.prompt.build import Prompt, chat_prompt, truncated
+from headrace_api.schemas.base import JsonObject
 from headrace_api.schemas.chat import ChatRequest
+from headrace_shared.parse.tools.registry import CallIds
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.job import GenerateJob
 
@@ -34,16 +40,36 @@ class ChatPlan:
     job: GenerateJob
     role: str
     """Whose turn the answer is."""
-    parser: Callable[[], MessageParser]
-    """Makes the parser of one choice."""
+    form: MessageForm
+    """What its messages are made of."""
+
+    def form_with_calls(self, prefix: str) -> MessageForm:
+        """The same with ids of calls that begin as another API's do, unless the model's family has its own."""
+        return replace(self.form, call_ids=replace(self.form.call_ids, prefix=prefix))
 
 
 async def plan_chat(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> ChatPlan:
     """Render, tokenize and check. Raises InvalidRequestError."""
-    [ticket] = tickets(ask, trace, services, await grammar_of(body, model.card, services))
-    prompt, job = await services.tokenizers.run(_prompt_and_job, body, model, ticket)
+    use = await tool_use(body, model, services)
+    [ticket] = tickets(ask, trace, services, use.constraint.spec if use.constraint else None)
+    prompt = await services.tokenizers.run(_prompt, body, model, use.shown)
+    reading = read_answers(body, model, use, prompt)
+    job = await services.tokenizers.run(_job, body, model, prompt, reading, ticket)
+    form = MessageForm(
+        parser=reading.parser,
+        call_ids=CallIdMinter(ask.request_id, *_call_ids(body, model)),
+        thinks=model.reasoning is not None,
+        shows_reasoning=body.include_reasoning is not False,
+        calls_finish=body.tool_mode != "named",
+    )
     role = model.card.response_role if body.opens_reply else str(body.messages[-1]["role"])
-    return ChatPlan(prompt, job, role, MessageParser)
+    return ChatPlan(prompt, job, role, form)
+
+
+async def chat_prompt_of(body: ChatRequest, model: ServedModel, services: Services) -> Prompt:
+    """The prompt alone, of whatever length. Raises InvalidRequestError."""
+    use = await tool_use(body, model, services)
+    return await services.tokenizers.run(_prompt, body, model, use.shown)
 
 
 async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> Prepared:
@@ -54,8 +80,9 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         role=plan.role,
         choices=body.choices,
         prompt_token_ids=plan.prompt.token_ids,
+        form=plan.form,
         echo=_echoed(body, plan.role),
-        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        top_logprobs=told_logprobs(plan.job, asked=bool(body.logprobs)),
         tokens_as_ids=tokens_as_ids(body, services),
         return_token_ids=bool(body.return_token_ids),
         include_usage=body.include_usage,
@@ -64,16 +91,35 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         timings=tells_timings(body, services),
     )
     collector = collector_of(body, 1, partial(ChatAnswer, shape))
-    return Prepared(ask, model.card, [plan.job], partial(ChatStream, shape), collector)
+    return Prepared(ask, model.card, [plan.job], renderer_of(body, services, partial(ChatStream, shape)), collector)
 
 
 CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare)
 
 
-def _prompt_and_job(body: ChatRequest, model: ServedModel, its_ticket: Ticket) -> tuple[Prompt, GenerateJob]:
-    prompt = chat_prompt(body, model.card, model.tokenizer, model.template, body.documents)
-    prompt = truncated(prompt, body.truncate_prompt_tokens, body.truncation_side, model.card)
-    return prompt, chat_job(body, prompt, model.card, model.tokenizer, its_ticket)
+def _prompt(body: ChatRequest, model: ServedModel, tools: list[JsonObject]) -> Prompt:
+    template = model.template_for(tools=bool(tools))
+    prompt = chat_prompt(body, model.card, model.tokenizer, template, tools)
+    return truncated(prompt, body.truncate_prompt_tokens, body.truncation_side, model.card)
+
+
+def _job(
+    body: ChatRequest, model: ServedModel, prompt: Prompt, reading: AnswerReading, its_ticket: Ticket
+) -> GenerateJob:
+    if its_ticket.grammar is not None:
+        its_ticket = replace(its_ticket, grammar=reading.waits.apply(its_ticket.grammar))
+    job = chat_job(body, prompt, model.card, model.tokenizer, its_ticket)
+    sampling, stopping = job.sampling, job.stopping
+    if reading.thinking is not None:
+        sampling = msgspec.structs.replace(sampling, thinking=reading.thinking)
+    if reading.keeps_special_tokens:
+        stopping = msgspec.structs.replace(stopping, skip_special_tokens=False)
+    return msgspec.structs.replace(job, sampling=sampling, stopping=stopping)
+
+
+def _call_ids(body: ChatRequest, model: ServedModel) -> tuple[CallIds, int]:
+    style = model.tools.call_ids if model.tools else CallIds.DEFAULT
+    return style, sum(len(message.get("tool_calls") or ()) for message in body.messages)
 
 
 def _echoed(body: ChatRequest, role: str) -> str:

@@ -3,7 +3,7 @@
 from functools import partial
 
 from headrace_api.directory import ServedModel
-from headrace_api.jobs import Ticket, completion_job
+from headrace_api.jobs import Ticket, completion_job, told_logprobs
 from headrace_api.operations.endpoint import (
     Endpoint,
     Prepared,
@@ -11,6 +11,7 @@ from headrace_api.operations.endpoint import (
     collector_of,
     envelope,
     grammar_of,
+    renderer_of,
     tells_timings,
     tickets,
     tokens_as_ids,
@@ -32,7 +33,7 @@ async def _prepare(body: CompletionRequest, ask: Ask, model: ServedModel, trace:
         tokenizer=model.tokenizer,
         prompts=prompts,
         choices=body.choices,
-        logprobs=body.logprobs,
+        logprobs=told_logprobs(jobs[0], asked=body.logprobs is not None),
         echo=bool(body.echo),
         tokens_as_ids=tokens_as_ids(body, services),
         return_token_ids=bool(body.return_token_ids),
@@ -44,7 +45,7 @@ async def _prepare(body: CompletionRequest, ask: Ask, model: ServedModel, trace:
         timings=tells_timings(body, services),
     )
     collector = collector_of(body, len(prompts), partial(CompletionAnswer, shape))
-    return Prepared(ask, model.card, jobs, partial(CompletionStream, shape), collector)
+    return Prepared(ask, model.card, jobs, renderer_of(body, services, partial(CompletionStream, shape)), collector)
 
 
 COMPLETIONS = Endpoint("completions", CompletionRequest, lambda body: len(body.prompt), _prepare)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from headrace_api.directory import ServedModel
 from headrace_api.grammar.translate import constraint_of
@@ -18,22 +18,36 @@ from headrace_api.operations.services import Services
 from headrace_api.output.best_of import BestOf
 from headrace_api.output.envelope import Envelope
 from headrace_api.output.event_ids import EventIds
+from headrace_api.output.paced import Paced
 from headrace_api.schemas.generation import GenerationRequest
-from headrace_shared.errors import InvalidRequestError
+from headrace_api.schemas.queued import QueuedRequest
+from headrace_shared.errors import HeadraceError, InvalidRequestError
 from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.event import Event
 from headrace_shared.protocol.grammar import GrammarSpec
 from headrace_shared.protocol.job import GenerateJob
 
-Body = TypeVar("Body", bound=GenerationRequest)
+Body = TypeVar("Body", bound=QueuedRequest)
 
 
 class Renderer(Protocol):
     """Makes a stream's frames. They depend on each prompt's events alone, not on how many come at once."""
 
+    def open(self) -> bytes:
+        """What is told before anything is known of the answer; may be b""."""
+        ...
+
     def feed(self, prompt: int, events: Sequence[Event], /) -> bytes: ...
     def finish(self) -> bytes: ...
+
+    def fail(self, error: HeadraceError, /) -> bytes:
+        """How it ends when the request's own log ends without an answer."""
+        ...
+
+    def break_off(self, error: HeadraceError, resume: str | UnsetType = UNSET, /) -> bytes:
+        """How it ends when this node cannot tell the rest; ``resume``: where it can be had."""
+        ...
 
 
 class Collector(Protocol):
@@ -61,6 +75,8 @@ class Prepared:
     """One per prompt, with the ids that the Ask names."""
     renderer: Callable[[EventIds], Renderer]
     collector: Callable[[], Collector]
+    receipt: msgspec.Struct | None = None
+    """The answer to a client that does not wait for the real one."""
 
     @property
     def cost_tokens(self) -> int:
@@ -71,6 +87,10 @@ class Prepared:
 Prepare = Callable[[Body, Ask, ServedModel, Trace, Services], Awaitable[Prepared]]
 
 
+async def _complete(_body: object, ask: Ask, _services: Services) -> Ask:
+    return ask
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[Body]):
     """``name`` is ``Ask.endpoint``; ``prompts`` says how many jobs a body makes."""
@@ -79,6 +99,10 @@ class Endpoint(Generic[Body]):
     body: type[Body]
     prompts: Callable[[Body], int]
     prepare: Prepare[Body]
+    complete: Callable[[Body, Ask, Services], Awaitable[Ask]] = _complete
+    """Adds to a new Ask what preparing it needs besides the body, so that this is looked up only once."""
+    waits: Callable[[Body], bool] = lambda _body: True
+    """Whether the client waits for the answer; otherwise it gets ``Prepared.receipt``."""
 
 
 async def grammar_of(body: GenerationRequest, card: ModelCard, services: Services) -> GrammarSpec | None:
@@ -129,6 +153,16 @@ def collector_of(body: GenerationRequest, prompts: int, plain: Callable[[], Coll
     if body.samples == body.choices:
         return plain
     return lambda: BestOf(plain(), prompts, body.samples, body.choices)
+
+
+def renderer_of(
+    body: GenerationRequest, services: Services, plain: Callable[[EventIds], Renderer]
+) -> Callable[[EventIds], Renderer]:
+    """``plain`` tells every token as it comes; with an interval several are told together."""
+    interval = body.stream_interval or services.settings.stream_interval
+    if interval == 1:
+        return plain
+    return lambda ids: Paced(plain(ids), interval)
 
 
 def envelope(prefix: str, ask: Ask, body: GenerationRequest, card: ModelCard) -> Envelope:

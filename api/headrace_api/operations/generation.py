@@ -17,11 +17,11 @@ from headrace_api.operations.call import Call
 from headrace_api.operations.endpoint import Body, Endpoint, Prepared, Trace
 from headrace_api.operations.request_log import log_prompts
 from headrace_api.operations.services import Services
-from headrace_api.schemas.generation import GenerationRequest
+from headrace_api.schemas.queued import QueuedRequest
 from headrace_api.tenants import Caller
 from headrace_api.timeline import Timeline
 from headrace_shared.clock import mono_s, wall_s
-from headrace_shared.errors import ConflictError, UnavailableError
+from headrace_shared.errors import ConflictError, InternalError, UnavailableError
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.queue.requests import IdempotencyKey
 
@@ -86,6 +86,15 @@ class WholeAnswer:
             generation.keep()
 
 
+async def detach(endpoint: Endpoint[Body], body: Body, call: Call, services: Services) -> msgspec.Struct:
+    """Submit, and give the receipt; the work goes on whether or not this process does. Raises HeadraceError."""
+    submitted = await _submit(endpoint, body, call, services)
+    services.followers.follow(submitted.generations, submitted.settle)
+    if submitted.prepared.receipt is None:
+        raise InternalError(f"{endpoint.name} gives no receipts")
+    return submitted.prepared.receipt
+
+
 @asynccontextmanager
 async def whole_answer(
     endpoint: Endpoint[Body], body: Body, call: Call, services: Services
@@ -109,7 +118,7 @@ async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Se
             model = await services.directory.of_queue(queue)
         else:
             model = services.directory.resolve(body.model)
-            ask = _ask(endpoint, body, call)
+            ask = await new_ask(endpoint, body, call, services)
         parent = (call.traceparent, call.tracestate)
         timeline = services.timelines.begin(ask, model.card.name, call.arrived_s, parent)
         try:
@@ -154,10 +163,11 @@ async def _enqueue(
     return generations
 
 
-def _ask(endpoint: Endpoint[Body], body: Body, call: Call) -> Ask:
+async def new_ask(endpoint: Endpoint[Body], body: Body, call: Call, services: Services) -> Ask:
+    """What the client asks for, with an id of its own. Raises HeadraceError."""
     request_id = _queue_id(call, body)
     prompts = endpoint.prompts(body)
-    return Ask(
+    ask = Ask(
         endpoint=endpoint.name,
         request_id=request_id,
         body=call.body,
@@ -168,9 +178,10 @@ def _ask(endpoint: Endpoint[Body], body: Body, call: Call) -> Ask:
         priority=call.caller.limits.priority(body.priority, body.tier_priority),
         detached=call.detached,
     )
+    return await endpoint.complete(body, ask, services)
 
 
-def _queue_id(call: Call, body: GenerationRequest) -> str:
+def _queue_id(call: Call, body: QueuedRequest) -> str:
     """The id on the queue: the client's with a random end, since clients repeat theirs. A header beats the body."""
     if not call.chosen_by_client and body.request_id is None:
         return call.request_id

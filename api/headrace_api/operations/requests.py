@@ -6,12 +6,15 @@ from typing import Any
 
 import msgspec
 
-from headrace_api.dispatch import Generation, Terms
+from headrace_api.dispatch import Terms
 from headrace_api.operations.answering import GenerationStream
+from headrace_api.operations.anthropic import MESSAGES
+from headrace_api.operations.asks import attach, find_ask
 from headrace_api.operations.call import Call
 from headrace_api.operations.chat import CHAT
 from headrace_api.operations.completions import COMPLETIONS
 from headrace_api.operations.endpoint import Endpoint, Trace
+from headrace_api.operations.responses import RESPONSES
 from headrace_api.operations.services import Services
 from headrace_api.output.event_ids import parse_position
 from headrace_api.schemas.requests import JobReport, Phase, RequestReport
@@ -20,8 +23,9 @@ from headrace_shared.protocol.ask import Ask
 from headrace_shared.queue.requests import CancelOutcome
 from headrace_shared.queue.status import RequestPhase, RequestState
 
-ENDPOINTS: Mapping[str, Endpoint[Any]] = {endpoint.name: endpoint for endpoint in (CHAT, COMPLETIONS)}
-_PREFIXES = ("chatcmpl-", "cmpl-")
+ENDPOINTS: Mapping[str, Endpoint[Any]] = {
+    endpoint.name: endpoint for endpoint in (CHAT, COMPLETIONS, MESSAGES, RESPONSES)
+}
 _WORST_FIRST = (
     RequestPhase.FAILED,
     RequestPhase.RESUMING,
@@ -36,7 +40,7 @@ async def resume(request_id: str, position: tuple[str, str] | None, call: Call, 
 
     The caller must ``aclose`` it. Raises NotFoundError, InvalidRequestError, UnavailableError.
     """
-    queue, ask = await _find(request_id, call, services)
+    queue, ask = await find_ask(request_id, call.caller.owner, services)
     after = None
     if position is not None:
         param, value = position
@@ -47,42 +51,24 @@ async def resume(request_id: str, position: tuple[str, str] | None, call: Call, 
         raise InternalError(f"unknown endpoint {ask.endpoint}")
     prepared = await endpoint.prepare(endpoint.body.parse(ask.body), ask, model, Trace(), services)
     terms = Terms(model.card.name, call.arrived_s, call.timeout_s, services.settings.disconnect_linger_s)
-    generations: list[Generation] = []
-    try:
-        for job in prepared.jobs:
-            generations.append(await services.dispatcher.attach(job, terms))
-    except BaseException:
-        for generation in generations:
-            await generation.aclose()
-        raise
+    generations = await attach(prepared, terms, services)
     call.answer_headers["X-Headrace-Request-Id"] = ask.request_id
     return GenerationStream(prepared, generations, services, after=after)
 
 
 async def report(request_id: str, call: Call, services: Services) -> RequestReport:
     """Where a request stands. Raises NotFoundError, UnavailableError."""
-    queue, ask = await _find(request_id, call, services)
+    queue, ask = await find_ask(request_id, call.caller.owner, services)
     return await _report(queue, ask, services)
 
 
 async def cancel(request_id: str, call: Call, services: Services) -> RequestReport:
     """Stop all jobs of a request that are not done; a second time changes nothing. Raises as ``report``."""
-    queue, ask = await _find(request_id, call, services)
+    queue, ask = await find_ask(request_id, call.caller.owner, services)
     reason = "the request was cancelled"
     outcomes = await asyncio.gather(*(services.queue.cancel(queue, job_id, reason) for job_id in ask.job_ids))
     services.metrics.cancellations.labels("queued").inc(outcomes.count(CancelOutcome.CANCELLED))
     return await _report(queue, ask, services)
-
-
-async def _find(request_id: str, call: Call, services: Services) -> tuple[str, Ask]:
-    """By the request's id, or its answer's. What belongs to others is not told from what does not exist."""
-    names = [request_id.removeprefix(prefix) for prefix in _PREFIXES if request_id.startswith(prefix)]
-    queues = await services.directory.queues()
-    for name in (*names, request_id):
-        found = await services.queue.find(queues, name)
-        if found is not None and found[1].owner == call.caller.owner:
-            return found
-    raise NotFoundError(f"There is no request {request_id[:80]!r}, or its result is no longer kept.")
 
 
 async def _report(queue: str, ask: Ask, services: Services) -> RequestReport:

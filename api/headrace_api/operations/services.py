@@ -8,6 +8,7 @@ from headrace_api.drain import Drain
 from headrace_api.grammar.check import GrammarChecker
 from headrace_api.limits import RateLimiter
 from headrace_api.metrics import Metrics
+from headrace_api.operations.followers import Followers
 from headrace_api.prompt.build import TokenizerPool
 from headrace_api.settings import ApiSettings
 from headrace_api.tenants import Caller
@@ -30,6 +31,7 @@ class Services:
     tokenizers: TokenizerPool
     grammars: GrammarChecker
     limiter: RateLimiter
+    followers: Followers
     drain: Drain
     anyone: Caller
     """Who sends requests without a key, where none is needed."""

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 
 from msgspec import UNSET, UnsetType
 
+from headrace_api.output.data_stream import DataStream
 from headrace_api.output.envelope import Envelope
 from headrace_api.output.event_ids import EventIds
 from headrace_api.output.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from headrace_api.output.message import Message, MessageForm, MessagePart, MessageReader
 from headrace_api.output.timings import Timings
 from headrace_api.schemas.base import PromptLogprobs, Usage
 from headrace_api.schemas.chat import (
@@ -32,6 +34,7 @@ class ChatShape:
     role: str
     choices: int
     prompt_token_ids: list[int]
+    form: MessageForm = field(default_factory=MessageForm)
     echo: str = ""
     """Put before every choice's text."""
     top_logprobs: int | None = None
@@ -50,18 +53,27 @@ class ChatShape:
             return None
         return chat_logprobs(entries, TokenNames(self.tokenizer, as_ids=self.tokens_as_ids), self.top_logprobs)
 
+    def readers(self) -> list[MessageReader]:
+        """One for each choice."""
+        return [MessageReader(self.form, choice) for choice in range(self.choices)]
 
-class ChatStream:
+    def usage(self, completion_tokens: int, cached_tokens: int | None, readers: Sequence[MessageReader]) -> Usage:
+        reasoning = sum(reader.reasoning_tokens for reader in readers) if self.form.thinks else None
+        return Usage.of(len(self.prompt_token_ids), completion_tokens, cached_tokens, reasoning)
+
+
+class ChatStream(DataStream):
     """Renders one answer's chunks. ``feed`` takes events in order, ``finish`` gives what ends the stream.
 
     The chunks depend on the events alone, not on how many come at once: told again they are the same.
     """
 
     def __init__(self, shape: ChatShape, ids: EventIds) -> None:
+        super().__init__(ids)
         self._shape = shape
-        self._ids = ids
         self._timings = Timings(wanted=shape.timings)
         self._opened = False
+        self._readers = shape.readers()
         self._completion_tokens = 0
         self._cached_tokens: int | None = None
         self._open_choices = set(range(shape.choices))
@@ -83,10 +95,9 @@ class ChatStream:
     def finish(self) -> bytes:
         """Ends choices that no event has ended, tells the usage if it was asked for, and says DONE."""
         frames = [] if self._opened else self._opening()
-        frames += [
-            self._chunk(ChatChunkChoice(index, ChatDelta(), None, FinishReason.LENGTH, None))
-            for index in sorted(self._open_choices)
-        ]
+        for index in sorted(self._open_choices):
+            delta = _told(self._readers[index].finish())
+            frames.append(self._chunk(ChatChunkChoice(index, delta, None, FinishReason.LENGTH, None)))
         if self._shape.include_usage:
             frames.append(self._chunk(None))
         return b"".join([*frames, self._ids.done()])
@@ -107,18 +118,20 @@ class ChatStream:
     def _delta(self, event: Delta) -> list[bytes]:
         self._completion_tokens += len(event.token_ids)
         ended = event.finish_reason is not None
-        logprobs = self._shape.logprobs(event.logprobs)
-        if not (event.text or ended or logprobs or self._shape.return_token_ids):
+        part = self._readers[event.choice].feed(event)
+        logprobs = self._shape.logprobs(part.entries)
+        token_ids = part.token_ids if self._shape.return_token_ids else UNSET
+        if not (part.shows or ended or logprobs or token_ids):
             return []
         if ended:
             self._open_choices.discard(event.choice)
         choice = ChatChunkChoice(
             event.choice,
-            ChatDelta(content=event.text),
+            _told(part),
             logprobs,
-            event.finish_reason,
+            part.finish_reason,
             event.stop_reason if ended else UNSET,
-            event.token_ids if self._shape.return_token_ids else UNSET,
+            token_ids,
         )
         return [self._chunk(choice)]
 
@@ -141,24 +154,42 @@ class ChatStream:
         )
 
     def _usage(self) -> Usage:
-        return Usage.of(len(self._shape.prompt_token_ids), self._completion_tokens, self._cached_tokens)
+        return self._shape.usage(self._completion_tokens, self._cached_tokens, self._readers)
+
+
+def _told(part: MessagePart) -> ChatDelta:
+    """Only what there is; for want of anything else an empty text."""
+    return ChatDelta(
+        content=part.content if part.content or not part.shows else UNSET,
+        reasoning=part.reasoning or UNSET,
+        reasoning_content=part.reasoning or UNSET,
+        tool_calls=part.calls or UNSET,
+    )
 
 
 @dataclass(slots=True)
 class _Choice:
-    text: list[str] = field(default_factory=list)
+    reader: MessageReader
+    message: Message = field(default_factory=Message)
     token_ids: list[int] = field(default_factory=list)
     entries: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: FinishReason = FinishReason.LENGTH
+    finish_reason: str | None = None
     stop_reason: str | int | None = None
 
     def add(self, event: Delta) -> None:
-        self.text.append(event.text)
-        self.token_ids += event.token_ids
-        self.entries += event.logprobs or ()
-        if event.finish_reason is not None:
-            self.finish_reason = event.finish_reason
+        part = self.reader.feed(event)
+        self.message.add(part)
+        self.token_ids += part.token_ids
+        self.entries += part.entries
+        if part.finish_reason is not None:
+            self.finish_reason = part.finish_reason
             self.stop_reason = event.stop_reason
+
+    def close(self) -> None:
+        """To be called once, when no event follows."""
+        if self.finish_reason is None:
+            self.message.add(self.reader.finish())
+            self.finish_reason = FinishReason.LENGTH
 
 
 class ChatAnswer:
@@ -167,7 +198,8 @@ class ChatAnswer:
     def __init__(self, shape: ChatShape) -> None:
         self._shape = shape
         self._timings = Timings(wanted=shape.timings)
-        self._choices = [_Choice() for _ in range(shape.choices)]
+        self._choices = [_Choice(reader) for reader in shape.readers()]
+        self._completion_tokens = 0
         self._prompt_logprobs: PromptLogprobs | None = None
         self._cached_tokens: int | None = None
 
@@ -177,6 +209,7 @@ class ChatAnswer:
         for event in events:
             match event:
                 case Delta():
+                    self._completion_tokens += len(event.token_ids)
                     self._choices[event.choice].add(event)
                 case PromptScored():
                     self._prompt_logprobs = prompt_logprobs(event.entries, self._shape.tokenizer)
@@ -192,10 +225,8 @@ class ChatAnswer:
             system_fingerprint=shape.envelope.system_fingerprint,
             service_tier=shape.envelope.service_tier,
             choices=[self._choice(index, choice) for index, choice in enumerate(self._choices)],
-            usage=Usage.of(
-                len(shape.prompt_token_ids),
-                sum(len(choice.token_ids) for choice in self._choices),
-                self._cached_tokens,
+            usage=shape.usage(
+                self._completion_tokens, self._cached_tokens, [choice.reader for choice in self._choices]
             ),
             metrics=self._timings.metrics,
             prompt_logprobs=self._prompt_logprobs,
@@ -204,11 +235,24 @@ class ChatAnswer:
 
     def _choice(self, index: int, choice: _Choice) -> ChatChoice:
         shape = self._shape
+        choice.close()
         return ChatChoice(
             index,
-            ChatMessage(shape.role, shape.echo + "".join(choice.text)),
+            self._message(choice),
             shape.logprobs(choice.entries),
-            choice.finish_reason,
+            choice.finish_reason or FinishReason.LENGTH,
             choice.stop_reason,
             choice.token_ids if shape.return_token_ids else UNSET,
+        )
+
+    def _message(self, choice: _Choice) -> ChatMessage:
+        message = choice.message
+        text = self._shape.echo + message.content
+        reasoning = message.reasoning if self._shape.form.thinks else UNSET
+        return ChatMessage(
+            self._shape.role,
+            text if text or not (choice.reader.reasoning_tokens or message.calls) else None,
+            reasoning=reasoning,
+            reasoning_content=reasoning,
+            tool_calls=message.calls or UNSET,
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from msgspec import UNSET, UnsetType
 
+from headrace_api.output.data_stream import DataStream
 from headrace_api.output.envelope import Envelope
 from headrace_api.output.event_ids import EventIds
 from headrace_api.output.logprobs import CompletionLogprobWriter, TokenNames, joined, prompt_logprobs
@@ -98,15 +99,15 @@ class _Choice:
         return CompletionLogprobWriter(names, shape.logprobs or 0, detokenizer, offset)
 
 
-class CompletionStream:
+class CompletionStream(DataStream):
     """Renders the chunks of all prompts and choices. ``finish`` gives what ends the stream.
 
     A prompt's chunks depend on its own events alone, not on how many come at once nor on the other prompts.
     """
 
     def __init__(self, shape: CompletionShape, ids: EventIds) -> None:
+        super().__init__(ids)
         self._shape = shape
-        self._ids = ids
         self._timings = Timings(wanted=shape.timings)
         self._choices = [_Choice(shape, prompt) for prompt in shape.prompts for _ in range(shape.choices)]
         self._scored: dict[int, Sequence[TokenLogprob | None]] = {}

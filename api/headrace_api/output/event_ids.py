@@ -28,9 +28,9 @@ class EventIds:
         self._sent = list(self._position)
         self._single = prompts == 1
 
-    def frame(self, prompt: int, event: msgspec.Struct) -> bytes:
-        """The next event of that prompt; b"" when the client has it."""
-        return b"" if self._is_known(prompt) else self._head() + b"data: " + _encode(event) + b"\n\n"
+    def frame(self, prompt: int, event: msgspec.Struct, name: str = "") -> bytes:
+        """The next event of that prompt; b"" when the client has it. ``name``: its type, where events have one."""
+        return b"" if self._is_known(prompt) else self._event(event, name)
 
     def done(self) -> bytes:
         """The usual last event; b"" when the client has it."""
@@ -41,13 +41,21 @@ class EventIds:
         self._sent = self._position.copy()
 
     def error(self, body: ErrorBody) -> bytes:
-        """How a stream ends that cannot go on: the error as an event, so that clients raise it, then the usual end.
+        """How a stream ends that cannot go on: the error as an event, so that clients raise it, then the usual end."""
+        return self.broken_off(body) + self._head() + b"data: [DONE]\n\n"
 
-        Their id is that of the last event that was sent: whoever comes back is told how it really went on.
+    def broken_off(self, event: msgspec.Struct, name: str = "") -> bytes:
+        """An event outside of the answer, the last one.
+
+        Its id is that of the last event that was sent: whoever comes back is told how it really went on.
         """
         self._position = self._sent
-        head = self._head()
-        return head + b"data: " + _encode(body) + b"\n\n" + head + b"data: [DONE]\n\n"
+        return self._event(event, name)
+
+    @property
+    def last_sent(self) -> int:
+        """Number of the last event of the first prompt that the client has, or is about to get."""
+        return self._sent[0]
 
     def _is_known(self, prompt: int) -> bool:
         if self._known[prompt]:
@@ -55,6 +63,10 @@ class EventIds:
             return True
         self._position[prompt] += 1
         return False
+
+    def _event(self, event: msgspec.Struct, name: str) -> bytes:
+        named = b"event: %b\n" % name.encode() if name else b""
+        return self._head() + named + b"data: " + _encode(event) + b"\n\n"
 
     def _head(self) -> bytes:
         if self._single:

@@ -5,20 +5,24 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from headrace_api.prompt.content_format import ContentFormat
-from headrace_api.prompt.messages import normalise
+from headrace_api.prompt.messages import normalise, with_short_ids
 from headrace_api.prompt.template import ChatTemplate
+from headrace_api.prompt.variables import template_variables
 from headrace_api.schemas.base import JsonObject
 from headrace_api.schemas.completions import PromptItem
 from headrace_shared.errors import InvalidRequestError
 from headrace_shared.model_card import ModelCard
+from headrace_shared.parse.tools.registry import CallIds, tool_parser
 from headrace_shared.text.tokenizer import Tokenizer
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_TAIL_CHARS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,12 @@ class Prompt:
 
     token_ids: list[int]
     text: str | None = None
+
+    def tail(self, tokenizer: Tokenizer) -> str:
+        """Its end, as far as it says in which part of an answer the model begins."""
+        if self.text is not None:
+            return self.text[-_TAIL_CHARS:]
+        return tokenizer.decode(self.token_ids[-_TAIL_CHARS // 4 :], skip_special_tokens=False)
 
 
 class Conversation(Protocol):
@@ -37,7 +47,10 @@ class Conversation(Protocol):
     add_special_tokens: bool | None
     chat_template: str | None
     chat_template_kwargs: JsonObject | None
+    documents: list[JsonObject] | None
 
+    @property
+    def reasoning_effort(self) -> str | None: ...
     @property
     def opens_reply(self) -> bool: ...
 
@@ -51,7 +64,9 @@ class TokenizerPool:
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of ``work``, from a thread that knows which request it works for; its exceptions come out here."""
         assert not kwargs  # noqa: S101 - run_in_executor takes none; the signature only carries the types
-        return await asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, work, *args)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, partial(copy_context().run, work, *args)
+        )
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -62,19 +77,22 @@ def chat_prompt(
     card: ModelCard,
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
-    documents: list[JsonObject] | None = None,
+    tools: list[JsonObject] | None = None,
 ) -> Prompt:
-    """Messages through the template into token ids. Raises InvalidRequestError."""
+    """Messages through the template into token ids; ``tools`` as templates know them. Raises InvalidRequestError."""
     template = _chosen_template(conversation, card, template)
     messages = normalise(
         conversation.messages, _content_format(card, template), knows_developer=template.knows_developer
     )
+    if card.tool_parser is not None and tool_parser(card.tool_parser).call_ids is CallIds.NINE_ALPHANUMERICS:
+        messages = with_short_ids(messages, 9)
     text = template.render(
         messages,
-        documents=documents,
+        tools=tools or None,
+        documents=conversation.documents,
         add_generation_prompt=conversation.opens_reply,
         continue_final_message=bool(conversation.continue_final_message),
-        template_kwargs=conversation.chat_template_kwargs,
+        template_kwargs=template_variables(conversation, card, template),
     )
     return Prompt(tokenizer.encode(text, add_special_tokens=bool(conversation.add_special_tokens)), text)
 

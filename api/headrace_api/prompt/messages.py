@@ -32,7 +32,7 @@ def normalise(
     Content becomes a string (parts joined by a newline) or a list of text parts, after
     ``content_format``; missing content becomes None. Arguments of tool calls become objects;
     what is not a JSON object stays a string, for models do produce that and must see it again.
-    The role ``developer`` becomes ``system`` unless the template knows it.
+    The role ``developer`` becomes ``system`` unless the template knows it. Reasoning gets both names that it goes by.
 
     Raises InvalidRequestError, naming the part, for a part that is not text.
     """
@@ -51,6 +51,12 @@ def _normalise_message(
         normal["role"] = "system"
     if message.get("tool_calls"):
         normal["tool_calls"] = [_with_parsed_arguments(call) for call in message["tool_calls"]]
+    else:
+        # Templates ask whether there are calls by whether there is the field.
+        normal.pop("tool_calls", None)
+    reasoning = next((message[name] for name in ("reasoning", "reasoning_content") if message.get(name)), None)
+    if reasoning is not None:
+        normal |= {"reasoning": reasoning, "reasoning_content": reasoning}
     return normal
 
 
@@ -83,6 +89,23 @@ def _text_of(part: Any, param: str) -> str:
     if not isinstance(text, str):
         raise InvalidRequestError(f"a part of type {kind!r} needs a string {key!r}", param=param)
     return text
+
+
+def with_short_ids(messages: Sequence[Mapping[str, Any]], size: int) -> list[dict[str, Any]]:
+    """The messages with ids of calls cut to their last ``size`` letters and digits, for templates that refuse others."""
+
+    def short(call_id: Any) -> Any:
+        return "".join(filter(str.isalnum, call_id))[-size:].rjust(size, "0") if isinstance(call_id, str) else call_id
+
+    shortened = []
+    for message in messages:
+        copy = dict(message)
+        if "tool_call_id" in copy:
+            copy["tool_call_id"] = short(copy["tool_call_id"])
+        if copy.get("tool_calls"):
+            copy["tool_calls"] = [{**call, "id": short(call.get("id"))} for call in copy["tool_calls"]]
+        shortened.append(copy)
+    return shortened
 
 
 def _with_parsed_arguments(call: Any) -> Any:

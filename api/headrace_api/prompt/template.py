@@ -36,12 +36,16 @@ class ChatTemplate:
         # Python compiles what Jinja wrote, and has limits of its own: nesting, numbers, null bytes, memory.
         except (jinja2.TemplateError, SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
             raise InvalidRequestError(f"the chat template is not valid: {error}", param="chat_template") from error
-        self._source = source
+        self.source = source
         self._special_tokens = dict(special_tokens)
         self._variables = meta.find_undeclared_variables(syntax)
         self.content_format: ContentFormat = detect_content_format(syntax)
         self.knows_developer = "developer" in source
         """False: messages of that role are better sent as ``system``."""
+
+    def reads(self, variable: str) -> bool:
+        """Whether the template looks at such a variable."""
+        return variable in self._variables
 
     def render(
         self,
@@ -116,7 +120,7 @@ class ChatTemplate:
     def _tag_final_message(self, chat: list[dict[str, Any]]) -> str:
         """Mark the end of the last message's text and return that text."""
         content = chat[-1].get("content")
-        if content is None or "content" not in self._source:
+        if content is None or "content" not in self.source:
             raise InvalidRequestError(
                 "continue_final_message needs a last message with content that the chat template shows",
                 param="continue_final_message",

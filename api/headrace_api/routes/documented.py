@@ -19,6 +19,7 @@ _FAILURES = {
     503: "Redis, or every worker of the model, is away for the moment.",
     504: "The request was not finished in time.",
 }
+_OVERLOADED = {529: "The queue is full; Retry-After says when to come back."}
 
 
 def takes(model: type[RequestModel]) -> dict[str, Any]:
@@ -33,16 +34,17 @@ def answers(
     stream: bool = False,
     several: bool = False,
     failures: Iterable[int] = (400, 401, 413, 415, 500, 503),
+    error: str = "ErrorBody",
 ) -> dict[int | str, dict[str, Any]]:
     """``responses`` of a route that answers with ``struct``, a list of them when ``several``, or events when ``stream``."""
     one: dict[str, Any] = _reference(struct.__name__)
     content: dict[str, Any] = {"application/json": {"schema": {"type": "array", "items": one} if several else one}}
     if stream:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    failed = {"application/json": {"schema": _reference("ErrorBody")}}
+    failed = {"application/json": {"schema": _reference(error)}}
     return {
         200: {"description": "The answer.", "content": content},
-        **{status: {"description": _FAILURES[status], "content": failed} for status in failures},
+        **{status: {"description": (_FAILURES | _OVERLOADED)[status], "content": failed} for status in failures},
     }
 
 

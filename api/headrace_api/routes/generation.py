@@ -7,7 +7,8 @@ from headrace_api.deps import ServicesDep, answer_headers, generation_call, json
 from headrace_api.operations.chat import CHAT
 from headrace_api.operations.completions import COMPLETIONS
 from headrace_api.operations.endpoint import Body, Endpoint
-from headrace_api.operations.generation import open_stream, whole_answer
+from headrace_api.operations.generation import detach, open_stream, whole_answer
+from headrace_api.operations.render import render
 from headrace_api.operations.services import Services
 from headrace_api.output.sse import EventStream
 from headrace_api.routes.documented import GENERATION_FAILURES, answers, takes
@@ -24,7 +25,7 @@ router = APIRouter(tags=["generation"])
     responses=answers(ChatCompletion, stream=True, failures=GENERATION_FAILURES),
 )
 async def create_chat_completion(request: Request, services: ServicesDep) -> Response:
-    return await _answer(CHAT, request, services)
+    return await answer(CHAT, request, services)
 
 
 @router.post(
@@ -34,17 +35,28 @@ async def create_chat_completion(request: Request, services: ServicesDep) -> Res
     responses=answers(Completion, stream=True, failures=GENERATION_FAILURES),
 )
 async def create_completion(request: Request, services: ServicesDep) -> Response:
-    return await _answer(COMPLETIONS, request, services)
+    return await answer(COMPLETIONS, request, services)
 
 
-async def _answer(endpoint: Endpoint[Body], request: Request, services: Services) -> Response:
+async def answer(endpoint: Endpoint[Body], request: Request, services: Services) -> Response:
+    """Whatever is to be generated: as a stream, or in one piece."""
     body = await read_body(request, endpoint.body)
     call = generation_call(request, body, await request.body(), services)
     call.answer_headers.update(answer_headers(body))
     if body.stream:
         frames = await open_stream(endpoint, body, call, services)
         return EventStream(frames, keep_alive_s=services.settings.keep_alive_s)
-    async with whole_answer(endpoint, body, call, services) as answer:
+    if not endpoint.waits(body):
+        return json_answer(await detach(endpoint, body, call, services))
+    async with whole_answer(endpoint, body, call, services) as whole:
         # Without a key the client could not come back for what another node goes on with.
-        on_stop = answer.keep if call.idempotency_key else None
-        return json_answer(await unless_gone(request, answer.collect(), on_stop))
+        on_stop = whole.keep if call.idempotency_key else None
+        return json_answer(await unless_gone(request, whole.collect(), on_stop))
+
+
+async def dry_run(endpoint: Endpoint[Body], request: Request, services: Services) -> Response:
+    """The same up to the queue."""
+    body = await read_body(request, endpoint.body)
+    call = generation_call(request, body, await request.body(), services)
+    call.answer_headers.update(answer_headers(body))
+    return json_answer(await render(endpoint, body, call, services))

@@ -1,11 +1,20 @@
 """What every request body has in common: strict types, and an answer for every field it knows or does not."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import from_json
 
 from headrace_api.schemas.problems import Problem, problems_of, refuse
@@ -13,6 +22,7 @@ from headrace_shared.errors import InvalidRequestError
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 OffValues = tuple[object, ...]
+JsonObject = dict[str, Any]
 
 
 class RequestModel(BaseModel):
@@ -23,6 +33,8 @@ class RequestModel(BaseModel):
     not_supported: ClassVar[Mapping[str, OffValues]] = {}
     """Fields of the specifications that this server does not act on, with the values (besides null)
     that ask for nothing and are therefore accepted."""
+    replaced: ClassVar[Mapping[str, str]] = {}
+    """Of those the ones that their specification has given up, and what it has put in their place."""
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -33,8 +45,13 @@ class RequestModel(BaseModel):
             raise InvalidRequestError(f"The body is not valid JSON: {error}.") from None
         if not isinstance(body, dict):
             raise InvalidRequestError("The body must be a JSON object.")
+        return cls.of(body)
+
+    @classmethod
+    def of(cls, body: JsonObject) -> Self:
+        """The same for a body that is plain JSON values already."""
         problems = [
-            Problem(name, _refusal(off))
+            Problem(name, _refusal(off, cls.replaced.get(name)))
             for name, off in cls.not_supported.items()
             if not _asks_for_nothing(body.get(name), off)
         ]
@@ -60,7 +77,9 @@ def _asks_for_nothing(value: object, off: OffValues) -> bool:
     return value is None or any(type(value) is type(each) and value == each for each in off)
 
 
-def _refusal(off: OffValues) -> str:
+def _refusal(off: OffValues, instead: str | None) -> str:
+    if instead is not None:
+        return f"is not supported, as it was replaced by {instead}; send that instead"
     values = " or ".join(msgspec.json.encode(value).decode() for value in off)
     return "is not supported yet; leave it out" + (f" or send {values}" if off else "")
 
@@ -88,6 +107,14 @@ StopStrings = Annotated[
 ]
 
 
+Entry = TypeVar("Entry")
+TextOr = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Entry], Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, list) else "text"),
+]
+"""A text or a list; what is wrong with a list is told of its entries, not of the text that it is not."""
+
+
 class StreamOptions(BaseModel):
     """What a stream tells besides its text."""
 
@@ -103,6 +130,11 @@ class PromptTokensDetails(msgspec.Struct, frozen=True):
     """Prompt tokens that did not have to be computed."""
 
 
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int
+    """Tokens of the answer that the model spent on thinking, the markers around it included."""
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens of one answer; prompts count once each, whatever ``n`` is."""
 
@@ -111,12 +143,25 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
     """Where the server was started with ``--enable-prompt-tokens-details``, when the answer is complete."""
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
+    """For models that are known to think."""
 
     @classmethod
-    def of(cls, prompt_tokens: int, completion_tokens: int, cached_tokens: int | None = None) -> "Usage":
-        """``cached_tokens`` None: not told."""
-        details = UNSET if cached_tokens is None else PromptTokensDetails(cached_tokens)
-        return cls(prompt_tokens, prompt_tokens + completion_tokens, completion_tokens, details)
+    def of(
+        cls,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cached_tokens: int | None = None,
+        reasoning_tokens: int | None = None,
+    ) -> "Usage":
+        """``cached_tokens``, ``reasoning_tokens`` None: not told."""
+        return cls(
+            prompt_tokens,
+            prompt_tokens + completion_tokens,
+            completion_tokens,
+            UNSET if cached_tokens is None else PromptTokensDetails(cached_tokens),
+            UNSET if reasoning_tokens is None else CompletionTokensDetails(reasoning_tokens),
+        )
 
 
 class PromptLogprob(msgspec.Struct, frozen=True):
@@ -129,5 +174,3 @@ class PromptLogprob(msgspec.Struct, frozen=True):
 
 PromptLogprobs = list[dict[str, PromptLogprob] | None]
 """One entry per prompt token, by token id; the first is null."""
-
-JsonObject = dict[str, Any]

@@ -1,29 +1,27 @@
 """POST /v1/chat/completions: the request, the answer and the stream's chunks."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from pydantic import AfterValidator, Field
 
 from headrace_api.schemas.base import JsonObject, OffValues, PromptLogprobs, Usage
+from headrace_api.schemas.conversation import Messages
 from headrace_api.schemas.generation import NOT_SUPPORTED, GenerationRequest
 from headrace_api.schemas.problems import Problem
 from headrace_api.schemas.request_metrics import RequestMetrics
-
-
-def _message(message: dict[str, Any]) -> dict[str, Any]:
-    role = message.get("role")
-    if not isinstance(role, str) or not role:
-        raise ValueError("a message needs a role, a non-empty string")
-    content = message.get("content")
-    if isinstance(content, list):
-        if not all(isinstance(part, dict | str) for part in content):
-            raise ValueError("a part of content should be an object or a string")
-    elif not isinstance(content, str | None):
-        raise ValueError("content should be a string, a list of parts or null")
-    return message
+from headrace_api.schemas.tools import (
+    AllowedToolsChoice,
+    FunctionChoice,
+    FunctionTool,
+    ToolCall,
+    ToolCallDelta,
+    ToolChoice,
+    Tools,
+    tool_problems,
+)
 
 
 def _template_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -33,46 +31,58 @@ def _template_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     return kwargs
 
 
-Messages = Annotated[list[Annotated[JsonObject, AfterValidator(_message)]], Field(min_length=1)]
 TemplateKwargs = Annotated[JsonObject, AfterValidator(_template_kwargs)]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+ToolMode = Literal["none", "auto", "required", "named"]
 
 
 class ChatRequest(GenerationRequest):
     """Body of POST /v1/chat/completions."""
 
     not_supported: ClassVar[Mapping[str, OffValues]] = {
-        **NOT_SUPPORTED,
+        **{name: off for name, off in NOT_SUPPORTED.items() if name != "thinking_token_budget"},
         "audio": (),
         "function_call": ("none",),
-        "functions": (),
+        "functions": ([],),
         "media_io_kwargs": ({},),
         "modalities": (["text"],),
         "moderation": (),
         "prediction": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": ("in_memory",),
-        "reasoning_effort": (),
         "return_prompt_text": (False,),
         "store": (False,),
-        "tool_choice": ("none",),
-        "tools": (),
         "verbosity": ("medium",),
         "web_search_options": (),
     }
+    replaced: ClassVar[Mapping[str, str]] = {"functions": "tools", "function_call": "tool_choice"}
 
     messages: Messages
     max_tokens: Annotated[int | None, Field(ge=1, json_schema_extra={"deprecated": True})] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: bool | None = False
-    top_logprobs: Annotated[int | None, Field(ge=0)] = None
+    top_logprobs: Annotated[int | None, Field(ge=-1, description="-1: of the whole vocabulary.")] = None
     add_generation_prompt: bool | None = True
     continue_final_message: bool | None = False
     add_special_tokens: bool | None = False
     documents: list[JsonObject] | None = None
     chat_template: str | None = None
     chat_template_kwargs: TemplateKwargs | None = None
-    include_reasoning: bool | None = True
-    parallel_tool_calls: bool | None = True
+    tools: Tools | None = None
+    tool_choice: Annotated[
+        ToolChoice | None,
+        Field(description="Whether tools may or must be called; auto where tools are sent, unless said."),
+    ] = None
+    parallel_tool_calls: Annotated[bool | None, Field(description="false: one call per answer at most.")] = True
+    reasoning_effort: Annotated[
+        ReasoningEffort | None, Field(description="For chat templates that know it, or whether to think at all.")
+    ] = None
+    include_reasoning: Annotated[bool | None, Field(description="false: the thoughts are left out of the answer.")] = (
+        True
+    )
+    thinking_token_budget: Annotated[
+        int | None, Field(ge=-1, description="Tokens after which thinking is ended; -1: any number.")
+    ] = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
 
@@ -80,13 +90,55 @@ class ChatRequest(GenerationRequest):
         problems = super().conflicts()
         if self.top_logprobs and not self.logprobs:
             problems.append(Problem("top_logprobs", "is only allowed with logprobs: true"))
+        if self.logprob_token_ids is not None and not self.logprobs:
+            problems.append(Problem("logprob_token_ids", "is only allowed with logprobs: true"))
         if self.continue_final_message and self.opens_reply:
             problems.append(
                 Problem(
                     "continue_final_message", "is not possible while add_generation_prompt is true; send it as false"
                 )
             )
-        return problems
+        return [*problems, *tool_problems(self.tools or [], self.tool_choice), *self._form_conflicts()]
+
+    def _form_conflicts(self) -> list[Problem]:
+        constraints = self.constraints()
+        if self.tool_mode != "named" or not constraints:
+            return []
+        return [Problem(constraints[0], "cannot be combined with a tool_choice that names a function")]
+
+    def unknown_fields(self) -> list[str]:
+        inside = [
+            f"tools[{index}].{path}{name}"
+            for index, tool in enumerate(self.tools or [])
+            for path, part in (("", tool), ("function.", tool.function))
+            for name in part.model_extra or {}
+        ]
+        return [*super().unknown_fields(), *inside]
+
+    @property
+    def tool_mode(self) -> ToolMode:
+        """What ``tool_choice`` comes to."""
+        choice = self.tool_choice
+        if not self.tools:
+            return "none"
+        if isinstance(choice, FunctionChoice):
+            return "named"
+        if isinstance(choice, AllowedToolsChoice):
+            return choice.allowed_tools.mode
+        return choice or "auto"
+
+    @property
+    def allowed_tools(self) -> dict[int, FunctionTool]:
+        """The tools that ``tool_choice`` leaves, each with its place in ``tools``."""
+        choice = self.tool_choice
+        everything = dict(enumerate(self.tools or []))
+        if isinstance(choice, FunctionChoice):
+            names = {choice.function.name}
+        elif isinstance(choice, AllowedToolsChoice):
+            names = {each.function.name for each in choice.allowed_tools.tools}
+        else:
+            return everything
+        return {index: tool for index, tool in everything.items() if tool.function.name in names}
 
     @property
     def opens_reply(self) -> bool:
@@ -121,8 +173,14 @@ class ChatMessage(msgspec.Struct, frozen=True):
     """What the model answered."""
 
     role: str
-    content: str
+    content: str | None
+    """null when the answer has no text but calls, or ended in thought."""
     refusal: None = None
+    reasoning: str | UnsetType | None = UNSET
+    """What the model thought first; there for models that are known to think."""
+    reasoning_content: str | UnsetType | None = UNSET
+    """The same, by the name that other clients read."""
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -158,6 +216,9 @@ class ChatDelta(msgspec.Struct, frozen=True):
 
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):

@@ -59,7 +59,7 @@ class CompletionRequest(GenerationRequest):
 
     prompt: Prompts
     max_tokens: Annotated[int | None, Field(ge=0, description="0 only with echo: the prompt is scored.")] = 16
-    logprobs: Annotated[int | None, Field(ge=0)] = None
+    logprobs: Annotated[int | None, Field(ge=-1, description="-1: of the whole vocabulary.")] = None
     add_special_tokens: bool | None = True
     suffix: Annotated[
         str | None, Field(description="What follows the answer; for models that can fill in the middle of a text.")
@@ -71,6 +71,12 @@ class CompletionRequest(GenerationRequest):
             problems.append(Problem("max_tokens", "should be at least 1 unless echo is true, got 0"))
         if self.include_metrics and len(self.prompt) > 1:
             problems.append(Problem("include_metrics", f"is for one prompt alone, got {len(self.prompt)}"))
+        if self.logprob_token_ids is not None and self.logprobs is None:
+            problems.append(Problem("logprob_token_ids", "is only allowed with logprobs"))
+        if self.use_beam_search and self.stream:
+            problems.append(Problem("stream", "is not possible with use_beam_search"))
+        if self.use_beam_search and self.max_tokens == 0:
+            problems.append(Problem("max_tokens", "should be at least 1 with use_beam_search, got 0"))
         if self.suffix and self.echo:
             problems.append(Problem("suffix", "is not possible with echo"))
         if self.suffix and not all(isinstance(item, str) for item in self.prompt):

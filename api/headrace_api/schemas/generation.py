@@ -6,7 +6,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from headrace_api.schemas.base import Int64, JsonObject, OffValues, StopStrings, StreamOptions
+from headrace_api.schemas.decoding import LogitsProcessor, RepetitionDetection
 from headrace_api.schemas.problems import Problem
+from headrace_api.schemas.queued import QueuedRequest
 from headrace_api.schemas.structured import StructuredRequest
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -16,40 +18,50 @@ TokenId = Annotated[int, Field(ge=0)]
 NOT_SUPPORTED: Mapping[str, OffValues] = {
     "ec_transfer_params": (),
     "kv_transfer_params": (),
-    "length_penalty": (1.0, 1),
-    "logits_processors": ([],),
-    "logprob_token_ids": (),
     "mm_payload": (),
     "mm_processor_kwargs": ({},),
     "prompt_embeds": (),
-    "repetition_detection": (),
     "return_token_offsets": (False,),
     "return_weight_versions": (False,),
     "routed_experts_prompt_start": (),
     "session_id": (),
-    "stream_interval": (1,),
     "thinking_token_budget": (-1,),
-    "use_beam_search": (False,),
     "vllm_xargs": ({},),
     "watermarking": (False,),
 }
 
-_TIERS = {"priority": -10, "flex": 10}
+TIERS = {"priority": -10, "flex": 10}
+"""What service tiers stand for, as priorities; others for 0."""
 
 
-class GenerationRequest(StructuredRequest):
+class GenerationRequest(StructuredRequest, QueuedRequest):
     """A null stands for the field's default throughout, as clients of these endpoints send it."""
 
     not_supported: ClassVar[Mapping[str, OffValues]] = NOT_SUPPORTED
 
-    model: Annotated[str | None, Field(description="May be left out while one model is served.")] = None
-    stream: bool | None = False
     stream_options: StreamOptions | None = None
+    stream_interval: Annotated[
+        int | None,
+        Field(ge=1, description="With stream: tokens per event of a choice, but for its first and its last event."),
+    ] = None
     n: Annotated[int | None, Field(ge=1, le=128)] = 1
     best_of: Annotated[
         int | None,
-        Field(ge=1, le=128, description="Samples of which the n most likely are shown; not with stream, nor greedy."),
+        Field(
+            ge=1,
+            le=128,
+            description="Samples of which the n most likely are shown; not with stream, nor greedy. "
+            "With use_beam_search the number of beams, n if not said.",
+        ),
     ] = None
+    use_beam_search: Annotated[
+        bool | None,
+        Field(description="Search for the n most likely answers instead of drawing them; told when all are known."),
+    ] = False
+    length_penalty: Annotated[
+        float | None,
+        Field(description="With use_beam_search: answers are compared by log-probability / tokens ** length_penalty."),
+    ] = 1.0
 
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
@@ -79,14 +91,23 @@ class GenerationRequest(StructuredRequest):
         Literal["left", "right"] | None, Field(description="Where tokens are cut off; the left if not said.")
     ] = None
 
-    prompt_logprobs: Annotated[int | None, Field(ge=0)] = None
+    prompt_logprobs: Annotated[int | None, Field(ge=-1, description="-1: of the whole vocabulary.")] = None
+    logprob_token_ids: Annotated[
+        list[TokenId] | None,
+        Field(
+            min_length=1,
+            max_length=128,
+            description="With logprobs: tell of these tokens, not of the most likely ones.",
+        ),
+    ] = None
+    logits_processors: Annotated[
+        list[LogitsProcessor] | None,
+        Field(max_length=16, description="Own code that the server's operator allows, by the name to import."),
+    ] = None
+    repetition_detection: RepetitionDetection | None = None
     return_tokens_as_token_ids: bool | None = None
     return_token_ids: bool | None = False
     echo: bool | None = False
-    priority: Annotated[
-        int | None,
-        Field(ge=-(2**53) + 1, le=2**53 - 1, description="Lower goes first; default 0. Redis orders by doubles."),
-    ] = None
     cache_salt: Annotated[
         str | None,
         Field(
@@ -98,17 +119,6 @@ class GenerationRequest(StructuredRequest):
         Literal["auto", "default", "flex", "priority"] | None,
         Field(description="Stands for a priority where none is given: priority for -10, flex for 10, others for 0."),
     ] = None
-    timeout: Annotated[
-        float | None,
-        Field(gt=0, description="Seconds after which the request is given up; the header X-Request-Timeout as well."),
-    ] = None
-    request_id: Annotated[
-        str | None,
-        Field(
-            pattern=r"^[A-Za-z0-9._:\-]{1,128}$",
-            description="Base of the answer's id, unless the header X-Request-Id is sent.",
-        ),
-    ] = None
     include_metrics: Annotated[
         bool | None,
         Field(description="Tell the request's timings in the answer, or with the stream's usage; for one choice."),
@@ -116,7 +126,9 @@ class GenerationRequest(StructuredRequest):
     user: str | None = None
     metadata: JsonObject | None = None
 
-    @field_validator("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+    @field_validator(
+        "temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "length_penalty"
+    )
     @classmethod
     def _as_float(cls, value: float | None) -> float | None:
         return None if value is None else float(value)
@@ -129,7 +141,12 @@ class GenerationRequest(StructuredRequest):
             problems.append(
                 Problem("stream_options.include_obfuscation", "is not supported yet; leave it out or send false")
             )
-        problems += self._best_of_conflicts()
+        if self.stream_interval not in (None, 1) and not self.stream:
+            problems.append(Problem("stream_interval", "is only allowed with stream: true"))
+        detection = self.repetition_detection
+        if detection is not None and 0 < detection.max_pattern_size < (detection.min_pattern_size or 1):
+            problems.append(Problem("repetition_detection.min_pattern_size", "should not be above max_pattern_size"))
+        problems += self._beam_conflicts() if self.use_beam_search else self._best_of_conflicts()
         if self.include_metrics and self.samples > 1:
             problems.append(Problem("include_metrics", f"is for one choice alone, got n {self.samples}"))
         if self.include_metrics and self.stream and not self.include_usage:
@@ -142,11 +159,30 @@ class GenerationRequest(StructuredRequest):
             problems.append(Problem("prompt_logprobs", "is not allowed with stream: true"))
         return problems
 
-    def _best_of_conflicts(self) -> list[Problem]:
-        if self.samples < self.choices:
+    def _beam_conflicts(self) -> list[Problem]:
+        """A search draws nothing, and sees tokens, not text."""
+        senseless = {
+            "stop": bool(self.stop),
+            "repetition_detection": self.repetition_detection is not None,
+            "top_p": self.top_p not in (None, 1),
+            "top_k": self.top_k not in (None, 0, -1),
+            "min_p": self.min_p not in (None, 0),
+        }
+        problems = [
+            Problem(name, "is not possible with use_beam_search") for name, is_set in senseless.items() if is_set
+        ]
+        return problems + self._too_few_samples()
+
+    def _too_few_samples(self) -> list[Problem]:
+        if self.sequences < self.choices:
             return [Problem("best_of", f"should be at least n ({self.choices}), got {self.best_of}")]
-        if self.samples == self.choices:
-            return []
+        return []
+
+    def _best_of_conflicts(self) -> list[Problem]:
+        if self.length_penalty not in (None, 1):
+            return [Problem("length_penalty", "is only allowed with use_beam_search: true"), *self._too_few_samples()]
+        if self.sequences <= self.choices:
+            return self._too_few_samples()
         if self.stream:
             return [Problem("best_of", f"should be equal to n ({self.choices}) with stream: true, got {self.best_of}")]
         if self.temperature == 0:
@@ -164,13 +200,22 @@ class GenerationRequest(StructuredRequest):
 
     @property
     def samples(self) -> int:
-        """How many are generated, of which ``choices`` are shown."""
+        """How many a worker tells, of which ``choices`` are shown: a search tells the best ones alone."""
+        return self.choices if self.use_beam_search else self.sequences
+
+    @property
+    def sequences(self) -> int:
+        """How many a worker computes at once."""
         return self.best_of or self.choices
 
     @property
     def tier_priority(self) -> int:
         """What ``service_tier`` stands for."""
-        return _TIERS.get(self.service_tier or "default", 0)
+        return TIERS.get(self.service_tier or "default", 0)
+
+    @property
+    def end_user(self) -> str | None:
+        return self.user
 
     @property
     def include_usage(self) -> bool:

@@ -8,8 +8,10 @@ from msgspec import UNSET, UnsetType
 from pydantic import Field
 
 from headrace_api.schemas.base import JsonObject, OffValues, RequestModel
-from headrace_api.schemas.chat import Messages, TemplateKwargs
+from headrace_api.schemas.chat import ReasoningEffort, TemplateKwargs
+from headrace_api.schemas.conversation import Messages
 from headrace_api.schemas.problems import Problem
+from headrace_api.schemas.tools import Tools, tool_problems
 
 
 class TokenizeRequest(RequestModel):
@@ -18,7 +20,6 @@ class TokenizeRequest(RequestModel):
     not_supported: ClassVar[Mapping[str, OffValues]] = {
         "media_io_kwargs": ({},),
         "mm_processor_kwargs": ({},),
-        "tools": (),
     }
 
     model: str | None = None
@@ -33,6 +34,8 @@ class TokenizeRequest(RequestModel):
     documents: list[JsonObject] | None = None
     chat_template: str | None = None
     chat_template_kwargs: TemplateKwargs | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    tools: Tools | None = None
 
     def conflicts(self) -> list[Problem]:
         problems = []
@@ -44,7 +47,7 @@ class TokenizeRequest(RequestModel):
                     "continue_final_message", "is not possible while add_generation_prompt is true; send it as false"
                 )
             )
-        return problems
+        return [*problems, *tool_problems(self.tools or [], None)]
 
     @property
     def opens_reply(self) -> bool:
@@ -71,3 +74,28 @@ class DetokenizeAnswer(msgspec.Struct, frozen=True):
     """The text."""
 
     prompt: str
+
+
+class AddedToken(msgspec.Struct, frozen=True):
+    """A token that is not made of others."""
+
+    content: str
+    special: bool
+
+
+class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of GET /tokenizer_info, by the names of a tokenizer_config.json; further special tokens by theirs."""
+
+    tokenizer_class: str
+    """Of the ``tokenizers`` library."""
+    model_max_length: int
+    vocab_size: int
+    add_bos_token: bool | None
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    special_tokens: dict[str, str]
+    """Those that chat templates may name, by the names that they use."""
+    added_tokens_decoder: dict[int, AddedToken]
+    chat_template: str | None

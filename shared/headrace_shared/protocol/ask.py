@@ -10,7 +10,7 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     """One HTTP request; it may have put several jobs on the queue."""
 
     endpoint: str
-    """Which answer it gets: ``chat`` or ``completions``."""
+    """Which answer it gets: ``chat``, ``completions``, ``messages`` or ``responses``."""
     request_id: str
     """Base of its jobs' ids, and what clients name it by."""
     body: bytes
@@ -25,3 +25,7 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whose share its jobs take; as in their headers, like the following."""
     priority: int = 0
     detached: bool = False
+    history: bytes = b""
+    """What a response goes on from: the items of the conversation before its own input, a JSON list."""
+    keep_s: int = 0
+    """How long its results are kept after its end, where that is longer than those of others."""

@@ -12,11 +12,13 @@ from headrace_shared.errors import ErrorCode
 
 
 class FinishReason(enum.StrEnum):
-    """Why a choice ended, in OpenAI's words."""
+    """Why a choice ended, in OpenAI's words where it has one."""
 
     STOP = "stop"
     LENGTH = "length"
     ABORT = "abort"
+    REPETITION = "repetition"
+    """Not OpenAI's: the answer went round in circles, see ``RepetitionSpec``."""
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):

@@ -44,6 +44,11 @@ class GrammarSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """No blanks between JSON tokens."""
     after: str | None = None
     """The grammar begins after the token that completes this text, such as ``</think>``; None: at once."""
+    also_after: tuple[str, ...] = ()
+    """Other spellings of ``after``."""
+    unless_begun: tuple[str, ...] = ()
+    """The grammar waits for ``after`` only when the answer begins with one of these texts, such as ``<think>``, after
+    white space at most; none: it waits in any case."""
 
     @property
     def digest(self) -> bytes:

@@ -36,6 +36,11 @@ class GenerateJob(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate
     cache_salt: str = ""
     """Requests share cached prompts only with those of the same salt."""
 
+    @property
+    def sequences(self) -> int:
+        """How many sequences a worker computes at once for it."""
+        return self.n if self.sampling.beams is None else self.sampling.beams.width
+
 
 Job = GenerateJob
 """Every kind of job; a union once there are more."""

@@ -124,6 +124,7 @@ def enqueue_args(
     header = job.header
     if timeout_ms is not None and timeout_ms <= 0:
         raise DeadlineExceededError("the request's deadline has passed")
+    keep_s = max(limits.replay_ttl_s, ask.keep_s if ask else 0)
     return [
         header.request_id,
         header.priority,
@@ -133,7 +134,7 @@ def enqueue_args(
         "" if timeout_ms is None else timeout_ms,
         limits.max_requests,
         limits.max_tokens,
-        limits.replay_ttl_s * 1000,
+        keep_s * 1000,
         limits.max_attempts,
         f"{limits.tenant_weights.get(header.tenant, 1.0):.12g}",
         limits.aging_ms,
@@ -230,6 +231,10 @@ class RequestQueue:
     async def survey(self, queue: str, tenants: int) -> Survey:
         """What waits by priority, and by tenant for the ``tenants`` with most of it."""
         return await read_survey(self._redis, queue, tenants)
+
+    async def forget(self, queue: str, ask: Ask) -> None:
+        """Drop the Ask and the results of its jobs. One that is not done loses its Ask, and its results soon after its end."""
+        await run_script(self._redis, Script.FORGET, keys.base(queue), ask.request_id, *ask.job_ids)
 
     async def state(self, queue: str, request_id: str) -> RequestState | None:
         """Where a request stands; None when it is unknown, or its result is no longer kept."""

@@ -21,6 +21,7 @@ class Script(StrEnum):
     APPEND = "append"
     REAP = "reap"
     CANCEL = "cancel"
+    FORGET = "forget"
     DESCRIBE = "describe"
     BACKLOG = "backlog"
     SURVEY = "survey"

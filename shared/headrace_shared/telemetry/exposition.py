@@ -6,7 +6,9 @@ series, is told by the one that is asked.
 """
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -40,7 +42,7 @@ class Exposition:
         before: Callable[[], None] | None = None,
     ) -> None:
         """``engine_series`` False leaves out vLLM's series."""
-        folder = MetricsSettings().multiproc_dir
+        self._folder = folder = MetricsSettings().multiproc_dir
         self._second_names = _second_names(series for kind in instruments for series in kind.declared())
         self._engine_series = engine_series
         self._before = before
@@ -57,6 +59,8 @@ class Exposition:
         """Every family, those with a second name twice."""
         if self._before is not None:
             self._before()
+        if self._folder is not None:
+            _forget_the_dead(self._folder)
         for source in (self._registry, *self._sources):
             for family in source.collect():
                 also = self._second_names.get(family.name)
@@ -66,6 +70,18 @@ class Exposition:
 
     def text(self) -> bytes:
         return generate_latest(self)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """What a process had open is closed with it; what it counted stays counted."""
+    for path in folder.glob("gauge_live*_*.db"):
+        pid = path.stem.rpartition("_")[2]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except PermissionError:
+            pass  # it lives, as somebody else's
 
 
 def _second_names(declared: Iterable[Series[object]]) -> dict[str, str]:

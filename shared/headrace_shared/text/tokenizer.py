@@ -21,6 +21,10 @@ class Tokenizer:
             token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
         )
         """Ids that ``skip_special_tokens`` leaves out."""
+        self.special_texts = frozenset(
+            token.content for token in backend.get_added_tokens_decoder().values() if token.special
+        )
+        """How they are written."""
 
     @classmethod
     def from_bytes(
@@ -55,6 +59,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of tokens, added ones included."""
         return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def added_tokens(self) -> dict[int, str]:
+        """The tokens that are not made of others, by id; special ones are among them."""
+        return {token_id: token.content for token_id, token in self._backend.get_added_tokens_decoder().items()}
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text. Raises InvalidRequestError for a text that no UTF-8 can hold (a lone surrogate)."""

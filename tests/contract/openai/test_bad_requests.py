@@ -10,6 +10,16 @@ from headrace_shared.model_card import GenerationDefaults
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 TEXT: dict[str, Any] = {"prompt": "hi"}
+F, G = ({"type": "function", "function": {"name": name}} for name in "fg")
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named(name) for name in names]}}
+
 
 # fields of the body, the parameter to blame, words of the message
 BOTH: list[tuple[dict[str, Any], str, str]] = [
@@ -69,8 +79,29 @@ BOTH: list[tuple[dict[str, Any], str, str]] = [
     ({"request_id": "a b"}, "request_id", "should match pattern"),
     ({"model": 7}, "model", "valid string"),
     ({"user": 7}, "user", "valid string"),
-    ({"use_beam_search": True}, "use_beam_search", "not supported yet; leave it out or send false"),
-    ({"length_penalty": 0.5}, "length_penalty", "not supported yet; leave it out or send 1.0"),
+    ({"logits_processors": ["json.loads"]}, "logits_processors", "'json.loads' is not allowed by this server"),
+    ({"logits_processors": ["loads"]}, "logits_processors[0]", "should match pattern"),
+    ({"logits_processors": [{"qualname": "a.b", "arg": []}]}, "logits_processors[0]", "arg: extra inputs are not"),
+    ({"logprob_token_ids": [1]}, "logprob_token_ids", "only allowed with logprobs"),
+    ({"logprob_token_ids": []}, "logprob_token_ids", "at least 1"),
+    ({"prompt_logprobs": -1}, "prompt_logprobs", "at most 20 for this model, got -1"),
+    ({"prompt_logprobs": -2}, "prompt_logprobs", "greater than or equal to -1"),
+    ({"repetition_detection": {"max_pattern_size": 2}}, "repetition_detection.min_count", "is required"),
+    ({"repetition_detection": {"max_pattern_size": 2, "min_count": 1}}, "repetition_detection.min_count", "equal to 2"),
+    (
+        {"repetition_detection": {"max_pattern_size": 2, "min_pattern_size": 3, "min_count": 2}},
+        "repetition_detection.min_pattern_size",
+        "not be above max_pattern_size",
+    ),
+    ({"stream_interval": 2}, "stream_interval", "only allowed with stream: true"),
+    ({"stream": True, "stream_interval": 0}, "stream_interval", "greater than or equal to 1"),
+    ({"use_beam_search": "yes"}, "use_beam_search", "valid boolean"),
+    ({"length_penalty": 0.5}, "length_penalty", "only allowed with use_beam_search: true"),
+    ({"use_beam_search": True, "stop": "x"}, "stop", "not possible with use_beam_search"),
+    ({"use_beam_search": True, "top_p": 0.5}, "top_p", "not possible with use_beam_search"),
+    ({"use_beam_search": True, "top_k": 5}, "top_k", "not possible with use_beam_search"),
+    ({"use_beam_search": True, "min_p": 0.5}, "min_p", "not possible with use_beam_search"),
+    ({"use_beam_search": True, "n": 4, "best_of": 3}, "best_of", "at least n (4), got 3"),
     ({"response_format": {"type": "json_object"}}, "response_format", "workers cannot constrain their answers"),
     ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "is required with type json_schema"),
@@ -99,7 +130,6 @@ BOTH: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"guided_decoding_backend": "auto:fast"}, "guided_decoding_backend", "got 'fast'"),
     ({"guided_whitespace_pattern": "x"}, "guided_whitespace_pattern", "only allowed with a JSON schema"),
-    ({"logits_processors": ["a.b"]}, "logits_processors", "not supported yet"),
     ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "at least 1, or -1"),
     ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens", "greater than or equal to -1"),
     ({"truncate_prompt_tokens": 513}, "truncate_prompt_tokens", "at most 512, the model's context, got 513"),
@@ -109,8 +139,6 @@ BOTH: list[tuple[dict[str, Any], str, str]] = [
     ({"cache_salt": "a/b"}, "cache_salt", "pattern"),
     ({"service_tier": "gold"}, "service_tier", "'auto', 'default', 'flex' or 'priority'"),
     ({"vllm_xargs": {"a": 1}}, "vllm_xargs", "not supported yet"),
-    ({"thinking_token_budget": 5}, "thinking_token_budget", "not supported yet"),
-    ({"repetition_detection": {}}, "repetition_detection", "not supported yet"),
     ({"mm_processor_kwargs": {"a": 1}}, "mm_processor_kwargs", "not supported yet"),
 ]
 CHAT_ONLY: list[tuple[dict[str, Any], str, str]] = [
@@ -127,24 +155,48 @@ CHAT_ONLY: list[tuple[dict[str, Any], str, str]] = [
     ({"logprobs": 3}, "logprobs", "valid boolean"),
     ({"top_logprobs": 3}, "top_logprobs", "only allowed with logprobs: true"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "at most 20"),
-    ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", "greater than or equal to 0"),
+    ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", "at most 20 for this model, got -1"),
     ({"continue_final_message": True}, "continue_final_message", "add_generation_prompt"),
     ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs", "tokenize may not be passed"),
     ({"chat_template": "x"}, "chat_template", "takes no chat templates"),
     ({"documents": ["x"]}, "documents[0]", "valid dictionary"),
-    ({"tools": []}, "tools", "not supported yet"),
-    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "not supported yet"),
-    ({"tool_choice": "auto"}, "tool_choice", 'send "none"'),
-    ({"functions": []}, "functions", "not supported yet"),
+    ({"tools": []}, "tools", "at least 1 item"),
+    ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type", "should be 'function', got \"custom\""),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "is required"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "should match pattern"),
+    ({"tools": [F, G, F]}, "tools[2].function.name", "is there twice, got 'f'"),
+    ({"tools": [F]}, "tool_choice", "the form of this model's calls is not known; start its worker with --tool-call"),
+    ({"tools": [F], "tool_choice": "any"}, "tool_choice", "'none', 'auto' or 'required', got \"any\""),
+    ({"tools": [F], "tool_choice": "required"}, "tool_choice", "workers cannot constrain their answers"),
+    ({"tools": [F], "tool_choice": named("f")}, "tool_choice", "workers cannot constrain their answers"),
+    ({"tools": [F], "tool_choice": named("g")}, "tool_choice.function.name", "one of the tools, got 'g'"),
+    ({"tools": [F], "tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice.type", "'function'"),
+    ({"tools": [F], "tool_choice": allowed("some", "f")}, "tool_choice.allowed_tools.mode", "'auto' or 'required'"),
+    (
+        {"tools": [F], "tool_choice": allowed("auto", "f", "h")},
+        "tool_choice.allowed_tools.tools[1].function.name",
+        "one of the tools, got 'h'",
+    ),
+    ({"tool_choice": "auto"}, "tool_choice", "only allowed with tools"),
+    ({"tools": [F], "tool_choice": named("f"), "guided_regex": "a"}, "guided_regex", "names a function"),
+    ({"functions": [F]}, "functions", "was replaced by tools"),
+    ({"function_call": {"name": "f"}}, "function_call", "was replaced by tool_choice"),
+    ({"reasoning_effort": "some"}, "reasoning_effort", "'minimal', 'low', 'medium'"),
+    ({"reasoning_effort": "high"}, "reasoning_effort", "knows no effort"),
+    ({"thinking_token_budget": -2}, "thinking_token_budget", "greater than or equal to -1"),
+    ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0]", "tool_calls should be a list"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0]", "tool_calls[0] should be an o"),
+    ({"messages": [{"role": "tool", "tool_call_id": 1}]}, "messages[0]", "tool_call_id should be a string"),
+    ({"messages": [{"role": "assistant", "reasoning": ["x"]}]}, "messages[0]", "reasoning should be a string"),
     ({"modalities": ["text", "audio"]}, "modalities", 'send ["text"]'),
     ({"audio": {"voice": "x"}}, "audio", "not supported yet"),
     ({"store": True}, "store", "send false"),
-    ({"reasoning_effort": "high"}, "reasoning_effort", "not supported yet"),
     ({"verbosity": "low"}, "verbosity", 'send "medium"'),
     ({"prediction": {}}, "prediction", "not supported yet"),
     ({"web_search_options": {}}, "web_search_options", "not supported yet"),
 ]
 TEXT_ONLY: list[tuple[dict[str, Any], str, str]] = [
+    ({"thinking_token_budget": 5}, "thinking_token_budget", "not supported yet"),
     ({"prompt": ""}, "prompt", "not be empty"),
     ({"prompt": None}, "prompt", "a string, a list of strings"),
     ({"prompt": []}, "prompt", "between 1 and 1024"),
@@ -157,8 +209,12 @@ TEXT_ONLY: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": [257]}, "prompt", "between 0 and 256, got 257"),
     ({"prompt": ["a"] * 1025}, "prompt", "between 1 and 1024"),
     ({"logprobs": 21}, "logprobs", "at most 20"),
-    ({"logprobs": -1}, "logprobs", "greater than or equal to 0"),
+    ({"logprobs": -1}, "logprobs", "at most 20 for this model, got -1"),
+    ({"logprobs": -2}, "logprobs", "greater than or equal to -1"),
+    ({"logprobs": 0, "logprob_token_ids": [257]}, "logprob_token_ids", "between 0 and 256, got 257"),
     ({"logprobs": True}, "logprobs", "valid integer"),
+    ({"use_beam_search": True, "stream": True}, "stream", "not possible with use_beam_search"),
+    ({"use_beam_search": True, "max_tokens": 0, "echo": True}, "max_tokens", "at least 1 with use_beam_search"),
     ({"suffix": "x"}, "suffix", "this model cannot fill in text"),
     ({"suffix": "x", "echo": True}, "suffix", "not possible with echo"),
     ({"suffix": "x", "prompt": [1, 2]}, "suffix", "only possible with prompts that are texts"),
@@ -189,7 +245,7 @@ async def test_several_problems_are_told_together(api: Api) -> None:
         "4 problems: n: should be greater than or equal to 1, got 0; "
         "temperature: should be less than or equal to 2, got 3; "
         "messages: list should have at least 1 item, got a list of 0; "
-        "tools: is not supported yet; leave it out."
+        "tools: list should have at least 1 item, got a list of 0."
     )
 
 

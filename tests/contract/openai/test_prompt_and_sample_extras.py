@@ -8,7 +8,8 @@ from live_api import Api, running_api
 from scripted_worker import BOS, ScriptedWorker, ids_of, running_worker
 
 from headrace_shared.protocol.codec import unpack_ids
-from headrace_shared.protocol.event import Delta, Event, Finished, FinishReason, Started, TokenLogprob
+from headrace_shared.protocol.event import Delta, Event, Finished, FinishReason, Started, TokenLogprob, TopLogprob
+from headrace_shared.protocol.sampling import BeamSpec, ProcessorCall, RepetitionSpec
 from headrace_shared.queue.claims import Claim
 
 LIKELIHOODS = {"A": -3.0, "B": -1.0, "C": -2.0, "D": -9.0}
@@ -94,3 +95,72 @@ async def test_a_salt_goes_with_the_job_and_keeps_its_prefixes_apart(api: Api, w
     first, second, other, plain = (job.header.affinity for job in worker.jobs)
     assert first == second
     assert len({*first, *other, *plain}) == len(first) * 3
+
+
+async def test_a_beam_search_goes_to_the_worker_with_its_width(api: Api, worker: ScriptedWorker) -> None:
+    fields = {"use_beam_search": True, "length_penalty": -1, "best_of": 5}
+    answer = await api.sdk.completions.create(model="tiny", prompt="ab", n=2, temperature=0, extra_body=fields)
+    assert len(answer.choices) == 2
+    [job] = worker.jobs
+    assert (job.n, job.sampling.beams) == (2, BeamSpec(5, -1.0))
+    assert job.sampling.logprobs is None
+    assert job.header.cost_tokens == (3 + 16) * 5
+
+
+async def test_what_only_the_worker_can_do_reaches_it(valkey_url: str) -> None:
+    options = {"logits_processor_pattern": r"own\.\w+", "max_logprobs": 257}
+    fields = {
+        "logits_processors": ["own.plain", {"qualname": "own.made", "args": [1], "kwargs": {"k": [2.5]}}],
+        "repetition_detection": {"max_pattern_size": 4, "min_count": 3, "min_pattern_size": None},
+        "logprobs": -1,
+        "prompt_logprobs": -1,
+    }
+    async with running_worker(valkey_url, **options) as worker, running_api(valkey_url) as api:
+        await api.sdk.completions.create(model="tiny", prompt="ab", extra_body=fields)
+        refused = await api.http.post(
+            "/v1/completions", json={"prompt": "ab", "logits_processors": ["own.plain", "own.plain.more"]}
+        )
+    [job] = worker.jobs
+    assert job.sampling.logits_processors == (
+        ProcessorCall("own.plain"),
+        ProcessorCall("own.made", True, (1,), {"k": [2.5]}),
+    )
+    assert (job.sampling.logprobs, job.sampling.prompt_logprobs) == (257, 257)
+    assert job.stopping.repetition == RepetitionSpec(4, 3, 1)
+    assert refused.status_code == 400
+    assert "'own.plain.more' is not allowed" in refused.json()["error"]["message"]
+
+
+async def _scored(_worker: ScriptedWorker, claim: Claim) -> AsyncGenerator[list[Event], None]:
+    """One token, and of each token asked for a score that names it."""
+    [token_id] = ids_of("A")
+    top = [TopLogprob(other, -other / 100, 2) for other in claim.job.sampling.logprob_token_ids]
+    yield [Started("scripted")]
+    yield [Delta(0, [token_id], "A", [TokenLogprob(token_id, -0.5, 1, top)], FinishReason.STOP), Finished(3, 1)]
+
+
+async def test_log_probabilities_of_named_tokens_are_shown(valkey_url: str) -> None:
+    b, c = ids_of("BC")
+    async with running_worker(valkey_url, script=_scored), running_api(valkey_url) as api:
+        wish = {"logprob_token_ids": [b, c, b]}
+        text = await api.sdk.completions.create(model="tiny", prompt="ab", logprobs=0, extra_body=wish)
+        messages: Any = [{"role": "user", "content": "go"}]
+        chat = await api.sdk.chat.completions.create(model="tiny", messages=messages, logprobs=True, extra_body=wish)
+    assert text.choices[0].logprobs is not None
+    assert text.choices[0].logprobs.top_logprobs == [{"A": -0.5, "B": -b / 100, "C": -c / 100}]
+    assert chat.choices[0].logprobs is not None
+    [token] = chat.choices[0].logprobs.content or []
+    assert [(each.token, each.logprob) for each in token.top_logprobs] == [("B", -b / 100), ("C", -c / 100)]
+
+
+async def test_beams_of_a_chat_can_be_streamed(api: Api, worker: ScriptedWorker) -> None:
+    messages: Any = [{"role": "user", "content": "go"}]
+    stream = await api.sdk.chat.completions.create(
+        model="tiny", messages=messages, n=3, stream=True, extra_body={"use_beam_search": True}
+    )
+    texts = ["", "", ""]
+    async for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == ["Hello!"] * 3
+    assert worker.jobs[0].sampling.beams == BeamSpec(3)

@@ -10,7 +10,7 @@ import pytest
 from eventually import eventually
 from live_api import Api, running_api, sse_events
 from redis.asyncio import Redis
-from scripted_worker import ScriptedWorker, running_worker, say
+from scripted_worker import Gated, ScriptedWorker, running_worker, say
 
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.event import Event, Failed
@@ -25,21 +25,6 @@ RICH = STREAM | {
     "top_logprobs": 2,
     "stream_options": {"include_usage": True, "continuous_usage_stats": True},
 }
-
-
-class Gated:
-    """Says ``Hello!``; each frame after the third waits for ``go_on``."""
-
-    def __init__(self) -> None:
-        self.go_on = asyncio.Event()
-
-    async def __call__(self, _worker: ScriptedWorker, claim: Claim) -> AsyncGenerator[list[Event], None]:
-        count = 0
-        async for events in say(claim.job, "Hello!"):
-            count += 1
-            if count > 3:
-                await self.go_on.wait()
-            yield events
 
 
 @pytest.fixture

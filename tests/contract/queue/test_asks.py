@@ -100,3 +100,39 @@ async def test_the_holder_of_an_idempotency_key_is_known_until_the_key_is_free_a
     assert await requests.holder(QUEUE, "-", mine) is None
     await finish(worker, claim, 1)
     assert await requests.holder(QUEUE, "-", mine) is None
+
+
+async def test_what_is_to_be_kept_longer_is(redis: Redis, requests: RequestQueue, worker: WorkerQueue) -> None:
+    ask = Ask("responses", "cmpl-1", b"{}", 1, job_ids=("cmpl-1",), keep_s=5000)
+    await requests.enqueue(make_job("cmpl-1"), ask=ask)
+    [claim] = await worker.claim(1, ALL)
+    await finish(worker, claim, 1)
+    for key in (keys.ask(QUEUE, "cmpl-1"), keys.request(QUEUE, "cmpl-1"), keys.token_log(QUEUE, "cmpl-1")):
+        assert 4_990_000 < await redis.pttl(key) <= 5_000_000
+
+
+async def test_what_is_done_is_forgotten_without_a_trace(
+    redis: Redis, requests: RequestQueue, worker: WorkerQueue
+) -> None:
+    before = {key async for key in redis.scan_iter("*")}
+    for job_id in ASK.job_ids:
+        await requests.enqueue(make_job(job_id), ask=ASK, idempotency=IdempotencyKey(job_id, "f"))
+    for claim in await worker.claim(2, ALL):
+        await finish(worker, claim, 1)
+    await requests.forget(QUEUE, ASK)
+    assert await requests.ask(QUEUE, "cmpl-1") is None
+    left = {key.decode() async for key in redis.scan_iter("*")} - {key.decode() for key in before}
+    assert not [key for key in left if "cmpl-1" in key or "idem:" in key]
+    await requests.forget(QUEUE, ASK)  # a second time changes nothing
+
+
+async def test_what_still_runs_is_forgotten_soon_after_its_end(
+    redis: Redis, requests: RequestQueue, worker: WorkerQueue
+) -> None:
+    await requests.enqueue(make_job("cmpl-1.0"), ask=ASK)
+    [claim] = await worker.claim(1, ALL)
+    await requests.forget(QUEUE, ASK)
+    assert await requests.ask(QUEUE, "cmpl-1") is None
+    await finish(worker, claim, 1)
+    assert await redis.exists(keys.ask(QUEUE, "cmpl-1")) == 0
+    assert 0 < await redis.pttl(keys.token_log(QUEUE, "cmpl-1.0")) <= 60_000

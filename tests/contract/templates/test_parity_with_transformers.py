@@ -1,6 +1,7 @@
 """The same messages, the same template: the same text as ``apply_chat_template``, or an error where it has one."""
 
 import functools
+import json
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.utils import chat_template_utils
 
 from headrace_api.prompt import sandbox
 from headrace_api.prompt.template import ChatTemplate
+from headrace_api.schemas.chat import ChatRequest
 from headrace_shared.errors import InvalidRequestError
 
 pytestmark = pytest.mark.slow
@@ -137,6 +139,20 @@ def rendered(name: str, messages: list[Message], variables: dict[str, Any], opti
 def test_a_conversation_renders_as_in_transformers(name: str, conversation: str, option: str) -> None:
     messages = CONVERSATIONS[conversation]
     assert rendered(name, messages, {}, OPTIONS[option]) == expected(name, messages, {}, OPTIONS[option])
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_tools_of_a_request_render_as_in_transformers(name: str) -> None:
+    sent = [{**tool, "function": {**tool["function"], "strict": True, "description": None}} for tool in TOOLS]
+    plain = [{**tool, "function": {**tool["function"]}} for tool in TOOLS]
+    for tool in plain:
+        tool["function"].pop("description", None)
+    body = ChatRequest.parse(json.dumps({"messages": [USER], "tools": sent}).encode())
+    shown = [tool.for_template() for tool in body.tools or []]
+    options = {"add_generation_prompt": True}
+    assert rendered(name, [USER], {}, options | {"tools": shown}) == expected(
+        name, [USER], {}, options | {"tools": plain}
+    )
 
 
 @pytest.mark.parametrize(

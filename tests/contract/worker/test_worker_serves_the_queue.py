@@ -2,12 +2,14 @@
 
 import asyncio
 
+import pytest
 from queue_client import answers, generate_job, queue_client
 from worker_process import card_of_fleet, workers
 
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.event import Delta, Failed, Finished, FinishReason, PromptScored, Started
 from headrace_shared.protocol.grammar import GrammarKind, GrammarSpec
+from headrace_shared.protocol.sampling import BeamSpec
 
 
 async def test_a_request_is_answered_from_started_to_finished_with_its_usage(valkey_url: str) -> None:
@@ -65,11 +67,37 @@ async def test_prompt_logprobs_come_once_before_the_first_token(valkey_url: str)
     assert all(len(entry.top) == 2 for entry in entries[1:] if entry)
 
 
-async def test_a_cancelled_request_ends_at_once_and_frees_its_blocks(valkey_url: str) -> None:
+async def test_a_beam_search_is_told_at_its_end_in_one_frame(valkey_url: str) -> None:
+    with workers(valkey_url, 1):
+        async with queue_client(valkey_url) as client:
+            card = await card_of_fleet(client.presence, 1)
+            fields = {"beams": BeamSpec(5), "n": 2, "max_tokens": 9, "logprobs": 0, "prompt_logprobs": 0}
+            job = generate_job(card.queue, "beams", **fields)
+            stream = await client.hub.open(card.queue, "beams")
+            await client.queue.enqueue(job)
+            frames = []
+            while not frames or not isinstance(frames[-1][-1], Finished):
+                frames += await stream.next_frames()
+            await stream.close()
+            await _until_idle(client, card.name)
+    *before, last = frames
+    assert [type(event) for frame in before for event in frame] in ([], [Started])
+    assert [type(event) for event in last if not isinstance(event, Started)] == [PromptScored, Delta, Delta, Finished]
+    first, second = (event for event in last if isinstance(event, Delta))
+    assert [first.choice, second.choice] == [0, 1]
+    assert first.token_ids != second.token_ids
+    assert len(first.token_ids) == len(first.logprobs or ()) == 9
+    assert last[-1].completion_tokens == 18
+
+
+@pytest.mark.parametrize("fields", [{}, {"beams": BeamSpec(4), "n": 4}])
+async def test_a_cancelled_request_ends_at_once_and_frees_its_blocks(
+    valkey_url: str, fields: dict[str, object]
+) -> None:
     with workers(valkey_url, 1, simulated_step_ms=20):
         async with queue_client(valkey_url) as client:
             card = await card_of_fleet(client.presence, 1)
-            job = generate_job(card.queue, "long", max_tokens=4000, ignore_eos=True)
+            job = generate_job(card.queue, "long", max_tokens=4000, ignore_eos=True, **fields)
             running = asyncio.create_task(client.run(job))
             await asyncio.sleep(0.3)
             await client.queue.cancel(card.queue, "long", "test")

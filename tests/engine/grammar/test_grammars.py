@@ -13,6 +13,7 @@ from constrained import Answered, Asked, ConstrainedEngine, spec_of
 
 from headrace_shared.protocol.event import FinishReason
 from headrace_shared.protocol.grammar import GrammarBackend, GrammarKind, GrammarSpec
+from headrace_shared.protocol.sampling import ThinkingSpec
 from headrace_worker.execute.grammar.backend import GrammarError
 from headrace_worker.execute.grammar.compiler import GrammarCompiler
 from headrace_worker.execute.grammar.vocabulary import Vocabulary
@@ -164,6 +165,30 @@ def test_a_grammar_begins_after_its_marker(engine: ConstrainedEngine, kind: str)
         [[answer]] = engine.run([replace(asked, resumed={0: thought[:length]})])
         after = answer.text.partition("</t>")[2] if length < len(thought) else answer.text.removeprefix("thinking </t>")
         assert re.fullmatch("[0-9]{4}", after) or "</t>" not in answer.text
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_spent_thinking_budget_ends_the_thinking_and_begins_the_grammar(
+    engine: ConstrainedEngine, temperature: float
+) -> None:
+    marker = tuple(engine.tokenizer.encode("</t>", add_special_tokens=False))
+    assert len(marker) > 1
+    budget = ThinkingSpec(budget_tokens=7, end_ids=marker, ends=("</t>",), opened=True)
+    spec = GrammarSpec(GrammarKind.REGEX, "[0-9]{4}", after="</t>")
+    asked = [
+        engine.ask(grammar=spec, thinking=budget, n=3, temperature=temperature, seed=5, allowed_token_ids=(4, 5, 6)),
+        engine.ask(grammar=spec, thinking=budget, temperature=temperature, seed=5, top_p=0.5),
+        engine.ask(temperature=temperature, seed=5, max_tokens=60),
+    ]
+    limited, truncated, _ = whole = engine.run(asked)
+    for answer in (*limited, *truncated):
+        assert tuple(answer.token_ids[7 : 7 + len(marker)]) == marker
+        assert re.fullmatch("[0-9]{4}", answer.text.partition("</t>")[2])
+        assert answer.finish_reason is FinishReason.STOP
+    for length in range(1, len(truncated[0].token_ids)):
+        [[again]] = engine.run([replace(asked[1], resumed={0: truncated[0].token_ids[:length]})])
+        assert again.token_ids == truncated[0].token_ids
+    assert [engine.run([one])[0] for one in asked] == whole
 
 
 @pytest.mark.parametrize("family", ["llama3", "qwen", "llama2", "mistral", "gemma"])

@@ -1,15 +1,17 @@
 """build_engine: the engine that the settings ask for; only the one asked for is imported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from headrace_shared.errors import HeadraceError
+from headrace_shared.protocol.sampling import ProcessorCall
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.engine.generate import GenerateEngine, Runner
 from headrace_worker.models.files import ModelFiles
+from headrace_worker.schedule.request import RowProcessor
 from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
 from headrace_worker.settings import WorkerSettings
 
@@ -34,6 +36,8 @@ class EngineSetup:
     eos_token_ids: frozenset[int]
     grammars: "Callable[[Tokenizer], GrammarCompiler] | None" = None
     """Makes the compiler of grammars for the model's tokenizer; None: the engine cannot constrain its answers."""
+    processors: "Callable[[Sequence[ProcessorCall]], Sequence[RowProcessor]] | None" = None
+    """Imports logits processors; None: the engine has no logits."""
 
 
 def build_engine(settings: WorkerSettings) -> EngineSetup:
@@ -68,6 +72,7 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
     from headrace_worker.execute.build import build_runner
     from headrace_worker.execute.grammar.compiler import GrammarCompiler
     from headrace_worker.execute.grammar.vocabulary import Vocabulary
+    from headrace_worker.execute.logits.own import ProcessorLoader
     from headrace_worker.models.errors import ModelLoadError
     from headrace_worker.models.tokenizer import load_files
 
@@ -88,6 +93,7 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
         dtype=str(model.dtype).removeprefix("torch."),
         vocab_size=model.vocab_size,
         eos_token_ids=model.eos_token_ids,
+        processors=ProcessorLoader(settings.logits_processor_pattern).load,
         grammars=lambda tokenizer: GrammarCompiler(
             lambda: Vocabulary.of(tokenizer, model.vocab_size, model.eos_token_ids)
         ),

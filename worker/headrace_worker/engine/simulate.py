@@ -12,6 +12,7 @@ import time
 
 from headrace_shared.protocol.event import TokenLogprob, TopLogprob
 from headrace_worker.models.files import ModelFiles
+from headrace_worker.schedule.beam import Candidate
 from headrace_worker.schedule.plan import Plan, Sampled
 from headrace_worker.schedule.request import Sequence
 
@@ -52,18 +53,41 @@ class SimulatedRunner:
                 sampled.prompt_logprobs.append((part, [_logprob(token_id, wanted) for token_id in ids]))
             if part.samples:
                 token_id = simulated_token(sequence)
-                top = sequence.sampling.logprobs
                 sampled.token_ids.append(token_id)
-                sampled.logprobs.append(None if top is None else _logprob(token_id, top))
+                sampled.logprobs.append(_told(sequence, token_id))
+                if sequence.sampling.beams is not None:
+                    sampled.candidates[sequence] = simulated_candidates(sequence, sequence.sampling.beams.width)
         return sampled
 
 
 def simulated_token(sequence: Sequence) -> int:
     """The token at the sequence's next position; the end-of-text token where its answer is over."""
+    if sequence.thinking is not None:
+        forced = sequence.thinking.forced(sequence.token_ids, sequence.prompt_len)
+        if forced is not None:
+            return forced
     seed, choice, position = sequence.sampling.seed, sequence.choice, sequence.output_len
     length = _SHORTEST + _draw(seed, choice, -1) % (_LONGEST - _SHORTEST)
     ends = position >= max(length, sequence.stopping.min_tokens) and not sequence.stopping.ignore_eos
-    return EOS_ID if ends else _FIRST_WORD + _draw(seed, choice, position) % len(_WORDS)
+    return EOS_ID if ends else simulated_id(seed, choice, position)
+
+
+def simulated_id(seed: int, choice: int, position: int) -> int:
+    """The token at that position of an answer that does not end there."""
+    return _FIRST_WORD + _draw(seed, choice, position) % len(_WORDS)
+
+
+def simulated_candidates(sequence: Sequence, width: int) -> list[Candidate]:
+    """How a beam could go on: a function of its last token and the position, so that beams differ."""
+    seed, position, last = sequence.sampling.seed, sequence.output_len, sequence.token_ids[-1]
+    first = _draw(seed, last, position)
+    words = [_FIRST_WORD + (first + i) % len(_WORDS) for i in range(2 * width)]
+    ends = simulated_token(sequence) == EOS_ID
+    token_ids = [EOS_ID, *words[1:]] if ends else words
+    return [
+        Candidate(token_id, -0.6931 * (i + 1) - last % 7 / 100, _told(sequence, token_id))
+        for i, token_id in enumerate(token_ids)
+    ]
 
 
 def simulated_files() -> ModelFiles:
@@ -113,6 +137,17 @@ def simulated_files() -> ModelFiles:
 def _draw(seed: int, choice: int, position: int) -> int:
     digest = hashlib.blake2b(b"%d/%d/%d" % (seed, choice, position), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def _told(sequence: Sequence, token_id: int) -> TokenLogprob | None:
+    """What the request wants to be told of a token."""
+    spec = sequence.sampling
+    if spec.logprobs is None:
+        return None
+    if spec.logprob_token_ids:
+        others = [TopLogprob(other, -9.0, VOCAB_SIZE) for other in spec.logprob_token_ids]
+        return TokenLogprob(token_id, -0.6931, 1, others)
+    return _logprob(token_id, spec.logprobs)
 
 
 def _logprob(token_id: int, wanted: int) -> TokenLogprob:

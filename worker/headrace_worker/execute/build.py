@@ -12,6 +12,7 @@ from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
 from headrace_worker.execute.kv_cache import CacheSize
 from headrace_worker.execute.lean import LeanNetwork, can_be_lean
 from headrace_worker.execute.linear import linear_factory, pack_linears
+from headrace_worker.execute.logits.logprobs import LogprobsMode
 from headrace_worker.execute.native.library import Kernels, kernels
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.execute.runner import ModelRunner
@@ -70,10 +71,15 @@ def build_runner(settings: WorkerSettings) -> BuiltRunner:
         utilization=settings.gpu_memory_utilization,
         most_tokens=settings.max_num_seqs * loaded.max_model_len,
     )
-    return assemble(loaded, size)
+    return assemble(loaded, size, mode=LogprobsMode(settings.logprobs_mode))
 
 
-def assemble(loaded: LoadedModel, size: CacheSize, parts: Parts | None = None) -> BuiltRunner:
+def assemble(
+    loaded: LoadedModel,
+    size: CacheSize,
+    parts: Parts | None = None,
+    mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS,
+) -> BuiltRunner:
     """Put a runner together around a model that is already in memory, which it takes over.
 
     ``parts``: the fastest that this machine can do unless something else is asked for. Raises
@@ -87,7 +93,7 @@ def assemble(loaded: LoadedModel, size: CacheSize, parts: Parts | None = None) -
     cache = kv_cache.allocate(backend, loaded.layers, num_blocks, size.block_size, (loaded.dtype, loaded.device))
     attention = PagedAttention(backend, loaded.layers, loaded.layer_index, cache)
     network = _network(loaded, attention, found, parts)
-    sampler = Sampler(loaded.vocab_size, loaded.eos_token_ids)
+    sampler = Sampler(loaded.vocab_size, loaded.eos_token_ids, mode)
     runner = ModelRunner(network, attention, sampler, loaded.vocab_size, loaded.device)
     log.info(
         "engine built",

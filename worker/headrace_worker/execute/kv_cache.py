@@ -27,6 +27,14 @@ class KVCache:
     def num_bytes(self) -> int:
         return sum(layer.num_bytes for layer in self.layers)
 
+    def copy(self, pairs: list[tuple[int, int]]) -> None:
+        """Copy blocks (from, to); all are read before any is written."""
+        device = self.layers[0].key.device
+        source, target = torch.tensor(pairs, device=device).unbind(1)
+        for layer in self.layers:
+            layer.key[target] = layer.key[source]
+            layer.value[target] = layer.value[source]
+
 
 @dataclass(frozen=True, slots=True)
 class CacheSize:

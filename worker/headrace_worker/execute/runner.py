@@ -9,6 +9,7 @@ from headrace_shared.protocol.event import TokenLogprob
 from headrace_worker.execute.inputs import build_inputs
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.models.network import Network
+from headrace_worker.schedule.beam import Candidate
 from headrace_worker.schedule.plan import Plan, Sampled, Slice
 from headrace_worker.schedule.request import Sequence
 
@@ -21,6 +22,10 @@ class SampledRows(Protocol):
 
     token_ids: list[int]
     logprobs: list[TokenLogprob | None]
+    candidates: dict[Sequence, list[Candidate]]
+    """Of the rows that are beams."""
+    failed: dict[Sequence, str]
+    """Rows that could not be computed, and why."""
 
 
 class RowSampler(Protocol):
@@ -52,6 +57,8 @@ class ModelRunner:
             return self._execute(plan)
 
     def _execute(self, plan: Plan) -> Sampled:
+        if plan.copies:
+            self._attention.cache.copy(plan.copies)
         step = build_inputs(plan.slices, self._attention.cache.block_size, self._device)
         self._attention.begin(step.batch)
         begun_s = mono_s()
@@ -66,6 +73,7 @@ class ModelRunner:
                 hidden = hidden[step.sample_rows]
             drawn = self._sampler.sample(self._network.logits(hidden), drawing)
             sampled.token_ids, sampled.logprobs = drawn.token_ids, drawn.logprobs
+            sampled.candidates, sampled.failed = drawn.candidates, drawn.failed
         return sampled
 
     def time_forward(self) -> None:

@@ -1,21 +1,25 @@
 """Sampler: logits to tokens, each row by its own request's parameters."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from headrace_shared.protocol.event import TokenLogprob
 from headrace_worker.execute.logits.base import LogitsProcessor
+from headrace_worker.execute.logits.beams import BeamRows
 from headrace_worker.execute.logits.bias import AllowedTokens, BadWords, LogitBias
 from headrace_worker.execute.logits.draw import draw
+from headrace_worker.execute.logits.forced import ForcedTokens
 from headrace_worker.execute.logits.grammar import GrammarMask, MatcherCache
 from headrace_worker.execute.logits.limits import MinTokens
-from headrace_worker.execute.logits.logprobs import RowLogprobs, describe
+from headrace_worker.execute.logits.logprobs import LogprobsMode, RowLogprobs, Wanted, describe
+from headrace_worker.execute.logits.own import OwnProcessors
 from headrace_worker.execute.logits.penalties import CountsCache, Penalties
-from headrace_worker.execute.logits.truncation import Truncation, draw_truncated
+from headrace_worker.execute.logits.truncation import Truncation, draw_truncated, thresholds
 from headrace_worker.execute.philox import UniformSource
 from headrace_worker.schedule import request
+from headrace_worker.schedule.beam import Candidate
 
 
 @dataclass(slots=True)
@@ -24,6 +28,10 @@ class SampledRows:
 
     token_ids: list[int]
     logprobs: list[TokenLogprob | None]
+    candidates: dict[request.Sequence, list[Candidate]] = field(default_factory=dict)
+    """Of the rows that are beams, whose tokens mean nothing."""
+    failed: dict[request.Sequence, str] = field(default_factory=dict)
+    """Rows whose own logits processors failed, with what to tell; their tokens mean nothing."""
 
 
 class Sampler:
@@ -33,8 +41,12 @@ class Sampler:
     position): never on other rows, on what was sampled before, or on which worker does it.
     """
 
-    def __init__(self, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
+    def __init__(
+        self, vocab_size: int, eos_token_ids: frozenset[int], mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS
+    ) -> None:
+        """``mode``: what is told of sampled tokens; those of prompts get raw log-probabilities."""
         self._vocab_size = vocab_size
+        self._mode = mode
         self._eos_token_ids = eos_token_ids
         self._counts = CountsCache()
         self._matchers = MatcherCache()
@@ -43,26 +55,34 @@ class Sampler:
     def sample(self, logits: torch.Tensor, sequences: list[request.Sequence]) -> SampledRows:
         """One token for each row of ``logits`` [rows, vocab], contiguous float32, which is changed in place.
 
-        Log-probabilities are those of the logits as they come in. A row whose every token is
+        Raw log-probabilities are those of the logits as they come in. A row whose every token is
         forbidden by its own parameters gets some token, always the same; one with a grammar gets a
         token that its grammar allows.
         """
         batch = self._batch
         if batch is None or batch.sequences != sequences or batch.device != logits.device:
             batch = self._batch = self._assemble(sequences, logits.device)
-        if batch.logprobs is not None:
-            batch.logprobs.capture(logits)
+        logprobs = batch.logprobs
+        if logprobs is not None and self._mode.raw:
+            logprobs.capture(logits)
+        if batch.beams is not None:
+            batch.beams.to_log_probabilities(logits)
         for processor in batch.processors:
             processor.apply(logits)
+        if logprobs is not None and not self._mode.raw:
+            logprobs.capture(batch.distributions(logits))
+        failed = {} if batch.own is None else batch.own.failed
+        candidates = {} if batch.beams is None else batch.beams.candidates(logits, logprobs)
         token_ids = batch.draw(logits)
-        if batch.logprobs is None:
-            return SampledRows(token_ids, [None] * len(token_ids))
-        return SampledRows(token_ids, batch.logprobs.take(token_ids))
+        told: list[TokenLogprob | None] = [None] * len(token_ids)
+        if logprobs is not None:
+            told = logprobs.take(token_ids)
+        return SampledRows(token_ids, told, candidates, failed)
 
     def prompt_logprobs(self, logits: torch.Tensor, sequence: request.Sequence, start: int) -> list[TokenLogprob]:
         """Entries for the tokens ``[start + 1, start + 1 + rows)`` of a prompt, from the logits [rows, vocab] before them."""
         targets = sequence.token_ids[start + 1 : start + 1 + len(logits)]
-        return describe(logits, targets, sequence.sampling.prompt_logprobs or 0)
+        return describe(logits, targets, Wanted(sequence.sampling.prompt_logprobs or 0))
 
     def forget(self, request_id: str) -> None:
         """Let go of a request that has ended, if the last batch still holds it."""
@@ -76,16 +96,23 @@ class Sampler:
             BadWords.for_batch(sequences, self._vocab_size, device),
             MinTokens.for_batch(sequences, self._eos_token_ids, self._vocab_size, device),
         ]
-        rescue = mask.rescue() if mask is not None and any(limits) else None
+        own = OwnProcessors.for_batch(sequences)
+        rescue = mask.rescue() if mask is not None and any([*limits, own]) else None
         wanted: list[LogitsProcessor | None] = [
             mask,
             *limits,
             LogitBias.for_batch(sequences, self._vocab_size, device),
+            own,
             Penalties.for_batch(sequences, self._counts),
             rescue,
+            ForcedTokens.for_batch(sequences, self._vocab_size, device),
         ]
         processors = [processor for processor in wanted if processor is not None]
-        return _Batch(sequences, processors, self._vocab_size, device)
+        batch = _Batch(sequences, processors, self._vocab_size, device)
+        batch.logprobs = RowLogprobs.for_batch(sequences, self._mode, device)
+        batch.own = own
+        batch.beams = BeamRows.for_batch(sequences, self._eos_token_ids, self._vocab_size, device)
+        return batch
 
 
 class _Batch:
@@ -101,11 +128,10 @@ class _Batch:
         self.sequences = list(sequences)
         self.processors = processors
         self.device = device
-        self.logprobs = RowLogprobs.for_batch(sequences, device)
-        # Drawing the one most likely token is what greedy does.
-        random = [
-            row for row, each in enumerate(sequences) if each.sampling.temperature > 0 and each.sampling.top_k != 1
-        ]
+        self.logprobs: RowLogprobs | None = None
+        self.beams: BeamRows | None = None
+        self.own: OwnProcessors | None = None
+        random = [row for row, each in enumerate(sequences) if _draws(each)]
         cut = [row for row in random if _truncates(sequences[row], vocab_size)]
         whole = [row for row in random if not _truncates(sequences[row], vocab_size)]
         self._greedy = len(random) < len(sequences)
@@ -122,6 +148,17 @@ class _Batch:
             self._cut.put(draw_truncated(scaled, uniform, self._cut.truncation), token_ids)
         return token_ids
 
+    def distributions(self, logits: torch.Tensor) -> torch.Tensor:
+        """What tokens are drawn from, as logits [rows, vocab]; those of greedy rows are as they are."""
+        drawn_from = logits.clone()
+        if self._whole is not None:
+            drawn_from[self._whole.index], _ = self._whole.prepare(logits)
+        if self._cut is not None:
+            scaled, _ = self._cut.prepare(logits)
+            stays = scaled >= thresholds(scaled, self._cut.truncation)
+            drawn_from[self._cut.index] = scaled.where(stays, -torch.inf)
+        return drawn_from
+
 
 class _RandomRows:
     """The rows of a batch that are drawn in one way."""
@@ -132,7 +169,7 @@ class _RandomRows:
         specs = [sequence.sampling for sequence in sequences]
         self._sequences = sequences
         self._rows = rows
-        self._index = torch.tensor(rows, device=device)
+        self.index = torch.tensor(rows, device=device)
         self._temperature = torch.tensor([[spec.temperature] for spec in specs], device=device)
         self._scaled = any(spec.temperature != 1 for spec in specs)
         self._uniform = UniformSource([spec.seed for spec in specs], [sequence.choice for sequence in sequences])
@@ -145,7 +182,7 @@ class _RandomRows:
 
     def prepare(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows' logits over their temperatures, and their numbers for this position."""
-        rows = logits if len(self._rows) == len(logits) else logits[self._index]
+        rows = logits if len(self._rows) == len(logits) else logits[self.index]
         if self._scaled:
             rows = rows / self._temperature
         uniform = self._uniform.at([sequence.output_len for sequence in self._sequences])
@@ -154,6 +191,12 @@ class _RandomRows:
     def put(self, drawn: torch.Tensor, token_ids: list[int]) -> None:
         for row, token_id in zip(self._rows, drawn.tolist(), strict=True):
             token_ids[row] = token_id
+
+
+def _draws(sequence: request.Sequence) -> bool:
+    spec = sequence.sampling
+    # Drawing the one most likely token is what greedy does.
+    return spec.temperature > 0 and spec.top_k != 1 and spec.beams is None
 
 
 def _truncates(sequence: request.Sequence, vocab_size: int) -> bool:

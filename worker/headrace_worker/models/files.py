@@ -11,6 +11,8 @@ class ModelFiles:
 
     tokenizer_json: bytes
     chat_template: str | None = None
+    tool_template: str | None = None
+    """For conversations with tools, where the model has one of its own for them."""
     bos_token: str | None = None
     eos_token: str | None = None
     special_tokens: dict[str, str] = field(default_factory=dict)

@@ -33,10 +33,12 @@ def load_files(settings: WorkerSettings) -> ModelFiles:
         tokenizer_json = tokenizer.backend_tokenizer.to_str().encode()
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise ModelLoadError(f"no usable tokenizer in {source.path}: {error}") from error
+    template, tool_template = _chat_templates(settings.chat_template, tokenizer.chat_template)
     special = {name: getattr(tokenizer, name, None) for name in ("bos_token", "eos_token", *_SPECIAL)}
     return ModelFiles(
         tokenizer_json=tokenizer_json,
-        chat_template=_chat_template(settings.chat_template, tokenizer.chat_template),
+        chat_template=template,
+        tool_template=tool_template,
         bos_token=_text(special.pop("bos_token")),
         eos_token=_text(special.pop("eos_token")),
         special_tokens={name: str(token) for name, token in special.items() if token},
@@ -50,16 +52,24 @@ def _text(token: object) -> str | None:
     return str(token) if token else None
 
 
-def _chat_template(asked: str | None, own: str | dict[str, str] | None) -> str | None:
-    """A file, an inline template, or the model's own (its ``default`` where it has several)."""
-    if asked is not None:
-        if any(mark in asked for mark in "{}\n"):
-            return asked
-        try:
-            return Path(asked).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ModelLoadError(f"chat template {asked}: {error.strerror}") from error
-    return own.get("default") if isinstance(own, dict) else own
+def _chat_templates(asked: str | None, own: str | dict[str, str] | None) -> tuple[str | None, str | None]:
+    """The one for all conversations, and one for those with tools.
+
+    Asked for by name, as a file or as its text it is the only one; else the model's own: its ``default`` and
+    ``tool_use`` where it has several.
+    """
+    named = own if isinstance(own, dict) else {}
+    if asked is None:
+        return (named.get("default"), named.get("tool_use")) if isinstance(own, dict) else (own, None)
+    if asked in named:
+        return named[asked], None
+    if any(mark in asked for mark in "{}\n"):
+        return asked, None
+    try:
+        return Path(asked).read_text(encoding="utf-8"), None
+    except OSError as error:
+        names = f"; the model's own are {', '.join(named)}" if named else ""
+        raise ModelLoadError(f"chat template {asked}: {error.strerror}{names}") from error
 
 
 def _defaults(settings: WorkerSettings) -> GenerationDefaults:

@@ -14,6 +14,7 @@ class BlockAllocator:
         self._block_size = block_size
         self._pool = BlockPool(num_blocks)
         self._prefixes = PrefixCache(self._pool, block_size) if share_prefixes else None
+        self._copies: list[tuple[int, int]] = []
         self.prefix_queried_tokens = 0
         self.prefix_hit_tokens = 0
 
@@ -49,6 +50,29 @@ class BlockAllocator:
         for _ in range(needed):
             sequence.block_table.append(self._pool.take())
         return True
+
+    def fork(self, parent: Sequence, child: Sequence) -> bool:
+        """Let a child share its parent's full blocks, and have a copy of the one that the parent still fills.
+
+        False, and nothing happens, when there is no block for the copy. The parent's computed
+        tokens must be the child's first ones, and the child without blocks.
+        """
+        full, partial = divmod(parent.num_computed, self._block_size)
+        if partial and not self._pool.free:
+            return False
+        child.block_table = parent.block_table[:full]
+        for block in child.block_table:
+            self._pool.share(block)
+        if partial:
+            child.block_table.append(self._pool.take())
+            self._copies.append((parent.block_table[full], child.block_table[full]))
+        child.num_computed = parent.num_computed
+        return True
+
+    def take_copies(self) -> list[tuple[int, int]]:
+        """(from, to): blocks to be copied before anything is written, since the last call."""
+        copies, self._copies = self._copies, []
+        return copies
 
     def register(self, sequence: Sequence, before: int) -> None:
         """Let others find the blocks that became full since ``before`` tokens had been computed."""

@@ -28,5 +28,6 @@ class Draft:
         if part is not None:
             self.budget += part.count
 
-    def plan(self) -> Plan:
-        return Plan(list(self._slices.values()))
+    def plan(self, copies: list[tuple[int, int]]) -> Plan:
+        """``copies`` as in ``Plan``."""
+        return Plan(list(self._slices.values()), copies)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
+from headrace_worker.schedule.beam import Candidate
 from headrace_worker.schedule.request import Sequence
 
 
@@ -38,6 +39,8 @@ class Plan:
     """
 
     slices: list[Slice] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    """(from, to): blocks whose content is copied first, all of it read before any is written."""
 
     @property
     def num_tokens(self) -> int:
@@ -55,6 +58,10 @@ class Sampled:
     """One per slice with ``samples``, in the plan's order."""
     logprobs: list[TokenLogprob | None] = field(default_factory=list)
     """Aligned with ``token_ids``; None where the request asks for none."""
+    candidates: dict[Sequence, list[Candidate]] = field(default_factory=dict)
+    """For each beam that a slice samples: its best ways to go on. Its entry in ``token_ids`` means nothing."""
+    failed: dict[Sequence, str] = field(default_factory=dict)
+    """Sequences whose requests cannot go on, and why. Their other entries mean nothing."""
     prompt_logprobs: list[tuple[Slice, list[TokenLogprob]]] = field(default_factory=list)
     """For each slice with ``prompt_scores > 0``: that many entries, for tokens ``[start + 1, ...)``."""
     forward_s: float = 0.0
@@ -68,7 +75,7 @@ class SequenceOutput:
     request_id: str
     choice: int
     token_ids: list[int]
-    """New tokens; empty only for a request that generates none (``max_tokens`` 0)."""
+    """New tokens; empty only for a request that generates none (``max_tokens`` 0), or a beam search's missing answer."""
     logprobs: list[TokenLogprob] | None = None
     """Aligned with ``token_ids``; None when the request asks for none."""
     finish_reason: FinishReason | None = None
@@ -76,5 +83,7 @@ class SequenceOutput:
     """The id out of ``stop_token_ids`` that ended the sequence; None for end-of-text and length."""
     prompt_logprobs: list[TokenLogprob | None] | None = None
     """One entry per prompt token, the first None. Set once per request, on its very first output."""
+    failure: str | None = None
+    """The request has ended without an answer: why."""
     first: bool = False
     """The sequence's first output in this attempt: its prefill is done."""

@@ -1,14 +1,17 @@
 """Requests and their sequences: what is to be generated, and how far it is."""
 
 import enum
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self
+from collections.abc import Callable, Collection, Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from headrace_shared.protocol.codec import unpack_ids
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
 from headrace_shared.protocol.job import GenerateJob
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_worker.schedule.beam import BeamSearch
+from headrace_worker.schedule.thinking import ThinkingBudget
 
 if TYPE_CHECKING:
     # The simulated engine runs without it.
@@ -37,11 +40,21 @@ class Grammar(Protocol):
         """A matcher that has not accepted any token."""
 
 
+class RowProcessor(Protocol):
+    """Own code that changes one row of logits, which the scheduler only carries to the runner."""
+
+    name: str
+
+    def apply(self, sequence: "Sequence", row: Any, /) -> None:
+        """Change the row in place. May raise anything, which ends the request."""
+
+
 class SequenceState(enum.Enum):
     """Where a sequence is. Only the scheduler moves it; FINISHED is final."""
 
     HELD = enum.auto()
-    """Waits, outside the queue, until the first choice of its request has computed their prompt."""
+    """Waits, outside the queue, for others of its request: until the first choice has computed
+    their prompt, or until all beams have made their offers."""
     WAITING = enum.auto()
     """In the queue; holds no blocks. Also the state after a preemption."""
     RUNNING = enum.auto()
@@ -71,6 +84,10 @@ class Sequence:
     """Sequences share cached blocks only when their salts are equal."""
     grammar: Grammar | None = None
     """``sampling.grammar`` compiled; set before the sequence is scheduled."""
+    thinking: ThinkingBudget | None = None
+    """Set before the sequence is scheduled when ``sampling.thinking`` is."""
+    processors: Seq[RowProcessor] = ()
+    """``sampling.logits_processors`` imported; set before the sequence is scheduled."""
     broken: bool = False
     """Its grammar is: end-of-text, which is all that may come, cuts it off."""
     prompt_scores: list[TokenLogprob | None] | None = None
@@ -85,7 +102,20 @@ class Sequence:
     reported: bool = False
     """An output of it has been returned by ``Scheduler.commit`` in this attempt."""
     finish_reason: FinishReason | None = None
-    stop_reason: int | None = None
+
+    def fork(self, choice: int) -> "Sequence":
+        """A new sequence with the same tokens, in another place of the request; HELD, and without blocks."""
+        return replace(
+            self,
+            choice=choice,
+            order=(*self.order[:2], choice),
+            token_ids=list(self.token_ids),
+            num_computed=0,
+            block_table=[],
+            block_keys=list(self.block_keys),
+            state=SequenceState.HELD,
+            admitted=True,
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -100,6 +130,11 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens that are known but not yet in the cache."""
         return len(self.token_ids) - self.num_computed
+
+    @property
+    def awaits_others(self) -> bool:
+        """A beam whose part of this step is done, before the other beams' parts are."""
+        return not self.remaining
 
     @property
     def priority(self) -> int:
@@ -123,6 +158,10 @@ class Request:
     leader: the others wait until it has computed the prompt, and share its full blocks."""
     cached_tokens: int = 0
     """Prompt tokens that the leader's first admission found in the prefix cache."""
+    beams: BeamSearch | None = None
+    """With it ``sequences`` are places for beams, each at its ``choice``; a HELD one without an offer is empty."""
+    prompt_scores: list[TokenLogprob | None] | None = None
+    """Those of a prompt whose beams are under way, to be told with the answers."""
 
     @classmethod
     def from_job(
@@ -141,13 +180,18 @@ class Request:
         to the tokens that an earlier attempt generated for it; ``finished`` are the choices that
         need not run at all; ``prompt_scored`` says that the prompt's log-probabilities have
         already been reported. ``run_id`` is what the engine calls it, instead of its own id.
-        Raises ValueError for an empty prompt.
+        Raises ValueError for an empty prompt, and for a beam search without tokens to generate, or
+        with a thinking budget.
         """
         header = job.header
         request_id = run_id or header.request_id
         prompt = unpack_ids(job.prompt)
         if not prompt:
             raise ValueError("the prompt has no tokens")
+        if job.sampling.beams is not None and not job.stopping.max_tokens:
+            raise ValueError("a beam search needs max_tokens of at least 1")
+        if job.sampling.beams is not None and job.sampling.thinking is not None:
+            raise ValueError("a beam search knows no thinking budget")
         stop_token_ids = frozenset(job.stopping.stop_token_ids)
         sequences = [
             Sequence(
@@ -161,14 +205,28 @@ class Request:
                 stop_token_ids=stop_token_ids,
                 cache_salt=job.cache_salt.encode(),
             )
-            for choice in range(job.n)
+            for choice in range(job.sequences)
             if choice not in finished
         ]
         if sequences and job.sampling.prompt_logprobs is not None and not prompt_scored:
             sequences[0].prompt_scores = [None]
-        return cls(request_id, header.priority, arrival, len(prompt), sequences)
+        request = cls(request_id, header.priority, arrival, len(prompt), sequences)
+        if job.sampling.beams is not None:
+            request.beams = BeamSearch(job.sampling.beams, job.n)
+        return request
 
     def constrain(self, grammar: Grammar) -> None:
         """Give every choice the compiled form of its grammar."""
         for sequence in self.sequences:
             sequence.grammar = grammar
+
+    def customise(self, processors: Seq[RowProcessor]) -> None:
+        """Give every choice the logits processors that it names."""
+        for sequence in self.sequences:
+            sequence.processors = processors
+
+    def limit_thinking(self, token_bytes: Callable[[int], bytes]) -> None:
+        """Hold every choice to ``sampling.thinking``; ``token_bytes`` says what a token adds to a text."""
+        for sequence in self.sequences:
+            if sequence.sampling.thinking is not None:
+                sequence.thinking = ThinkingBudget(sequence.sampling.thinking, token_bytes)

@@ -1,11 +1,16 @@
 """Scheduler: who computes which tokens in the next step, and what a step's result means."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
 from headrace_worker.schedule.allocator import BlockAllocator
+from headrace_worker.schedule.beam import Candidate
+from headrace_worker.schedule.beam_steps import BeamSteps
 from headrace_worker.schedule.draft import Draft
+from headrace_worker.schedule.end_rules import EndRules
+from headrace_worker.schedule.ending import Ending
 from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput, Slice
 from headrace_worker.schedule.request import Request, Sequence, SequenceState
 from headrace_worker.schedule.waiting import SequenceQueue
@@ -81,11 +86,12 @@ class Scheduler:
 
     def __init__(self, limits: SchedulerLimits, *, eos_token_ids: frozenset[int]) -> None:
         self._limits = limits
-        self._eos_token_ids = eos_token_ids
+        self._rules = EndRules(eos_token_ids, limits.context_tokens)
         self._blocks = BlockAllocator(limits.num_blocks, limits.block_size, share_prefixes=limits.enable_prefix_caching)
         self._requests: dict[str, Request] = {}
         self._running = SequenceQueue()
         self._waiting = SequenceQueue()
+        self._beams = BeamSteps(self._rules, self._running, self._waiting, self._blocks, limits.max_num_seqs)
         self._unfinished = 0
         self._preemptions = 0
         self._preempted: list[str] = []
@@ -164,10 +170,10 @@ class Scheduler:
         for sequence in list(self._running):
             if sequence.remaining > 1:
                 prefills.append(sequence)
-            elif sequence.state is SequenceState.RUNNING:
+            elif sequence.remaining and sequence.state is SequenceState.RUNNING:
                 self._schedule(sequence, draft)
         self._plan_prefills(prefills, draft)
-        return draft.plan()
+        return draft.plan(self._blocks.take_copies())
 
     def commit(self, plan: Plan, sampled: Sampled) -> list[SequenceOutput]:
         """Take in a step's result; one output for each sequence that got a token or ended."""
@@ -177,7 +183,7 @@ class Scheduler:
                 # A preempted prompt is scored again from its beginning.
                 del known[part.start + 1 :]
                 known.extend(scores)
-        outputs: list[SequenceOutput] = []
+        outputs = self._failures(sampled.failed)
         drawn = zip(sampled.token_ids, sampled.logprobs, strict=True)
         for part in plan.slices:
             token = next(drawn) if part.samples else None
@@ -186,9 +192,18 @@ class Scheduler:
                 continue
             sequence.num_computed = part.start + part.count
             self._blocks.register(sequence, part.start)
-            output = self._result(sequence, token)
-            if output is not None:
+            if sequence in sampled.candidates:
+                outputs += self._offer(sequence, sampled.candidates[sequence])
+            elif (output := self._result(sequence, token)) is not None:
                 outputs.append(output)
+        return outputs
+
+    def _failures(self, failed: Mapping[Sequence, str]) -> list[SequenceOutput]:
+        """End the requests that cannot go on; one output for each."""
+        outputs: list[SequenceOutput] = []
+        for sequence, failure in failed.items():
+            if self.abort(sequence.request_id):
+                outputs.append(SequenceOutput(sequence.request_id, sequence.choice, [], failure=failure))
         return outputs
 
     def _plan_prefills(self, prefills: deque[Sequence], draft: Draft) -> None:
@@ -239,55 +254,57 @@ class Scheduler:
         draft.add(Slice(sequence, sequence.num_computed, count, samples))
 
     def _displace_for(self, head: Sequence, draft: Draft) -> bool:
-        """Preempt the least urgent running sequence, if ``head`` has the better priority."""
+        """Preempt the least urgent running sequence, if ``head`` has the better priority, or else an idle beam."""
         victim = self._running.last()
         if victim is None or victim.priority <= head.priority:
+            victim = self._beams.idle_for(head)
+        if victim is None:
             return False
         self._preempt(victim, draft)
         return True
 
     def _preempt(self, sequence: Sequence, draft: Draft) -> None:
         draft.drop(sequence)
+        idle = sequence.awaits_others
         self._running.remove(sequence)
         self._blocks.release(sequence)
-        sequence.state = SequenceState.WAITING
-        self._waiting.push(sequence)
         self._preemptions += 1
         self._preempted.append(sequence.request_id)
+        if idle:
+            sequence.state = SequenceState.HELD
+        else:
+            sequence.state = SequenceState.WAITING
+            self._waiting.push(sequence)
+
+    def _offer(self, sequence: Sequence, candidates: list[Candidate]) -> list[SequenceOutput]:
+        request = self._requests[sequence.request_id]
+        outputs = self._beams.offer(request, sequence, candidates)
+        if outputs is None:
+            return []
+        for beam in list(request.sequences):
+            self._end(beam, FinishReason.STOP)
+        return outputs
 
     def _result(self, sequence: Sequence, drawn: tuple[int, TokenLogprob | None] | None) -> SequenceOutput | None:
         output = SequenceOutput(sequence.request_id, sequence.choice, [], first=not sequence.reported)
         if drawn is not None:
             token_id, logprob = drawn
+            ending = self._rules.ending(sequence, token_id)
             sequence.token_ids.append(token_id)
             output.token_ids.append(token_id)
             output.logprobs = None if logprob is None else [logprob]
-            reason = self._ending(sequence, token_id)
         elif sequence.remaining == 0:
-            reason = FinishReason.LENGTH
+            ending = Ending(FinishReason.LENGTH)
         else:
             return None
         if output.first:
             sequence.reported = True
             self._release_held(sequence)
         output.prompt_logprobs, sequence.prompt_scores = sequence.prompt_scores, None
-        if reason is not None:
-            self._end(sequence, reason)
-            output.finish_reason, output.stop_reason = reason, sequence.stop_reason
+        if ending is not None:
+            self._end(sequence, ending.reason)
+            output.finish_reason, output.stop_reason = ending.reason, ending.stop_reason
         return output
-
-    def _ending(self, sequence: Sequence, token_id: int) -> FinishReason | None:
-        """Why the sequence ends with the token it just got: end-of-text before stop tokens before length."""
-        stopping = sequence.stopping
-        if sequence.output_len >= stopping.min_tokens:
-            if token_id in self._eos_token_ids and not stopping.ignore_eos:
-                return FinishReason.LENGTH if sequence.broken else FinishReason.STOP
-            if token_id in sequence.stop_token_ids:
-                sequence.stop_reason = token_id
-                return FinishReason.STOP
-        if sequence.output_len >= stopping.max_tokens or sequence.num_tokens >= self._limits.context_tokens:
-            return FinishReason.LENGTH
-        return None
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         if sequence.state is SequenceState.RUNNING:
@@ -304,10 +321,10 @@ class Scheduler:
 
     def _release_held(self, leader: Sequence) -> None:
         """Queue the choices that waited for this one to compute their prompt, or to end."""
-        sequences = self._requests[leader.request_id].sequences
-        if leader is not sequences[0]:
+        request = self._requests[leader.request_id]
+        if leader is not request.sequences[0] or request.beams is not None:
             return
-        for follower in sequences[1:]:
+        for follower in request.sequences[1:]:
             if follower.state is SequenceState.HELD:
                 follower.state = SequenceState.WAITING
                 self._waiting.push(follower)

@@ -30,6 +30,7 @@ class Answer:
         self.claim = claim
         self._attempt = attempt
         self._worker_id = worker_id
+        self._tokenizer = tokenizer
         job = claim.job
         prompt_ids = unpack_ids(job.prompt)
         self._prompt_tokens = len(prompt_ids)
@@ -77,6 +78,7 @@ class Answer:
             prompt_scored=self._history.prompt_scored,
             run_id=self.claim.run_id,
         )
+        self._request.limit_thinking(self._tokenizer.token_bytes)
         return self._request
 
     def started(self) -> Started:

@@ -6,11 +6,12 @@ from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.grammar import GrammarBackend
 from headrace_shared.queue.blobs import BlobStore
 from headrace_worker.engine.build import EngineSetup
+from headrace_worker.service.answer_form import AnswerForm
 from headrace_worker.settings import WorkerSettings
 
 
-async def publish_card(settings: WorkerSettings, setup: EngineSetup, blobs: BlobStore) -> ModelCard:
-    """Store the tokenizer and the template, and return the card that names them."""
+async def publish_card(settings: WorkerSettings, setup: EngineSetup, form: AnswerForm, blobs: BlobStore) -> ModelCard:
+    """Store the tokenizer and the templates, and return the card that names them."""
     files = setup.files
     name, *aliases = settings.served_model_name or [default_name(settings.model)]
     return ModelCard(
@@ -28,11 +29,20 @@ async def publish_card(settings: WorkerSettings, setup: EngineSetup, blobs: Blob
         special_tokens=files.special_tokens,
         add_bos_token=files.add_bos_token,
         chat_template=await blobs.put(files.chat_template.encode()) if files.chat_template else None,
+        tool_template=await blobs.put(files.tool_template.encode()) if files.tool_template else None,
+        chat_template_kwargs=settings.default_chat_template_kwargs,
+        reasoning_efforts=settings.reasoning_effort_map,
         content_format=settings.chat_template_content_format,
         response_role=settings.response_role,
         defaults=files.defaults,
         max_logprobs=setup.vocab_size if settings.max_logprobs == -1 else settings.max_logprobs,
+        logprobs_mode=settings.logprobs_mode,
+        logits_processor_pattern=settings.logits_processor_pattern if setup.processors else None,
         trust_request_chat_template=settings.trust_request_chat_template,
+        tool_parser=form.tool_parser,
+        auto_tool_choice=form.auto_tool_choice,
+        keeps_unused_tools=not settings.exclude_tools_when_tool_choice_none,
+        reasoning_parser=form.reasoning_parser,
         grammar_backends=(GrammarBackend.XGRAMMAR.value, GrammarBackend.GUIDANCE.value) if setup.grammars else (),
     )
 

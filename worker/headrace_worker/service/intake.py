@@ -57,7 +57,7 @@ class Intake:
         """The engine's room, less what is on its way there."""
         # What has ended on its way never gets there.
         self._underway = {run_id: job for run_id, job in self._underway.items() if run_id in self._pump}
-        slots = self._room.slots - sum(job.n for job in self._underway.values())
+        slots = self._room.slots - sum(job.sequences for job in self._underway.values())
         tokens = self._room.tokens - sum(job.header.cost_tokens for job in self._underway.values())
         return Room(slots, tokens)
 

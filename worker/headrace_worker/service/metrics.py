@@ -42,7 +42,7 @@ class WorkerMetrics(ProcessMetrics):
     )
     waiting_by_reason = Observed(
         "vllm:num_requests_waiting_by_reason",
-        "The same by reason: capacity (a place in a batch), deferred (a grammar is being compiled).",
+        "The same by reason: capacity (a place in a batch), deferred (a grammar or processor is being prepared).",
         (*ENGINE, "reason"),
     )
     own_waiting = Observed(

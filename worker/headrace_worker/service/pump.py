@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.event import Failed
 from headrace_shared.protocol.grammar import GrammarSpec
+from headrace_shared.protocol.sampling import ProcessorCall, SamplingSpec
 from headrace_shared.queue.claims import AppendStatus, Claim
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.schedule.plan import SequenceOutput
-from headrace_worker.schedule.request import Grammar, Request
+from headrace_worker.schedule.request import Grammar, Request, RowProcessor
 from headrace_worker.service.answer import Answer
 from headrace_worker.service.attempts import Attempts
 from headrace_worker.service.bridge import EngineThread, StepReport
@@ -36,17 +38,28 @@ class Grammars(Protocol):
     def compile(self, spec: GrammarSpec, /) -> "Future[Grammar]": ...
 
 
+LoadProcessors = Callable[[Sequence[ProcessorCall]], Sequence[RowProcessor]]
+"""Imports logits processors, which takes a while. Raises ValueError for one that cannot be used."""
+
+
 class Pump:
     """Owns the answers in the making. All methods run on the event loop."""
 
     def __init__(
-        self, tokenizer: Tokenizer, worker_id: str, attempts: Attempts, grammars: Grammars | None = None
+        self,
+        tokenizer: Tokenizer,
+        worker_id: str,
+        attempts: Attempts,
+        grammars: Grammars | None = None,
+        processors: LoadProcessors | None = None,
     ) -> None:
+        """``grammars``, ``processors``: None where the engine can do nothing with them."""
         self._tokenizer = tokenizer
         self._worker_id = worker_id
         self._attempts = attempts
         self._grammars = grammars
-        self._compiling: set[asyncio.Task[None]] = set()
+        self._processors = processors
+        self._equipping: set[asyncio.Task[None]] = set()
         self._answers: dict[str, Answer] = {}
         self._engine: EngineThread
         self._outbox: Outbox
@@ -60,9 +73,9 @@ class Pump:
         return len(self._answers)
 
     @property
-    def compiling(self) -> int:
-        """Requests whose grammar is being compiled."""
-        return len(self._compiling)
+    def equipping(self) -> int:
+        """Requests that wait for their grammar or processors."""
+        return len(self._equipping)
 
     def __contains__(self, run_id: str) -> bool:
         return self._answer_of(run_id) is not None
@@ -84,10 +97,10 @@ class Pump:
         if answer.complete:
             # An earlier attempt has said everything but the closing event.
             self._close(answer)
-        elif (grammar := claim.job.sampling.grammar) is not None:
-            task = asyncio.create_task(self._constrain(answer, request, grammar))
-            self._compiling.add(task)
-            task.add_done_callback(self._compiling.discard)
+        elif claim.job.sampling.grammar is not None or claim.job.sampling.logits_processors:
+            task = asyncio.create_task(self._equip(answer, request))
+            self._equipping.add(task)
+            task.add_done_callback(self._equipping.discard)
         else:
             self._engine.add(request)
         log.info(
@@ -132,25 +145,42 @@ class Pump:
             self._outbox.close(request_id)
             self._abort(request_id, "handed over")
 
-    async def _constrain(self, answer: Answer, request: Request, spec: GrammarSpec) -> None:
-        """Hand a request over once its grammar is ready; others go first meanwhile."""
-        failure: Failed | None = None
-        try:
-            async with asyncio.timeout(_COMPILE_S):
-                request.constrain(await self._compiled(spec))
-        except TimeoutError:
-            failure = Failed(ErrorCode.INVALID_REQUEST, "the grammar takes too long to compile", "response_format")
-        except ValueError as error:
-            failure = Failed(ErrorCode.INVALID_REQUEST, str(error), "response_format")
-        except Exception:
-            log.exception("grammar compiler failed", extra={"request_id": answer.request_id})
-            failure = Failed(ErrorCode.INTERNAL, "the grammar compiler failed")
+    async def _equip(self, answer: Answer, request: Request) -> None:
+        """Hand a request over once its grammar and its logits processors are ready; others go first meanwhile."""
+        sampling = answer.claim.job.sampling
+        failure = await self._constrain(request, sampling) or await self._customise(request, sampling)
         if self._answers.get(answer.request_id) is not answer:
             return
         if failure is None:
             self._engine.add(request)
         else:
             self._end_early(answer.request_id, failure)
+
+    async def _constrain(self, request: Request, sampling: SamplingSpec) -> Failed | None:
+        if sampling.grammar is None:
+            return None
+        try:
+            async with asyncio.timeout(_COMPILE_S):
+                request.constrain(await self._compiled(sampling.grammar))
+        except TimeoutError:
+            return Failed(ErrorCode.INVALID_REQUEST, "the grammar takes too long to compile", "response_format")
+        except ValueError as error:
+            return Failed(ErrorCode.INVALID_REQUEST, str(error), "response_format")
+        except Exception:
+            log.exception("grammar compiler failed", extra={"request_id": request.request_id})
+            return Failed(ErrorCode.INTERNAL, "the grammar compiler failed")
+        return None
+
+    async def _customise(self, request: Request, sampling: SamplingSpec) -> Failed | None:
+        if not sampling.logits_processors:
+            return None
+        try:
+            if self._processors is None:
+                raise ValueError("the model's workers have no logits to process")
+            request.customise(await asyncio.to_thread(self._processors, sampling.logits_processors))
+        except ValueError as error:
+            return Failed(ErrorCode.INVALID_REQUEST, f"logits_processors: {error}", "logits_processors")
+        return None
 
     async def _compiled(self, spec: GrammarSpec) -> Grammar:
         if self._grammars is None:
@@ -159,6 +189,10 @@ class Pump:
         return await asyncio.shield(asyncio.wrap_future(self._grammars.compile(spec)))
 
     def _deliver(self, answer: Answer, output: SequenceOutput) -> None:
+        if output.failure is not None:
+            failure = Failed(ErrorCode.INVALID_REQUEST, f"logits_processors: {output.failure}", "logits_processors")
+            self._end_early(answer.request_id, failure)
+            return
         events = answer.feed(output)
         if not events:
             return

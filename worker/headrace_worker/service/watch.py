@@ -150,7 +150,7 @@ class WorkerWatch:
     def collect(self) -> Iterator[Metric]:
         """What is read when it is asked for."""
         kind, stats, engine = WorkerMetrics, self._stats, (self._model, THE_ENGINE)
-        deferred = self._pump.compiling if self._pump is not None else 0
+        deferred = self._pump.equipping if self._pump is not None else 0
         waiting = stats.waiting + self._share
         yield kind.running.family([(engine, stats.running)])
         yield kind.waiting.family([(engine, waiting + deferred)])

@@ -22,6 +22,7 @@ from headrace_shared.settings import RedisSettings
 from headrace_shared.telemetry.tracing import setup_tracing
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.engine.build import EngineSetup, build_engine
+from headrace_worker.service.answer_form import AnswerForm, answer_form, check_parsers
 from headrace_worker.service.beat import Heart, starting_state
 from headrace_worker.service.bridge import EngineThread, StepReport
 from headrace_worker.service.card import publish_card
@@ -61,14 +62,16 @@ class Worker:
         """
         # Loading cannot be interrupted from within, and has nothing to hand over: until then signals just kill.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        check_parsers(self._settings)
         setup = await asyncio.to_thread(build_engine, self._settings)
+        form = answer_form(self._settings, setup.files)
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, self._on_signal)
         self._tracing = setup_tracing(SERVICE)
         redis = connect(self._redis_settings)
         try:
             async with checking_server(redis):
-                await self._serve(setup, redis)
+                await self._serve(setup, form, redis)
         finally:
             await redis.aclose()
             if self._tracing is not None:
@@ -76,9 +79,9 @@ class Worker:
         if self._crash is not None:
             raise EngineCrashedError("the engine crashed, see the log above") from self._crash
 
-    async def _serve(self, setup: EngineSetup, redis: Any) -> None:
+    async def _serve(self, setup: EngineSetup, form: AnswerForm, redis: Any) -> None:
         settings = self._settings
-        publish = functools.partial(publish_card, settings, setup, BlobStore(redis))
+        publish = functools.partial(publish_card, settings, setup, form, BlobStore(redis))
         card = await self._until_redis_answers(publish)
         if card is None:
             return
@@ -88,7 +91,7 @@ class Worker:
         queue = WorkerQueue(redis, card.queue, worker_id, settings.lease_ms)
         tokenizer = _tokenizer(setup)
         grammars = setup.grammars(tokenizer) if setup.grammars else None
-        pump = Pump(tokenizer, worker_id, watch.attempts, grammars)
+        pump = Pump(tokenizer, worker_id, watch.attempts, grammars, setup.processors)
         engine = EngineThread(setup.engine, self._on_report, self._on_crash)
         outbox = Outbox(queue, pump.lost, pump.unheard, settings.orphan_grace_s)
         pump.connect(engine, outbox)

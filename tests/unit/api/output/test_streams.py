@@ -6,12 +6,18 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 from scripted_worker import byte_tokenizer
 
+from headrace_api.output.call_ids import CallIdMinter
 from headrace_api.output.chat import ChatAnswer, ChatShape, ChatStream
 from headrace_api.output.completions import CompletionAnswer, CompletionShape, CompletionStream, EchoedPrompt
 from headrace_api.output.envelope import Envelope
 from headrace_api.output.event_ids import EventIds
+from headrace_api.output.message import MessageForm
+from headrace_shared.parse.message import MessageParser
+from headrace_shared.parse.reasoning import reasoning_parser
+from headrace_shared.parse.tools.registry import tool_parser
 from headrace_shared.protocol.event import (
     Delta,
     Event,
@@ -137,3 +143,70 @@ def test_minus_infinity_is_written_as_a_number() -> None:
     chunks = rendered(ChatStream, shape, [[Delta(0, [5], "x", [entry], FinishReason.STOP)]])
     [told] = chunks[-1]["choices"][0]["logprobs"]["content"]
     assert (told["logprob"], told["top_logprobs"][0]["logprob"]) == (-9999.0, -9999.0)
+
+
+CALL = '{"name": "f", "arguments": {"a": 1}}'
+MARKERS = ["<think>", "</think>", "<tool_call>", "</tool_call>", f"<tool_call>{CALL}</tool_call>"]
+ANSWERS = st.lists(
+    st.sampled_from([*MARKERS, "hm ", "\n", "Let me see.", "<", CALL]),
+    max_size=8,
+).map("".join)
+
+
+@given(ANSWERS, st.lists(st.integers(1, 7), max_size=40), st.booleans(), st.sampled_from(FinishReason), st.booleans())
+def test_thoughts_and_calls_streamed_equal_those_collected(
+    text: str, sizes: list[int], shows_reasoning: bool, reason: FinishReason, ends: bool
+) -> None:
+    form = MessageForm(
+        parser=lambda: MessageParser(reasoning_parser("qwen3").factory(""), tool_parser("hermes").factory([], "")),
+        call_ids=CallIdMinter("r"),
+        thinks=True,
+        shows_reasoning=shows_reasoning,
+    )
+    shape = ChatShape(
+        ENVELOPE,
+        TOKENIZER,
+        "assistant",
+        1,
+        [1, 2],
+        form,
+        top_logprobs=0,
+        return_token_ids=True,
+        include_usage=True,
+    )
+    events: list[Event] = [Started("w")]
+    rest = text
+    for size in [*sizes, 1000]:
+        piece, rest = rest[:size], rest[size:]
+        ids = list(piece.encode())
+        events.append(Delta(0, ids, piece, [TokenLogprob(each, -1.0, 1) for each in ids]))
+    if ends:
+        events.append(Delta(0, [0], "", [TokenLogprob(0, -1.0, 1)], reason))
+    events.append(Finished(2, len(text)))
+    answer = ChatAnswer(shape)
+    answer.feed(0, events)
+    whole = answer.finish()
+    [choice] = whole.choices
+    *chunks, usage = rendered(ChatStream, shape, [events])
+    assert rendered(ChatStream, shape, [[event] for event in events]) == [*chunks, usage]
+    parts = [chunk["choices"][0] for chunk in chunks]
+    deltas = [part["delta"] for part in parts]
+    assert "".join(delta.get("content", "") for delta in deltas) == (choice.message.content or "")
+    assert "".join(delta.get("reasoning", "") for delta in deltas) == (choice.message.reasoning or "")
+    calls: dict[int, list[str]] = {}
+    for fragment in (call for delta in deltas for call in delta.get("tool_calls", [])):
+        if "id" in fragment:
+            calls[fragment["index"]] = [fragment["id"], fragment["function"]["name"], ""]
+        calls[fragment["index"]][2] += fragment["function"].get("arguments", "")
+    told = choice.message.tool_calls or []
+    assert list(calls.values()) == [[call.id, call.function.name, call.function.arguments] for call in told]
+    assert [token for part in parts for token in part.get("token_ids", [])] == choice.token_ids
+    entries = [entry["token"] for part in parts if part["logprobs"] for entry in part["logprobs"]["content"]]
+    assert entries == [entry.token for entry in (choice.logprobs.content if choice.logprobs else [])]
+    assert parts[-1]["finish_reason"] == choice.finish_reason
+    assert (choice.finish_reason == "tool_calls") == (bool(told) and ends and reason is FinishReason.STOP)
+    details = whole.usage.completion_tokens_details
+    assert details is not UNSET
+    assert usage["usage"]["completion_tokens_details"]["reasoning_tokens"] == details.reasoning_tokens
+    if shows_reasoning:
+        assert choice.token_ids == [*text.encode(), *([0] if ends else [])]

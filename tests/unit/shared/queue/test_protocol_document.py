@@ -9,7 +9,14 @@ from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.codec import decode_frame, decode_job, encode_frame, encode_job
 from headrace_shared.protocol.event import Event
 from headrace_shared.protocol.job import GenerateJob, JobHeader
-from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_shared.protocol.sampling import (
+    BeamSpec,
+    ProcessorCall,
+    RepetitionSpec,
+    SamplingSpec,
+    StoppingSpec,
+    ThinkingSpec,
+)
 from headrace_shared.queue import keys, scripts
 from headrace_shared.queue.presence import WorkerState
 from headrace_shared.queue.scripts import Script
@@ -63,7 +70,8 @@ def test_every_script_has_a_section_with_its_arguments(script: Script) -> None:
 
 
 def test_every_field_of_a_message_is_named() -> None:
-    structs = (Ask, GenerateJob, JobHeader, SamplingSpec, StoppingSpec, WorkerState, *Event.__args__)
+    parts = (BeamSpec, ProcessorCall, RepetitionSpec, SamplingSpec, StoppingSpec, ThinkingSpec)
+    structs = (Ask, GenerateJob, JobHeader, *parts, WorkerState, *Event.__args__)
     missing = [f for struct in structs for f in struct.__struct_fields__ if not re.search(rf"\b{f}\b", DOCUMENT)]
     assert missing == []
 

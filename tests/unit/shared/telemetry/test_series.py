@@ -130,6 +130,10 @@ def test_processes_that_share_a_folder_add_up(tmp_path: Path) -> None:
         told = subprocess.run([*arguments, "tell"], env=environment, capture_output=True, text=True, check=True).stdout
         other.communicate(b"\n")
     shown = values(told)
+    left = subprocess.run([*arguments, "tell"], env=environment, capture_output=True, text=True, check=True).stdout
     assert shown["headrace:calls_total", (("who", "a"),)] == 4
     assert shown["headrace:open", ()] == shown["vllm:open", ()] == 6
     assert shown["vllm:took_seconds_count", (("who", "a"),)] == 2
+    # Three processes have counted by now, of which one is alive.
+    assert values(left)["headrace:calls_total", (("who", "a"),)] == 6
+    assert values(left)["headrace:open", ()] == 3

@@ -1,7 +1,8 @@
 """A model made of arithmetic, and a driver that checks every step it takes."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from math import inf
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_worker.schedule.beam import Candidate
 from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput, Slice
 from headrace_worker.schedule.request import Request, Sequence, SequenceState
 from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
@@ -34,12 +36,17 @@ def make_request(
     return Request.from_job(job, arrival=arrival, **attempt)
 
 
-def next_token(seed: int, choice: int, tokens: list[int]) -> int:
-    """A token that depends on all tokens before it, and on nothing else."""
+def digest(seed: int, choice: int, tokens: list[int]) -> int:
+    """A number that depends on all tokens, and on nothing else."""
     value = seed * 31 + choice * 17
     for token in tokens:
         value = (value * 1_000_003 + token + 1) % 2_147_483_647
-    return value % VOCAB
+    return value
+
+
+def next_token(seed: int, choice: int, tokens: list[int]) -> int:
+    """A token that depends on all tokens before it, and on nothing else."""
+    return digest(seed, choice, tokens) % VOCAB
 
 
 def undisturbed(request: Request, choice: int, context: int) -> tuple[list[int], FinishReason, int | None]:
@@ -63,6 +70,45 @@ def undisturbed(request: Request, choice: int, context: int) -> tuple[list[int],
             return tokens[already:], FinishReason.LENGTH, None
 
 
+def scores_of(seed: int, tokens: list[int]) -> list[float]:
+    """Log-probabilities of every next token, no two alike; some tokens are impossible."""
+    before = digest(seed, 0, tokens)
+    values = [(before + token * 7_919) % 9_973 for token in range(VOCAB)]
+    return [-inf if value % 11 == 0 else -0.001 * value for value in values]
+
+
+def undisturbed_beams(request: Request, context: int) -> list[tuple[list[int], FinishReason, int | None]]:
+    """The answers of a beam search that runs all alone, written down from transformers' description of it."""
+    sequence = request.sequences[0]
+    spec, stopping, prompt = sequence.sampling.beams, sequence.stopping, sequence.token_ids[: sequence.prompt_len]
+    longest = min(stopping.max_tokens, context - len(prompt))
+    beams: list[tuple[float, list[int]]] = [(0.0, [])]
+    done: list[tuple[float, list[int], FinishReason, int | None]] = []
+    while beams:
+        scored = [(beam, scores_of(sequence.sampling.seed, prompt + beam[1])) for beam in beams]
+        ranked = sorted(
+            ((total + scores[token], [*tokens, token]) for (total, tokens), scores in scored for token in range(VOCAB)),
+            key=lambda each: -each[0],
+        )
+        beams = []
+        for rank, (total, tokens) in enumerate(each for each in ranked if each[0] > -inf):
+            early = len(tokens) < stopping.min_tokens
+            eos = not early and tokens[-1] == EOS and not stopping.ignore_eos
+            stop = not early and not eos and tokens[-1] in stopping.stop_token_ids
+            if not (eos or stop or len(tokens) == longest):
+                beams.append((total, tokens))
+            elif rank < spec.width:
+                reason = FinishReason.STOP if eos or stop else FinishReason.LENGTH
+                done.append((total / len(tokens) ** spec.length_penalty, tokens, reason, tokens[-1] if stop else None))
+        done = sorted(done, key=lambda each: -each[0])[: spec.width]
+        beams = beams[: spec.width]
+        if len(done) == spec.width and beams:
+            total, tokens = beams[0]
+            if total / len(tokens) ** spec.length_penalty <= done[-1][0]:
+                break
+    return [(tokens, reason, stop) for _, tokens, reason, stop in done]
+
+
 class Driver:
     """Runs a scheduler with the arithmetic model, and checks what must hold after every step."""
 
@@ -72,6 +118,8 @@ class Driver:
         self.requests: dict[str, Request] = {}
         self.outputs: dict[tuple[str, int], list[SequenceOutput]] = {}
         self.plans: list[Plan] = []
+        self.impossible: Container[int] = ()
+        """Tokens that no beam can go on with."""
         # Block -> slot -> everything that the K/V at that place depends on.
         self.memory: dict[int, dict[int, tuple[int, ...]]] = {}
 
@@ -144,12 +192,18 @@ class Driver:
 
     def _execute(self, plan: Plan) -> Sampled:
         sampled = Sampled()
+        copied = {target: dict(self.memory.get(source, {})) for source, target in plan.copies}
+        self.memory.update(copied)
         for part in plan.slices:
             sequence, tokens = part.sequence, part.sequence.token_ids
             for position in range(part.start):
                 assert self._slot(sequence, position) == tuple(tokens[: position + 1]), "another sequence's K/V"
             for position in range(part.start, part.start + part.count):
                 self._slot(sequence, position, write=tuple(tokens[: position + 1]))
+            if part.samples and sequence.sampling.beams is not None:
+                scores = enumerate(scores_of(sequence.sampling.seed, tokens))
+                possible = [(token, score) for token, score in scores if token not in self.impossible]
+                sampled.candidates[sequence] = [Candidate(token, score) for token, score in possible]
             if part.prompt_scores:
                 sampled.prompt_logprobs.append((part, self._scores(part)))
             if part.samples:
@@ -182,6 +236,7 @@ def lab() -> SimpleNamespace:
         limits=make_limits,
         request=make_request,
         undisturbed=undisturbed,
+        undisturbed_beams=undisturbed_beams,
         drive=lambda **changes: Driver(make_limits(**changes)),
         sampled=lambda *token_ids: Sampled(list(token_ids), [None] * len(token_ids)),
     )

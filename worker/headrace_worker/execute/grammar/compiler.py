@@ -12,6 +12,7 @@ from headrace_shared.protocol.grammar import GrammarBackend, GrammarKind, Gramma
 from headrace_worker.execute.grammar.backend import Backend, GrammarError, RawGrammar
 from headrace_worker.execute.grammar.guidance_backend import GuidanceBackend
 from headrace_worker.execute.grammar.matcher import CompiledGrammar
+from headrace_worker.execute.grammar.prelude import Prelude
 from headrace_worker.execute.grammar.vocabulary import Vocabulary
 from headrace_worker.execute.grammar.xgrammar_backend import XgrammarBackend
 from headrace_worker.schedule.request import Grammar
@@ -65,7 +66,7 @@ class GrammarCompiler:
                 "ms": round((time.monotonic() - begin) * 1000, 1),
             },
         )
-        return CompiledGrammar(raw, vocabulary, spec.after)
+        return CompiledGrammar(raw, vocabulary, _prelude(spec))
 
     def _first_that_can(self, spec: GrammarSpec) -> RawGrammar:
         if spec.backend is not GrammarBackend.AUTO:
@@ -97,3 +98,10 @@ class GrammarCompiler:
     @cached_property
     def _guidance(self) -> GuidanceBackend:
         return GuidanceBackend(self._vocabulary)
+
+
+def _prelude(spec: GrammarSpec) -> Prelude | None:
+    if spec.after is None:
+        return None
+    ends = (spec.after, *spec.also_after)
+    return Prelude(tuple(end.encode() for end in ends), tuple(text.encode() for text in spec.unless_begun))

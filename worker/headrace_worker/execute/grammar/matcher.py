@@ -1,11 +1,13 @@
 """TokenMatcher: one sequence's place in its grammar, whichever library keeps it."""
 
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace_worker.execute.grammar.backend import RawGrammar
+from headrace_worker.execute.grammar.prelude import Prelude, PreludePart, PreludeReader
 from headrace_worker.execute.grammar.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -14,55 +16,69 @@ log = logging.getLogger(__name__)
 class CompiledGrammar:
     """A grammar for one vocabulary; its matchers are independent of each other."""
 
-    def __init__(self, raw: RawGrammar, vocabulary: Vocabulary, after: str | None) -> None:
+    def __init__(self, raw: RawGrammar, vocabulary: Vocabulary, prelude: Prelude | None) -> None:
         self._raw = raw
         self._vocabulary = vocabulary
-        self._after = after.encode() if after else None
+        self._prelude = prelude
+        if prelude is not None and prelude.starts:
+            # Here, where nobody waits: the first look takes a while.
+            list(vocabulary.leading_to(b"", prelude.starts))
 
     def matcher(self) -> "TokenMatcher":
-        return TokenMatcher(self._raw, self._vocabulary, self._after)
+        return TokenMatcher(self._raw, self._vocabulary, self._prelude)
 
 
 class TokenMatcher:
-    """Before the marker everything is allowed; after the grammar's end, and when it is broken, only end-of-text."""
+    """In the prelude everything is allowed; after the grammar's end, and when it is broken, only end-of-text."""
 
-    def __init__(self, raw: RawGrammar, vocabulary: Vocabulary, after: bytes | None) -> None:
+    def __init__(self, raw: RawGrammar, vocabulary: Vocabulary, prelude: Prelude | None) -> None:
         self._matcher = raw.matcher()
         self._vocabulary = vocabulary
-        self._after = after
-        self._tail = b""
-        """The end of the text before the marker, in which it may have begun."""
+        self._prelude = PreludeReader(prelude)
+        self._starts = prelude.starts if prelude is not None else ()
         self._ended = False
         self.broken = False
         """The grammar can neither end nor go on."""
 
     def accept(self, token_id: int) -> None:
         """Go on by one token of the output."""
-        if self._after is not None:
-            self._look_for(self._after, token_id)
-        elif not self._ended:
-            self._ended = token_id in self._vocabulary.eos_token_ids
-            if not self._ended and not self._matcher.accept(token_id):
-                self._break("a token is not in the grammar")
+        prelude = self._prelude
+        if prelude.part is PreludePart.OPENING and not prelude.opening and self._goes_on(token_id):
+            prelude.grammar_begins()
+        elif prelude.part is not PreludePart.OVER:
+            prelude.feed(self._text_of(token_id))
+            if prelude.part is PreludePart.OPENING and not prelude.may_open():
+                self._break("a token is neither in the grammar nor before it")
+        elif not self._ended and not self._goes_on(token_id):
+            self._break("a token is not in the grammar")
 
     def fill(self, bitmask: NDArray[np.int32], row: int) -> None:
         """Set the row of a bitmask [rows, words] to the tokens that may come next."""
-        if self._after is not None:
+        part = self._prelude.part
+        if part is PreludePart.INSIDE:
             bitmask[row] = -1
             return
-        if not self._ended and not self._matcher.fill(bitmask, row):
+        if part is PreludePart.OPENING and self._prelude.opening:
+            bitmask[row] = 0
+        elif not self._ended and not self._matcher.fill(bitmask, row):
             self._break("a grammar became too complex")
+        if part is PreludePart.OPENING and not self._ended:
+            _allow(bitmask[row], self._vocabulary.leading_to(self._prelude.opening, self._starts))
         if not self._ended and not bitmask[row].any():
             self._break("the vocabulary has no token for what a grammar wants")
         if self._ended:
             self._only_end(bitmask[row])
 
-    def _look_for(self, after: bytes, token_id: int) -> None:
-        token = self._vocabulary.tokens[token_id] if token_id < len(self._vocabulary.tokens) else b""
-        text = self._tail + token
-        if after in text:
-            self._after = None
-        self._tail = text[-(len(after) - 1) :] if len(after) > 1 else b""
+    def _goes_on(self, token_id: int) -> bool:
+        """Goes on by a token of the grammar; False when it is none."""
+        if token_id in self._vocabulary.eos_token_ids:
+            # Where the answer may be empty, its end is the grammar's as well.
+            self._ended = True
+            return True
+        return self._matcher.accept(token_id)
+
+    def _text_of(self, token_id: int) -> bytes:
+        return self._vocabulary.tokens[token_id] if token_id < len(self._vocabulary.tokens) else b""
 
     def _break(self, reason: str) -> None:
         log.warning("a constrained answer is cut off", extra={"reason": reason})
@@ -70,5 +86,9 @@ class TokenMatcher:
 
     def _only_end(self, words: NDArray[np.int32]) -> None:
         words[:] = 0
-        for token_id in self._vocabulary.eos_token_ids:
-            words.view(np.uint32)[token_id // 32] |= np.uint32(1 << token_id % 32)
+        _allow(words, self._vocabulary.eos_token_ids)
+
+
+def _allow(words: NDArray[np.int32], token_ids: Iterable[int]) -> None:
+    for token_id in token_ids:
+        words.view(np.uint32)[token_id // 32] |= np.uint32(1 << token_id % 32)
