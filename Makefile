@@ -15,18 +15,20 @@ PYTEST   := $(BIN)/python -m pytest -n 2
 KILLS    ?= 500
 SEED     ?= 1
 MINUTES  ?= 10
+EXAMPLES ?= 1000
 FAST     := tests/unit tests/contract
 
 # Idle OpenMP threads must sleep, not spin: several processes share the cores.
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-fast faults soak check format bench clean
+.PHONY: help serve install test test-fast fuzz faults soak check format bench clean
 
 help:
 	@echo 'make serve      install, then serve a chat model on http://$(HOST):$(PORT)  (MODEL=path-or-id, PORT=, ARGS="...")'
 	@echo 'make test       install the development tools, then run all checks and tests'
 	@echo 'make test-fast  unit and contract tests without the slow ones, under a minute'
+	@echo 'make fuzz       send made-up requests to every endpoint  (EXAMPLES=$(EXAMPLES) for each)'
 	@echo 'make faults     kill processes at random under load and compare every answer  (KILLS=$(KILLS) SEED=$(SEED))'
 	@echo 'make soak       run users for minutes, and see whether memory grows  (MINUTES=$(MINUTES))'
 	@echo 'make check      formatting, lint, types, import rules'
@@ -44,6 +46,9 @@ test: check
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 4 -m "not slow" $(FAST)
+
+fuzz: $(VENV)/.dev
+	HEADRACE_FUZZ_EXAMPLES=$(EXAMPLES) $(PYTEST) tests/contract/openai/test_fuzz.py
 
 faults: $(VENV)/.dev
 	PYTHONPATH=tests/support $(BIN)/python tests/support/campaign.py --kills $(KILLS) --seed $(SEED)

@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md, docs/api.md and docs/metrics.md from the code: ``python docs/generate.py``.
+"""Writes the pages in PAGES from the code: ``python docs/generate.py``.
 
 With ``--check`` nothing is written; the exit status is 1 when a page is not what the code says.
 """
@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, SecretStr
+import compatibility
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
@@ -18,6 +19,7 @@ from headrace_api.metrics import Metrics
 from headrace_api.settings import ApiSettings
 from headrace_cli import flags
 from headrace_shared.settings import MetricsSettings, OtlpMetricsSettings, QueueSettings, RedisSettings, TracingSettings
+from headrace_shared.settings_report import variable_of
 from headrace_shared.telemetry.series import Series
 from headrace_worker.service.metrics import WorkerMetrics
 from headrace_worker.settings import WorkerSettings
@@ -38,14 +40,35 @@ SECTIONS: list[tuple[str, type[BaseSettings], str]] = [
 ]
 CONFIGURATION_HEAD = """# Configuration
 
-Every process reads its settings from the environment; the command line's options set the same variables and win over
-them. A variable that does not fit ends the process at once with exit status 2 and a line that names it. Durations and
-sizes have their unit in the name.
+A setting comes from the command line, else from the environment, else from a file, else it has its default. Options
+set the same variables that every process reads. What does not fit ends the process at once with exit status 2 and a
+line that names it. Durations and sizes have their unit in the name; `-` and `_` are the same in the names of options.
+
+A file for `--config` is YAML with options by their long names, at the top or below the process that they are for;
+below one, they may also be called by the rest of their variable's name. One file can serve all processes: each takes
+what is its own.
+
+```yaml
+model: Qwen/Qwen3-0.6B
+served-model-name: [small, qwen]
+max-model-len: 32K
+override-generation-config: {temperature: 0.5}
+api:
+  port: 9000
+  log-level: warning
+redis:
+  url: redis://queue:6379/0
+```
+
+`headrace config show` takes the options of `headrace serve` and prints every setting with its value and where that
+comes from. Options of other servers are in [compatibility.md](compatibility.md).
 
 | Variable of the command line | Default | What it is |
 |---|---|---|
+| `HEADRACE_CONFIG` | | The same as `--config`. |
 | `HEADRACE_CACHE` | `~/.cache/headrace` | Folder of the demo model. |
 | `HEADRACE_STATE` | `~/.local/state/headrace` | Folder below which `headrace serve` keeps its embedded queue. |
+| `HEADRACE_STATE_DIR` | | The same as `--state-dir`: the folder of that queue itself. |
 """
 API_HEAD = """# HTTP API
 
@@ -70,14 +93,9 @@ def configuration_page() -> str:
 
 
 def _setting_row(settings: type[BaseSettings], name: str, field: FieldInfo) -> str:
-    alias = field.validation_alias
-    variable = (
-        str(alias.choices[0])
-        if isinstance(alias, AliasChoices)
-        else f"{settings.model_config['env_prefix']}{name.upper()}"
-    )
+    variable = variable_of(settings, name)
     flag = next((f for f in flags.ALL_FLAGS if variable in f.variables), None)
-    option = f"`--{flag.name}`" if flag else "`MODEL`" if variable == "HEADRACE_WORKER_MODEL" else ""
+    option = f"`--{flag.name}`" if flag else ""
     default = "required" if field.is_required() else _default(field.default)
     return _row(f"`{variable}`", option, default, field.description or "")
 
@@ -200,7 +218,12 @@ def _series_row(series: Series[Any]) -> str:
     return _row(names, series.kind.value, ", ".join(f"`{label}`" for label in series.labels), series.text)
 
 
-PAGES = {"metrics.md": metrics_page, "configuration.md": configuration_page, "api.md": api_page}
+PAGES = {
+    "metrics.md": metrics_page,
+    "configuration.md": configuration_page,
+    "api.md": api_page,
+    "compatibility.md": lambda: NOTE + compatibility.page(),
+}
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import sys
 
 import uvicorn
 from pydantic import ValidationError
+from pydantic_settings.exceptions import SettingsError
 
 from headrace_api.app import create_app
 from headrace_api.drain import Drain
@@ -16,6 +17,7 @@ from headrace_api.settings import ApiSettings
 from headrace_api.tls import FreshTls
 from headrace_shared.parse.tools.plugin import ToolParserPluginError, load_tool_parser_plugin
 from headrace_shared.settings import QueueSettings, RedisSettings
+from headrace_shared.settings_report import problems_of
 from headrace_shared.telemetry.logs import setup_logging
 
 _TICKS_PER_TLS_REFRESH = 10
@@ -24,10 +26,8 @@ _TICKS_PER_TLS_REFRESH = 10
 def main() -> int:
     try:
         settings, redis, queue = ApiSettings(), RedisSettings(), QueueSettings()
-    except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"])
-            sys.stderr.write(f"headrace api: error: {f'{name}: ' if name else ''}{problem['msg']}\n")
+    except (ValidationError, SettingsError) as error:
+        sys.stderr.write("".join(f"headrace api: error: {problem}\n" for problem in problems_of(error)))
         return 2
     setup_logging(settings.log_level, settings.log_format, settings.secrets)
     if settings.tool_parser_plugin is not None:

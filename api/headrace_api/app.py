@@ -145,7 +145,7 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, keys: ApiKeys, telemetr
         metrics=telemetry.metrics,
         tracing=telemetry.tracing,
         echo_id=settings.enable_request_id_headers,
-        access_log=settings.access_log,
+        logs=lambda path: settings.access_log and path not in settings.disable_access_log_for_endpoints,
     )
 
 

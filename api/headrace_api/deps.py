@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from headrace_api.operations.call import Call
 from headrace_api.operations.services import Services
-from headrace_api.request_headers import goes_on_alone, idempotency_key_of, timeout_of
+from headrace_api.request_headers import goes_on_alone, idempotency_key_of, priority_of, refuse_unsupported, timeout_of
 from headrace_api.schemas.base import RequestModel
 from headrace_api.schemas.queued import QueuedRequest
 from headrace_shared.errors import ErrorCode, HeadraceError
@@ -70,6 +70,7 @@ def call_of(request: Request, services: Services) -> Call:
 def generation_call(request: Request, body: QueuedRequest, raw: bytes, services: Services) -> Call:
     """What operations are told of a request for an answer. Raises InvalidRequestError that names the header at fault."""
     headers = request.headers
+    refuse_unsupported(headers)
     asked_s = [wish for wish in (timeout_of(headers), body.timeout) if wish is not None]
     if asked_s:
         request.state.patience_s = min(asked_s)
@@ -79,6 +80,7 @@ def generation_call(request: Request, body: QueuedRequest, raw: bytes, services:
         caller=call.caller.named(headers.get("x-headrace-tenant"), body.end_user),
         timeout_s=min(call.timeout_s, *asked_s) if asked_s else call.timeout_s,
         body=raw,
+        priority=priority_of(headers),
         idempotency_key=idempotency_key_of(headers),
         detached=goes_on_alone(headers),
         traceparent=request.state.traceparent,

@@ -2,8 +2,10 @@
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from fastapi import Request
@@ -13,10 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
+from headrace_api.schemas.problems import Problem, refuse, reworded, shown
 from headrace_shared.errors import (
     ErrorCode,
     HeadraceError,
-    InvalidRequestError,
     OverloadedError,
     RateLimitedError,
     UnavailableError,
@@ -24,6 +26,10 @@ from headrace_shared.errors import (
 from headrace_shared.telemetry.context import current_request_id
 
 log = logging.getLogger(__name__)
+
+_ADDRESS = re.compile(r" (?:object )?at 0x[0-9a-fA-F]+")
+"""How Python writes objects that a template or a library puts into its complaint."""
+_LONGEST_MESSAGE = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +131,8 @@ def public_message(error: HeadraceError) -> str:
     """What a client may read of it."""
     if error.code is ErrorCode.INTERNAL:
         return f"The server failed while it worked on this request (request id {current_request_id() or 'unknown'})."
-    return error.message
+    message = _ADDRESS.sub("", error.message)
+    return message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "..."
 
 
 def speaks_messages(scope: Scope) -> bool:
@@ -137,6 +144,12 @@ def speaks_messages(scope: Scope) -> bool:
 def status_of(error: HeadraceError) -> int:
     """The HTTP status for ``error``."""
     return ANSWERS[error.code].status
+
+
+def report(error: HeadraceError) -> None:
+    """The log line of a failure of ours, with the words that the client may not get."""
+    if status_of(error) == 500:
+        log.error("request failed", extra={"code": error.code.value, "reason": error.message})
 
 
 def error_response(error: HeadraceError, scope: Scope, *, patience_s: float = math.inf) -> Response:
@@ -164,17 +177,22 @@ def error_response(error: HeadraceError, scope: Scope, *, patience_s: float = ma
 async def on_headrace_error(request: Request, error: Exception) -> Response:
     """Exception handler for HeadraceError."""
     assert isinstance(error, HeadraceError)  # noqa: S101 - the framework's handler type is too wide
-    if error.code is ErrorCode.INTERNAL:
-        log.error("request failed", extra={"reason": error.message})
+    report(error)
     return error_response(error, request.scope, patience_s=getattr(request.state, "patience_s", math.inf))
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:
     """Exception handler for query parameters and headers that the framework finds wrong."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - the framework's handler type is too wide
-    first = error.errors()[0]
-    param = str(first["loc"][-1])
-    return error_response(InvalidRequestError(f"{param}: {first['msg']}.", param=param), request.scope)
+    return error_response(refuse([_of_framework(detail) for detail in error.errors()]), request.scope)
+
+
+def _of_framework(detail: Mapping[str, Any]) -> Problem:
+    place, *_, name = detail["loc"]
+    param = name.title() if place == "header" else str(name)
+    if detail["type"] == "missing":
+        return Problem(param, "is required")
+    return Problem(param, f"{reworded(detail['msg'])}, got {shown(detail['input'])}")
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

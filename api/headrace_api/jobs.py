@@ -44,6 +44,7 @@ class Ticket:
     priority: int = 0
     detached: bool = False
     max_stop_strings: int = 64
+    strict_max_tokens: bool = False
     grammar: GrammarSpec | None = None
     """What the answer must look like, already checked."""
     thinking: ThinkingSpec | None = None
@@ -86,6 +87,8 @@ def _job(
     body: GenerationRequest, ask: _Ask, prompt: Prompt, card: ModelCard, tokenizer: Tokenizer, ticket: Ticket
 ) -> GenerateJob:
     max_tokens = _fitting_max_tokens(ask.max_tokens, len(prompt.token_ids), card)
+    if ticket.strict_max_tokens:
+        _check_room(body, ask, len(prompt.token_ids), card)
     stopping = _stopping(body, max_tokens, card, ticket.max_stop_strings)
     packed = pack_ids(prompt.token_ids)
     header = JobHeader(
@@ -123,6 +126,19 @@ def _fitting_max_tokens(asked: int | None, prompt_tokens: int, card: ModelCard) 
         )
     limits = [limit for limit in (room, asked, card.defaults.max_tokens) if limit is not None]
     return min(limits)
+
+
+def _check_room(body: GenerationRequest, ask: _Ask, prompt_tokens: int, card: ModelCard) -> None:
+    """Raise InvalidRequestError unless everything that is asked for fits, as servers that cut no answer have it."""
+    if ask.max_tokens is None or prompt_tokens + ask.max_tokens <= card.max_model_len:
+        return
+    param = "max_completion_tokens" if getattr(body, "max_completion_tokens", None) else "max_tokens"
+    raise InvalidRequestError(
+        f"{param}: should be at most {card.max_model_len - prompt_tokens}, as the prompt has {prompt_tokens} tokens "
+        f"and the model {card.name!r} a context of {card.max_model_len}, got {ask.max_tokens}.",
+        param=param,
+        code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+    )
 
 
 def _stopping(body: GenerationRequest, max_tokens: int, card: ModelCard, max_stop_strings: int) -> StoppingSpec:

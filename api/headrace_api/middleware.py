@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,13 +35,14 @@ class RequestContext:
         tracing: Tracing | None = None,
         *,
         echo_id: bool = True,
-        access_log: bool = True,
+        logs: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        """``logs``: whether requests to a path get a log line."""
         self._app = app
         self._metrics = HttpMetrics(metrics)
         self._tracing = tracing
         self._echo_id = echo_id
-        self._access_log = access_log
+        self._logs = logs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -98,9 +99,9 @@ class RequestContext:
                 raise  # The answer has begun: the server must break the connection, not end it neatly.
 
     def _report(self, scope: Scope, status: int | None) -> None:
-        if not self._access_log:
-            return
         path: str = scope["path"]
+        if not self._logs(path):
+            return
         log.log(
             logging.DEBUG if path in QUIET_PATHS else logging.INFO,
             "request answered",

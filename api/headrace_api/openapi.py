@@ -62,6 +62,31 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     MessagesErrorBody,
 )
 _REFERENCE = "#/components/schemas/{}"
+_QUEUED = "429"
+"""What only requests are answered with that go through the queue."""
+
+
+def _header(name: str, text: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+
+
+_HEADERS_OF_ALL = [
+    _header("X-Request-Id", "Base of the ids.", type="string", pattern=r"^[A-Za-z0-9._:\-]{1,128}$"),
+]
+_HEADERS_OF_QUEUED = [
+    _header("X-Request-Timeout", "Seconds after which the request is given up.", type="number", exclusiveMinimum=0),
+    _header(
+        "X-Vllm-Priority",
+        "Goes before the body's priority; lower goes first.",
+        type="integer",
+        minimum=-(2**53) + 1,
+        maximum=2**53 - 1,
+    ),
+    _header("Idempotency-Key", "The same request is computed once.", type="string", pattern=r"^[\x20-\x7e]{1,255}$"),
+    _header("X-Headrace-On-Disconnect", "What becomes of it without its client.", enum=["cancel", "continue"]),
+    _header("X-Headrace-Tenant", "For whom a client without a key asks.", type="string", maxLength=128),
+    _header("traceparent", "The client's trace, as W3C's trace context has it.", type="string"),
+]
 
 
 def document(app: FastAPI, *, guarded: bool) -> dict[str, Any]:
@@ -79,6 +104,8 @@ def document(app: FastAPI, *, guarded: bool) -> dict[str, Any]:
         for operation in operations.values():
             # The framework documents a failure of its own that never leaves this server.
             operation["responses"].pop("422", None)
+            own = operation.setdefault("parameters", [])
+            own += [*_HEADERS_OF_ALL, *(_HEADERS_OF_QUEUED if _QUEUED in operation["responses"] else [])]
             if guarded and path not in OPEN_PATHS:
                 operation["security"] = [{"key": []}]
     return whole

@@ -58,6 +58,8 @@ class ApiSettings(BaseSettings):
     """PEM file of the authorities whose certificates clients may show."""
     ssl_cert_reqs: Annotated[int, Field(ge=0, le=2)] = 0
     """Whether clients have to show a certificate: 0 no, 1 a valid one or none, 2 yes."""
+    ssl_ciphers: str | None = None
+    """Ciphers of TLS 1.2, in OpenSSL's notation; default: Python's choice."""
     enable_ssl_refresh: bool = False
     """Take over certificate files that are replaced, without a restart."""
     allowed_origins: Words = ()
@@ -96,6 +98,8 @@ class ApiSettings(BaseSettings):
     """Lowest level of the HTTP server's own lines; default: as the rest of the log."""
     access_log: bool = True
     """A log line for every HTTP request that is answered."""
+    disable_access_log_for_endpoints: Words = ()
+    """Paths whose requests get no such line."""
     log_stats: bool = True
     """A log line of statistics every 10 seconds while there is something to tell; without it vLLM's series are left out of /metrics too."""
     enable_per_request_metrics: bool = False
@@ -110,6 +114,14 @@ class ApiSettings(BaseSettings):
     """Show the API's description: /openapi.json, /docs and /redoc."""
     return_tokens_as_token_ids: bool = False
     """Write tokens as `token_id:7` in logprobs, where a request does not say."""
+    enable_force_include_usage: bool = False
+    """Tell the usage at the end of every stream, whether or not the request asks for it."""
+    first_served_name: bool = False
+    """Call the model by its first served name in every answer, whatever name was asked for."""
+    strict_max_tokens: bool = False
+    """Refuse a request whose prompt and max_tokens do not fit into the context together, instead of cutting the answer."""
+    scheduling_policy: Literal["priority", "fcfs"] = "priority"
+    """Who is served first: the most urgent, or who came first; then a priority other than 0 is refused."""
     enable_prompt_tokens_details: bool = False
     """Tell in the usage how many prompt tokens were cached."""
     enable_server_load_tracking: bool = False
@@ -117,7 +129,7 @@ class ApiSettings(BaseSettings):
     enable_tokenizer_info_endpoint: bool = False
     """Answer GET /tokenizer_info with the special tokens and the chat template of a model."""
     stream_interval: Annotated[int, Field(ge=1)] = 1
-    """Tokens per event of a stream's choice, where a request does not say; its first and last event come at once."""
+    """Tokens per event of a chat's or text completion's stream, where a request does not say; a choice's first and last event come at once."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
     """Largest request body; a larger one gets 413."""
     tokenizer_threads: Annotated[int, Field(ge=1)] = 2
@@ -136,8 +148,8 @@ class ApiSettings(BaseSettings):
     """How long a stream's headers wait for the first token, so that an early failure gets its own status."""
     no_worker_grace_s: Annotated[float, Field(gt=0)] = 30.0
     """A running request whose model has had no live worker for that long is ended."""
-    keep_alive_s: Annotated[float, Field(gt=0)] = 10.0
-    """A silent stream gets an SSE comment that often."""
+    keep_alive_s: Annotated[float, Field(ge=0)] = 10.0
+    """A silent stream gets an SSE comment that often; 0: never."""
     disconnect_linger_s: Annotated[float, Field(ge=0)] = 2.0
     """How long a stream whose client has gone waits for it to come back before it is cancelled."""
     response_store_ttl_s: Annotated[int, Field(ge=0)] = 3600
@@ -170,7 +182,7 @@ class ApiSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _has_what_tls_needs(self) -> "ApiSettings":
-        names = ("ssl_keyfile", "ssl_ca_certs", "ssl_cert_reqs", "enable_ssl_refresh")
+        names = ("ssl_keyfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers", "enable_ssl_refresh")
         if self.ssl_certfile is None and (idle := [name for name in names if getattr(self, name)]):
             raise ValueError(f"{', '.join(idle)}: without ssl_certfile there is no TLS")
         if bool(self.ssl_cert_reqs) != (self.ssl_ca_certs is not None):
@@ -198,4 +210,4 @@ class ApiSettings(BaseSettings):
         if self.ssl_certfile is None:
             return None
         level = ssl.VerifyMode(self.ssl_cert_reqs)
-        return TlsFiles(self.ssl_certfile, self.ssl_keyfile, self.ssl_ca_certs, level)
+        return TlsFiles(self.ssl_certfile, self.ssl_keyfile, self.ssl_ca_certs, level, self.ssl_ciphers)

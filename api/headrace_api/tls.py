@@ -18,12 +18,19 @@ class TlsFiles:
     ca_certs: Path | None = None
     """PEM of the authorities that vouch for clients."""
     client_certificate: ssl.VerifyMode = ssl.CERT_NONE
+    ciphers: str | None = None
+    """For TLS 1.2, in OpenSSL's notation."""
 
     def context(self) -> ssl.SSLContext:
-        """Made from the files as they are now. Raises ValueError that names the file at fault."""
+        """Made from the files as they are now. Raises ValueError that names what is at fault."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.verify_mode = self.client_certificate
+        if self.ciphers is not None:
+            try:
+                context.set_ciphers(self.ciphers)
+            except ssl.SSLError:
+                raise ValueError(f"ssl_ciphers: OpenSSL knows none of {self.ciphers[:80]!r}") from None
         try:
             # With a password given, OpenSSL does not ask for one at the terminal.
             context.load_cert_chain(self.certfile, self.keyfile, password="")

@@ -4,63 +4,36 @@ The servers' own settings classes are the truth about defaults and ranges; the c
 given, as environment variables, so that a flag and its variable can never mean different things.
 """
 
-import inspect
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
-import typer
+from headrace_cli.flag import Flag
 
-Command = TypeVar("Command", bound=Callable[..., None])
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["console", "json"]
 
 
-@dataclass(frozen=True)
-class Flag:
-    """``--name`` on the command line and the environment variables that carry it to the servers."""
-
-    name: str
-    kind: Any
-    help: str
-    variables: tuple[str, ...]
-    metavar: str | None = None
-    also: str | None = None
-    """A second spelling: the setting's own name, where the option's is shorter."""
-    off: str | None = None
-    """What switches it off; default: its name with ``no-`` in front, the spelling that other servers use."""
-    exact: bool = False
-    """Of several values: a comma belongs to its value."""
-
-    @property
-    def keyword(self) -> str:
-        """The command function's parameter."""
-        return self.name.replace("-", "_")
-
-    def parameter(self) -> inspect.Parameter:
-        option = typer.Option(*self._spellings(), help=self.help, metavar=self.metavar, show_default=False)
-        return inspect.Parameter(
-            self.keyword, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[self.kind | None, option]
-        )
-
-    def _spellings(self) -> tuple[str, ...]:
-        if self.kind is not bool:
-            return (f"--{self.name}", f"--{self.also}") if self.also else (f"--{self.name}",)
-        return (f"--{self.name}/--{self.off or f'no-{self.name}'}",)
-
-
 def _worker(name: str, kind: Any, text: str, metavar: str | None = None) -> Flag:
-    return Flag(name, kind, text, (f"HEADRACE_WORKER_{name.replace('-', '_').upper()}",), metavar)
+    variable = f"HEADRACE_WORKER_{name.replace('-', '_').upper()}"
+    return Flag(name, kind, text, (variable,), metavar, is_json=metavar == "JSON")
 
 
 def _api(name: str, kind: Any, text: str, metavar: str | None = None, off: str | None = None) -> Flag:
     return Flag(name, kind, text, (f"HEADRACE_API_{name.replace('-', '_').upper()}",), metavar, off=off)
 
 
-def _queue(name: str, setting: str, kind: Any, text: str, metavar: str) -> Flag:
-    return Flag(name, kind, text, (f"HEADRACE_QUEUE_{setting}",), metavar)
+def _queue(name: str, setting: str, kind: Any, text: str, metavar: str, *also: str) -> Flag:
+    return Flag(name, kind, text, (f"HEADRACE_QUEUE_{setting}",), metavar, also, is_json=metavar == "JSON")
 
+
+CONFIG_FLAG = Flag(
+    "config",
+    str,
+    "YAML file of options by their long names; command line and environment go before it. [env: HEADRACE_CONFIG]",
+    ("HEADRACE_CONFIG",),
+    "FILE",
+)
+
+STATE_DIR_FLAG = Flag("state-dir", str, "Folder for the embedded queue's data.", ("HEADRACE_STATE_DIR",), "FOLDER")
 
 REDIS_FLAG = Flag(
     "redis",
@@ -91,6 +64,7 @@ API_FLAGS = (
         ("HEADRACE_API_KEYS",),
         "KEY",
         exact=True,
+        fallback="VLLM_API_KEY",
     ),
     Flag(
         "api-keys-file",
@@ -119,6 +93,7 @@ API_FLAGS = (
         "Whether clients have to show a certificate: 0 no (default), 1 a valid one or none, 2 yes.",
         "LEVEL",
     ),
+    _api("ssl-ciphers", str, "Ciphers of TLS 1.2, in OpenSSL's notation (default: Python's choice).", "LIST"),
     _api("enable-ssl-refresh", bool, "Take over certificate files that are replaced, without a restart."),
     _api(
         "allowed-origins",
@@ -146,6 +121,7 @@ API_FLAGS = (
         "A log line for every HTTP request that is answered (default on).",
         off="disable-uvicorn-access-log",
     ),
+    _api("disable-access-log-for-endpoints", str, "Paths without such a line, as a JSON list or with commas.", "LIST"),
     _api(
         "enable-log-requests",
         bool,
@@ -174,6 +150,18 @@ API_FLAGS = (
         bool,
         "Let requests ask with include_metrics for their own timings in the answer (default off).",
     ),
+    _api("enable-force-include-usage", bool, "Tell the usage at the end of every stream, asked or not (default off)."),
+    _api("first-served-name", bool, "Answer with the model's first name, whatever name was asked for (default off)."),
+    _api(
+        "strict-max-tokens",
+        bool,
+        "Refuse a request whose prompt and max_tokens do not fit into the context together, instead of cutting the answer (default off).",
+    ),
+    _api(
+        "scheduling-policy",
+        Literal["priority", "fcfs"],
+        "Who is served first: the most urgent (default), or who came first; then priorities are refused.",
+    ),
     _api("enable-prompt-tokens-details", bool, "Tell in the usage how many prompt tokens were cached (default off)."),
     _api(
         "enable-tokenizer-info-endpoint",
@@ -188,7 +176,12 @@ API_FLAGS = (
         "SECONDS",
     ),
     _api("enable-server-load-tracking", bool, "Answer GET /load with the number of requests in hand (default off)."),
-    _api("stream-interval", int, "Tokens per event of a stream, where a request does not say (default 1).", "TOKENS"),
+    _api(
+        "stream-interval",
+        int,
+        "Tokens per event of completions' streams, where a request does not say (default 1).",
+        "TOKENS",
+    ),
     _api("max-body-bytes", int, "Largest request body; a larger one gets 413 (default 10485760).", "BYTES"),
     _api("tokenizer-threads", int, "Threads that render templates and tokenize prompts (default 2).", "N"),
     _api("max-stop-strings", int, "Stop strings that one request may have (default 64).", "N"),
@@ -212,7 +205,14 @@ API_FLAGS = (
         "A running request whose model has had no live worker for that long is ended (default 30).",
         "SECONDS",
     ),
-    _api("keep-alive-s", float, "A silent stream gets an SSE comment that often (default 10).", "SECONDS"),
+    Flag(
+        "keep-alive-s",
+        float,
+        "A silent stream gets an SSE comment that often (default 10); 0: never.",
+        ("HEADRACE_API_KEEP_ALIVE_S",),
+        "SECONDS",
+        also=("sse-keep-alive-interval",),
+    ),
     _api(
         "disconnect-linger-s",
         float,
@@ -225,7 +225,7 @@ API_FLAGS = (
         "How long new requests are still taken after a signal to stop, while /ready already says no (default 0).",
         ("HEADRACE_API_DRAIN_DELAY_S",),
         "SECONDS",
-        also="drain-delay-s",
+        also=("drain-delay-s",),
     ),
     Flag(
         "grace",
@@ -233,18 +233,26 @@ API_FLAGS = (
         "How long running requests may go on after that (default 30).",
         ("HEADRACE_API_SHUTDOWN_GRACE_S",),
         "SECONDS",
-        also="shutdown-grace-s",
+        also=("shutdown-grace-s", "shutdown-timeout"),
     ),
 )
 
 QUEUE_FLAGS = (
-    _queue("max-queue-requests", "MAX_REQUESTS", int, "Most requests that may wait per model (default 10000).", "N"),
+    _queue(
+        "max-queue-requests",
+        "MAX_REQUESTS",
+        int,
+        "Most requests that may wait per model (default 10000).",
+        "N",
+        "max-num-queued-reqs",
+    ),
     _queue(
         "max-queue-tokens",
         "MAX_TOKENS",
         int,
         "Most context tokens that a model's waiting requests may need (default 100000000).",
         "N",
+        "max-num-queued-tokens",
     ),
     _queue(
         "priority-aging",
@@ -288,6 +296,7 @@ QUEUE_FLAGS = (
 )
 
 WORKER_FLAGS = (
+    _worker("model", str, "The same as MODEL.", "PATH|ID"),
     _worker(
         "served-model-name",
         list[str],
@@ -365,6 +374,11 @@ WORKER_FLAGS = (
         "JSON",
     ),
     _worker("response-role", str, "Role of generated messages (default assistant).", "ROLE"),
+    _worker(
+        "guided-decoding-backend",
+        Literal["auto", "xgrammar", "guidance"],
+        "What constrains answers to a grammar: xgrammar, guidance, or whichever can (auto, the default).",
+    ),
     _worker("max-logprobs", int, "Most logprobs that a request may ask for (default 20); -1: all.", "N"),
     _worker(
         "logprobs-mode",
@@ -481,36 +495,6 @@ ALL_FLAGS = (
     *logging_flags("API", "WORKER"),
     *REDIS_FLAGS,
 )
-"""What ``headrace serve`` takes, and the reference page lists."""
-
-
-def accepts(*flags: Flag) -> Callable[[Command], Command]:
-    """Give a command taking ``**given`` the options in ``flags``; those not given arrive as None."""
-
-    def decorate(command: Command) -> Command:
-        own = inspect.signature(command)
-        named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        command.__signature__ = own.replace(parameters=[*named, *(flag.parameter() for flag in flags)])  # type: ignore[attr-defined]
-        return command
-
-    return decorate
-
-
-def variables(flags: Iterable[Flag], given: Mapping[str, Any]) -> dict[str, str]:
-    """The environment variables for the options in ``given``, a command's keyword arguments."""
-    found = {}
-    for flag in flags:
-        value = given.get(flag.keyword)
-        if value is None or value == []:
-            continue
-        for variable in flag.variables:
-            found[variable] = _as_text(flag, value)
-    return found
-
-
-def _as_text(flag: Flag, value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return json.dumps(value) if flag.exact and any("," in each for each in value) else ",".join(value)
-    return str(value)
+"""What becomes a setting of a server, and the reference page lists."""
+SERVE_FLAGS = (*ALL_FLAGS, STATE_DIR_FLAG, CONFIG_FLAG)
+"""What ``headrace serve`` takes."""

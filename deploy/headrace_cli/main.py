@@ -8,9 +8,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from headrace_cli import flags, folders, models, servers
+from headrace_cli import configuration, flags, folders, models, servers
+from headrace_cli.arguments import Command, ServerCommand
+from headrace_cli.config_command import app as config_app
 from headrace_cli.dlq import commands as dlq
-from headrace_cli.errors import EXIT_INTERRUPTED, CliError
+from headrace_cli.errors import EXIT_CONFIGURATION, EXIT_INTERRUPTED, CliError
+from headrace_cli.flag import Flag, accepts
 from headrace_cli.terminal import Terminal
 
 app = typer.Typer(
@@ -20,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(config_app, name="config")
 
 _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8000
@@ -29,6 +33,7 @@ _API_FLAGS = (
     *flags.plugin_flags("API"),
     *flags.logging_flags("API"),
     *flags.REDIS_FLAGS,
+    flags.CONFIG_FLAG,
 )
 _WORKER_FLAGS = (
     *flags.WORKER_FLAGS,
@@ -36,8 +41,9 @@ _WORKER_FLAGS = (
     *flags.plugin_flags("WORKER"),
     *flags.logging_flags("WORKER"),
     *flags.REDIS_FLAGS,
+    flags.CONFIG_FLAG,
 )
-_SERVE_FLAGS = flags.ALL_FLAGS
+_SERVE_FLAGS = flags.SERVE_FLAGS
 
 
 def main() -> None:
@@ -76,15 +82,9 @@ _Model = Annotated[
 ]
 
 
-@app.command()
-@flags.accepts(*_SERVE_FLAGS)
-def serve(
-    model: _Model = None,
-    state_dir: Annotated[
-        Path | None, typer.Option(help="Folder for the embedded queue's data.", show_default=False, metavar="FOLDER")
-    ] = None,
-    **given: Any,
-) -> None:
+@app.command(cls=ServerCommand)
+@accepts(*_SERVE_FLAGS)
+def serve(served: _Model = None, **given: Any) -> None:
     """Serve MODEL on this machine: queue, worker and API node in one command.
 
     \b
@@ -92,24 +92,26 @@ def serve(
       headrace serve
       headrace serve Qwen/Qwen3-0.6B --port 9000 --api-key secret
       headrace serve ./model.gguf --kv-cache-memory 2GiB
+      headrace serve --config headrace.yaml
     """
     from headrace_cli import local  # httpx and asyncio take time that --help should not
 
     terminal = Terminal()
     # What was exported counts as if it had been given, so that a server and this command cannot disagree about it.
-    known = servers.environment(flags.variables(_SERVE_FLAGS, given))
+    known = servers.environment(_settings(_SERVE_FLAGS, given, served))
     simulated = known.get("HEADRACE_WORKER_ENGINE") == "simulated"
     servers.require(servers.API)
     if not simulated:
         servers.require(servers.WORKER)
     host = known.get("HEADRACE_API_HOST", _DEFAULT_HOST)
     port = local.free_port(host, known.get("HEADRACE_API_PORT", str(_DEFAULT_PORT)))
-    asked = model or known.get("HEADRACE_WORKER_MODEL")
+    asked = known.get("HEADRACE_WORKER_MODEL")
     found = (asked or "simulated") if simulated else models.resolve(asked, terminal)
+    state_dir = Path(known.get("HEADRACE_STATE_DIR") or folders.state_dir() / f"serve-{port}")
     settings = local.LocalSettings(
         host=host,
         port=port,
-        state_dir=(state_dir or folders.state_dir() / f"serve-{port}").expanduser().absolute(),
+        state_dir=state_dir.expanduser().absolute(),
         redis_url=known.get("HEADRACE_REDIS_URL"),
         environment={
             **known,
@@ -121,8 +123,8 @@ def serve(
     raise typer.Exit(asyncio.run(local.serve(settings, terminal)))
 
 
-@app.command()
-@flags.accepts(*_API_FLAGS)
+@app.command(cls=ServerCommand)
+@accepts(*_API_FLAGS)
 def api(**given: Any) -> None:
     """Run one API node: HTTP in front, the queue behind. It needs no model and no torch.
 
@@ -131,15 +133,18 @@ def api(**given: Any) -> None:
       headrace api --redis redis://queue:6379/0 --host 0.0.0.0 --api-key secret
     """
     servers.require(servers.API)
-    servers.become(servers.API, flags.variables(_API_FLAGS, given))
+    servers.become(servers.API, _settings(_API_FLAGS, given))
 
 
-@app.command()
-@flags.accepts(*_WORKER_FLAGS)
+@app.command(cls=ServerCommand)
+@accepts(*_WORKER_FLAGS)
 def worker(
-    model: Annotated[
-        str, typer.Argument(help="Model directory, GGUF file or Hugging Face id; 'demo' is the demo model.")
-    ],
+    served: Annotated[
+        str | None,
+        typer.Argument(
+            help="Model directory, GGUF file or Hugging Face id; 'demo' is the demo model.", metavar="MODEL"
+        ),
+    ] = None,
     **given: Any,
 ) -> None:
     """Run one worker that serves MODEL from the queue.
@@ -148,10 +153,19 @@ def worker(
     Example:
       headrace worker Qwen/Qwen3-0.6B --redis redis://queue:6379/0 --max-num-seqs 128
     """
-    if given["engine"] != "simulated":
+    settings = _settings(_WORKER_FLAGS, given, served)
+    asked = settings.get("HEADRACE_WORKER_MODEL")
+    if not asked:
+        raise CliError("a worker needs a MODEL: headrace worker MODEL", exit_code=EXIT_CONFIGURATION)
+    if settings.get("HEADRACE_WORKER_ENGINE") != "simulated":
         servers.require(servers.WORKER)
-        model = models.resolve(model, Terminal())
-    servers.become(servers.WORKER, {**flags.variables(_WORKER_FLAGS, given), "HEADRACE_WORKER_MODEL": model})
+        settings["HEADRACE_WORKER_MODEL"] = models.resolve(asked, Terminal())
+    servers.become(servers.WORKER, settings)
+
+
+def _settings(known: tuple[Flag, ...], given: dict[str, Any], served: str | None = None) -> dict[str, str]:
+    """What was set, as environment variables. ``served``: the command's MODEL."""
+    return configuration.texts(configuration.configured(known, given, served))
 
 
 _Url = Annotated[str, typer.Option("--url", help="Base URL of an OpenAI-compatible server.")]
@@ -162,7 +176,7 @@ _ClientModel = Annotated[
 _LOCAL_URL = f"http://{_DEFAULT_HOST}:{_DEFAULT_PORT}"
 
 
-@app.command()
+@app.command(cls=Command)
 def bench(  # noqa: PLR0913 - one parameter per option of the command
     url: _Url = _LOCAL_URL,
     model: _ClientModel = None,
@@ -206,7 +220,7 @@ def bench(  # noqa: PLR0913 - one parameter per option of the command
     raise typer.Exit(command.run(settings, Terminal()))
 
 
-@app.command()
+@app.command(cls=Command)
 def chat(
     url: _Url = _LOCAL_URL,
     model: _ClientModel = None,

@@ -39,10 +39,15 @@ def _seconds(variables: Mapping[str, str], name: str, default: float) -> float:
         return default  # the server itself refuses it, with a better message
 
 
+def is_there(package: str) -> bool:
+    """Whether the server ``package`` is installed."""
+    return importlib.util.find_spec(package) is not None
+
+
 def require(package: str) -> None:
     """Raise CliError when what ``package`` needs is not installed."""
     library, extra = _EXTRAS[package]
-    if importlib.util.find_spec(package) is None or importlib.util.find_spec(library) is None:
+    if not is_there(package) or importlib.util.find_spec(library) is None:
         raise CliError(
             f"{library} is not installed; try: pip install 'headrace[{extra}]'", exit_code=EXIT_CONFIGURATION
         )

@@ -40,6 +40,23 @@ def test_a_size_that_is_none_is_an_error_that_says_what_is_allowed() -> None:
     assert "2GiB" in line
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("device", "tpu", "there is no support for 'tpu'"),
+        ("hf_overrides", "{", "is not JSON"),
+        ("override_generation_config", '{"colour": 1}', "override_generation_config_colour"),
+        ("max_model_len", "long", "must be a number of tokens"),
+        ("load_format", "tensorizer", "'auto', 'safetensors', 'pt', 'gguf' or 'dummy'"),
+        ("guided_decoding_backend", "outlines", "'auto', 'xgrammar' or 'guidance'"),
+    ],
+)
+def test_a_setting_that_cannot_be_kept_is_an_error_that_names_it(setting: str, value: str, said: str) -> None:
+    line = error_line(start(worker_model="x", **{f"worker_{setting}": value}))
+    assert f"error: {setting}" in line
+    assert said in line
+
+
 def test_a_redis_address_of_another_kind_is_an_error_that_names_the_allowed_ones() -> None:
     assert "redis://" in error_line(start(worker_model="x", redis_url="http://localhost"))
 

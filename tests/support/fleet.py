@@ -39,7 +39,7 @@ class ApiProcess:
 
     def wait_until_ready(self, models: int = 1, workers: int = 1) -> None:
         """Until it serves that many models, with that many workers each."""
-        wait_until(lambda: self._serves(models, workers), "the API node serves its models")
+        wait_until(lambda: self.serves(models, workers), "the API node serves its models")
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -49,7 +49,7 @@ class ApiProcess:
             self.process.kill()
             self.process.wait()
 
-    def _serves(self, models: int, workers: int) -> bool:
+    def serves(self, models: int, workers: int) -> bool:
         try:
             answer = httpx.get(f"{self.url}/ready")
         except httpx.HTTPError:

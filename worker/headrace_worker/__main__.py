@@ -9,8 +9,10 @@ import sys
 
 import uvloop
 from pydantic import ValidationError
+from pydantic_settings.exceptions import SettingsError
 
 from headrace_shared.settings import RedisSettings, TracingSettings
+from headrace_shared.settings_report import problems_of
 from headrace_shared.telemetry.logs import setup_logging
 from headrace_worker.engine.build import EngineSetupError
 from headrace_worker.service.worker import EngineCrashedError, Worker
@@ -24,10 +26,8 @@ def main() -> int:
     try:
         settings = WorkerSettings()
         redis_settings = RedisSettings()
-    except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"])
-            sys.stderr.write(f"headrace worker: error: {name}: {problem['msg']}\n")
+    except (ValidationError, SettingsError) as error:
+        sys.stderr.write("".join(f"headrace worker: error: {problem}\n" for problem in problems_of(error)))
         return 2
     if settings.collect_detailed_traces and not TracingSettings().enabled:
         sys.stderr.write("headrace worker: error: collect_detailed_traces: wants a collector: --otlp-traces-endpoint\n")

@@ -43,6 +43,12 @@ def _tokens_from_text(value: object) -> object:
     return int(tokens)
 
 
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError(f"must be auto, cpu, cuda or cuda:N; there is no support for {value[:40]!r}")
+    return value
+
+
 def _regular_expression(value: str | None) -> str | None:
     try:
         re.compile(value or "")
@@ -118,7 +124,9 @@ class WorkerSettings(BaseSettings):
         default="auto",
         description="Precision of the weights; `auto` is float32 on a CPU and the checkpoint's own elsewhere.",
     )
-    device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`."
+    )
     threads: int = Field(default=0, ge=0, description="Compute threads on a CPU; 0: one per core this process may use.")
     max_model_len: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_tokens_from_text)] = Field(
         default=None, description="Context length limit, tokens, like 32768, 32K or 32k; default: the model's own."
@@ -181,6 +189,10 @@ class WorkerSettings(BaseSettings):
     override_generation_config: SamplingDefaults = Field(
         default=SamplingDefaults(),
         description='Sampling defaults that go before those, as a JSON object: {"temperature": 0.5}.',
+    )
+    guided_decoding_backend: Literal["auto", "xgrammar", "guidance"] = Field(
+        default="auto",
+        description="What constrains answers to a grammar; `auto`: xgrammar, and guidance for what xgrammar cannot do.",
     )
     max_logprobs: int = Field(
         default=20, ge=-1, description="Most logprobs that a request may ask for; -1: the whole vocabulary."

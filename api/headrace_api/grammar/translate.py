@@ -1,7 +1,7 @@
 """From a request's constraint to the GrammarSpec that its worker gets."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ _KINDS = {
     "structural_tag": GrammarKind.STRUCTURAL_TAG,
 }
 """By the last part of a field's name; a grammar's notation is found out later."""
+_BACKENDS = frozenset(backend.value for backend in GrammarBackend)
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -49,12 +50,14 @@ class _Wish:
 _NO_WISH = _Wish(GrammarBackend.AUTO, compact=False, close_all=False, whitespace=None)
 
 
-def constraint_of(body: StructuredRequest, available: Collection[str]) -> Constraint | None:
+def constraint_of(body: StructuredRequest, available: Sequence[str]) -> Constraint | None:
     """The constraint of a request without conflicts; None when it has none.
 
-    ``available``: the model's back-ends. May take milliseconds for a large schema. Raises
+    ``available``: the model's back-ends, the preferred one first. May take milliseconds for a large schema. Raises
     InvalidRequestError for what they cannot do.
     """
+    # A newer worker may have backends that this node has not heard of.
+    available = [name for name in available if name in _BACKENDS]
     wish = _wish(body, available)
     constraints = body.constraints()
     if not constraints:
@@ -79,7 +82,7 @@ def tag_spec(param: str, tag: JsonObject) -> GrammarSpec:
     return _tag_spec(param, _read(param, tag), _NO_WISH)
 
 
-def _wish(body: StructuredRequest, available: Collection[str]) -> _Wish:
+def _wish(body: StructuredRequest, available: Sequence[str]) -> _Wish:
     name, _, listed = (body.guided_decoding_backend or GrammarBackend.AUTO).partition(":")
     options = [option.strip() for option in listed.split(",") if option.strip()]
     param = "guided_decoding_backend"
@@ -89,8 +92,8 @@ def _wish(body: StructuredRequest, available: Collection[str]) -> _Wish:
     for option in options:
         if option not in _OPTIONS:
             raise _refusal(param, f"has the options {_either(_OPTIONS)}, got {option[:40]!r}")
-    if name == GrammarBackend.AUTO and "no-fallback" in options:
-        name = GrammarBackend.XGRAMMAR.value
+    if name == GrammarBackend.AUTO and available and ("no-fallback" in options or len(available) == 1):
+        name = available[0]
     more = body.structured_outputs
     pattern = body.whitespace_pattern
     return _Wish(
@@ -194,7 +197,7 @@ def _read(param: str, value: Any) -> Any:
     return read
 
 
-def _either(names: Collection[str]) -> str:
+def _either(names: Sequence[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} or {last}" if most else last
 

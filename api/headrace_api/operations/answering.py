@@ -7,6 +7,7 @@ from contextlib import aclosing
 import msgspec
 
 from headrace_api.dispatch import Generation, merge
+from headrace_api.errors import report
 from headrace_api.operations.endpoint import Prepared
 from headrace_api.operations.services import Services
 from headrace_api.output.event_ids import EventIds
@@ -71,6 +72,7 @@ class GenerationStream:
         except HeadraceError as error:
             self._over = True
             _give_up(self._generations)
+            report(error)
             if any(generation.failed for generation in self._generations):
                 return self._renderer.fail(error)
             return self._renderer.break_off(error)

@@ -20,6 +20,8 @@ class Call:
     """The smallest of what the client and the server allow."""
     body: bytes = b""
     """The JSON as it was received."""
+    priority: int | None = None
+    """Goes before the body's."""
     idempotency_key: str | None = None
     detached: bool = False
     """The work goes on when the client has gone."""

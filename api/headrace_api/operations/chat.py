@@ -17,6 +17,7 @@ from headrace_api.operations.endpoint import (
     tells_timings,
     tickets,
     tokens_as_ids,
+    usage_wanted,
 )
 from headrace_api.operations.reading import AnswerReading, read_answers
 from headrace_api.operations.services import Services
@@ -75,7 +76,7 @@ async def chat_prompt_of(body: ChatRequest, model: ServedModel, services: Servic
 async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> Prepared:
     plan = await plan_chat(body, ask, model, trace, services)
     shape = ChatShape(
-        envelope=envelope("chatcmpl", ask, body, model.card),
+        envelope=envelope("chatcmpl", ask, body, model.card, services),
         tokenizer=model.tokenizer,
         role=plan.role,
         choices=body.choices,
@@ -85,7 +86,7 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         top_logprobs=told_logprobs(plan.job, asked=bool(body.logprobs)),
         tokens_as_ids=tokens_as_ids(body, services),
         return_token_ids=bool(body.return_token_ids),
-        include_usage=body.include_usage,
+        include_usage=usage_wanted(body, services),
         continuous_usage=body.continuous_usage,
         prompt_details=services.settings.enable_prompt_tokens_details,
         timings=tells_timings(body, services),

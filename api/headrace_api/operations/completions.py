@@ -15,6 +15,7 @@ from headrace_api.operations.endpoint import (
     tells_timings,
     tickets,
     tokens_as_ids,
+    usage_wanted,
 )
 from headrace_api.operations.services import Services
 from headrace_api.output.completions import CompletionAnswer, CompletionShape, CompletionStream, EchoedPrompt
@@ -29,7 +30,7 @@ async def _prepare(body: CompletionRequest, ask: Ask, model: ServedModel, trace:
     its_tickets = tickets(ask, trace, services, await grammar_of(body, model.card, services))
     prompts, jobs = await services.tokenizers.run(_prompts_and_jobs, body, model, its_tickets)
     shape = CompletionShape(
-        envelope=envelope("cmpl", ask, body, model.card),
+        envelope=envelope("cmpl", ask, body, model.card, services),
         tokenizer=model.tokenizer,
         prompts=prompts,
         choices=body.choices,
@@ -39,7 +40,7 @@ async def _prepare(body: CompletionRequest, ask: Ask, model: ServedModel, trace:
         return_token_ids=bool(body.return_token_ids),
         prompt_logprobs=body.prompt_logprobs is not None,
         skip_special_tokens=body.skip_special_tokens is not False,
-        include_usage=body.include_usage,
+        include_usage=usage_wanted(body, services),
         continuous_usage=body.continuous_usage,
         prompt_details=services.settings.enable_prompt_tokens_details,
         timings=tells_timings(body, services),

@@ -127,6 +127,7 @@ def tickets(ask: Ask, trace: Trace, services: Services, grammar: GrammarSpec | N
             priority=ask.priority,
             detached=ask.detached,
             max_stop_strings=services.settings.max_stop_strings,
+            strict_max_tokens=services.settings.strict_max_tokens,
             grammar=grammar,
         )
         for job_id in ask.job_ids
@@ -165,13 +166,19 @@ def renderer_of(
     return lambda ids: Paced(plain(ids), interval)
 
 
-def envelope(prefix: str, ask: Ask, body: GenerationRequest, card: ModelCard) -> Envelope:
-    """The name asked for is echoed; without one, the model's first."""
+def usage_wanted(body: GenerationRequest, services: Services) -> bool:
+    """At the end of a stream: as the request says, and always where the server does."""
+    return body.include_usage or services.settings.enable_force_include_usage
+
+
+def envelope(prefix: str, ask: Ask, body: GenerationRequest, card: ModelCard, services: Services) -> Envelope:
+    """The name asked for is echoed; without one, or where the server is told so, the model's first."""
+    first = body.model is None or services.settings.first_served_name
     tier = "default" if body.service_tier == "auto" else body.service_tier
     return Envelope(
         id=f"{prefix}-{ask.request_id}",
         created=ask.created,
-        model=body.model if body.model is not None else card.name,
+        model=card.name if first or body.model is None else body.model,
         system_fingerprint=f"fp_{card.digest}",
         service_tier=tier or UNSET,
     )

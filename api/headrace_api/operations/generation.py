@@ -21,7 +21,7 @@ from headrace_api.schemas.queued import QueuedRequest
 from headrace_api.tenants import Caller
 from headrace_api.timeline import Timeline
 from headrace_shared.clock import mono_s, wall_s
-from headrace_shared.errors import ConflictError, InternalError, UnavailableError
+from headrace_shared.errors import ConflictError, InternalError, InvalidRequestError, UnavailableError
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.queue.requests import IdempotencyKey
 
@@ -175,10 +175,22 @@ async def new_ask(endpoint: Endpoint[Body], body: Body, call: Call, services: Se
         owner=call.caller.owner,
         job_ids=(request_id,) if prompts == 1 else tuple(f"{request_id}-{number}" for number in range(prompts)),
         tenant=call.caller.tenant,
-        priority=call.caller.limits.priority(body.priority, body.tier_priority),
+        priority=_priority(body, call, services),
         detached=call.detached,
     )
     return await endpoint.complete(body, ask, services)
+
+
+def _priority(body: QueuedRequest, call: Call, services: Services) -> int:
+    """A header beats the body. Raises InvalidRequestError for one that may not be asked for."""
+    asked = body.priority if call.priority is None else call.priority
+    if services.settings.scheduling_policy == "priority":
+        return call.caller.limits.priority(asked, body.tier_priority)
+    if asked:
+        raise InvalidRequestError(
+            f"priority: should be 0 or left out, as this server serves who came first, got {asked}.", param="priority"
+        )
+    return 0
 
 
 def _queue_id(call: Call, body: QueuedRequest) -> str:

@@ -31,7 +31,10 @@ class FrameSource(Protocol):
 
 
 class EventStream(Response):
-    """Sends what ``source`` yields; comments while it is silent; closes it when the client goes away."""
+    """Sends what ``source`` yields; comments while it is silent; closes it when the client goes away.
+
+    ``keep_alive_s`` 0: no comments.
+    """
 
     def __init__(self, source: FrameSource, *, keep_alive_s: float) -> None:
         super().__init__(
@@ -69,7 +72,7 @@ class EventStream(Response):
         """Ends when the client has gone."""
         while True:
             try:
-                async with asyncio.timeout(self._keep_alive_s):
+                async with asyncio.timeout(self._keep_alive_s or None):
                     message = await receive()
             except TimeoutError:
                 if mono_s() - self._sent_s >= self._keep_alive_s / 2:

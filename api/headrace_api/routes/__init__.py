@@ -9,6 +9,7 @@ from headrace_api.routes import (
     health,
     metrics,
     models,
+    other_tasks,
     render,
     requests,
     responses,
@@ -18,5 +19,6 @@ from headrace_api.routes import (
 
 def all_routers() -> list[APIRouter]:
     """Every router that the application serves."""
-    modules = (generation, responses, anthropic, render, requests, models, tokenize, autoscale, health, metrics)
+    asked = (generation, responses, anthropic, render, tokenize, other_tasks)
+    modules = (*asked, requests, models, autoscale, health, metrics)
     return [module.router for module in modules]

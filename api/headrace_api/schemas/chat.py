@@ -92,6 +92,8 @@ class ChatRequest(GenerationRequest):
             problems.append(Problem("top_logprobs", "is only allowed with logprobs: true"))
         if self.logprob_token_ids is not None and not self.logprobs:
             problems.append(Problem("logprob_token_ids", "is only allowed with logprobs: true"))
+        if self.use_beam_search and self.thinking_token_budget not in (None, -1):
+            problems.append(Problem("thinking_token_budget", "is not possible with use_beam_search"))
         if self.continue_final_message and self.opens_reply:
             problems.append(
                 Problem(

@@ -24,7 +24,6 @@ NOT_SUPPORTED: Mapping[str, OffValues] = {
     "return_token_offsets": (False,),
     "return_weight_versions": (False,),
     "routed_experts_prompt_start": (),
-    "session_id": (),
     "thinking_token_budget": (-1,),
     "vllm_xargs": ({},),
     "watermarking": (False,),
@@ -124,6 +123,10 @@ class GenerationRequest(StructuredRequest, QueuedRequest):
         Field(description="Tell the request's timings in the answer, or with the stream's usage; for one choice."),
     ] = False
     user: str | None = None
+    session_id: Annotated[
+        str | None,
+        Field(description="Without effect: workers that have the conversation cached are found by its beginning."),
+    ] = None
     metadata: JsonObject | None = None
 
     @field_validator(

@@ -44,7 +44,7 @@ def problems_of(error: ValidationError, body: object) -> list[Problem]:
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
         param, value = _locate(detail["loc"], body, missing=detail["type"] == "missing")
         values[param] = value
-        message = "is required" if detail["type"] == "missing" else _reworded(detail["msg"])
+        message = "is required" if detail["type"] == "missing" else reworded(detail["msg"])
         if message not in told.setdefault(param, []):
             told[param].append(message)
     return [Problem(param, " or ".join(messages) + _got(values[param])) for param, messages in told.items()]
@@ -79,7 +79,8 @@ def _got(value: object) -> str:
     return "" if value is _MISSING else f", got {shown(value)}"
 
 
-def _reworded(message: str) -> str:
+def reworded(message: str) -> str:
+    """A complaint of pydantic without its framing."""
     message = message.removeprefix("Value error, ").removeprefix("Input ")
     message = _COUNTED.sub("", message)
     return message[:1].lower() + message[1:]

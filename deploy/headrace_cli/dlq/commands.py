@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headrace_cli.arguments import Command
 from headrace_cli.errors import CliError
 from headrace_cli.terminal import Terminal
 
@@ -31,7 +32,7 @@ _Model = Annotated[
 ]
 
 
-@app.command(name="list")
+@app.command(name="list", cls=Command)
 def list_letters(
     redis: _Redis = None,
     queue: _Queue = None,
@@ -57,7 +58,7 @@ def list_letters(
         print("There are no dead letters.")
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     entry: Annotated[str, typer.Argument(help="Entry as listed.")],
     redis: _Redis = None,
@@ -75,7 +76,7 @@ def show(
     print(json.dumps(details(reach(Choice(redis, queue, model), lambda post: post.find(entry))), indent=2))
 
 
-@app.command()
+@app.command(cls=Command)
 def retry(
     entries: Annotated[list[str], typer.Argument(help="Entries as listed.", metavar="ENTRY...")],
     redis: _Redis = None,
@@ -98,7 +99,7 @@ def retry(
     reach(Choice(redis, queue, model), work)
 
 
-@app.command()
+@app.command(cls=Command)
 def purge(
     entries: Annotated[
         list[str] | None, typer.Argument(help="Entries as listed; default: all.", metavar="[ENTRY...]")

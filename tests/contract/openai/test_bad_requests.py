@@ -142,6 +142,11 @@ BOTH: list[tuple[dict[str, Any], str, str]] = [
     ({"mm_processor_kwargs": {"a": 1}}, "mm_processor_kwargs", "not supported yet"),
 ]
 CHAT_ONLY: list[tuple[dict[str, Any], str, str]] = [
+    (
+        {"use_beam_search": True, "thinking_token_budget": 5},
+        "thinking_token_budget",
+        "not possible with use_beam_search",
+    ),
     ({"messages": []}, "messages", "at least 1 item"),
     ({"messages": "hi"}, "messages", 'valid list, got "hi"'),
     ({"messages": None}, "messages", "valid list"),

@@ -238,7 +238,7 @@ async def test_a_parsed_answer_follows_its_schema(valkey_url: str) -> None:
             yield events
 
     async with (
-        running_worker(valkey_url, script=writes, grammar_backends=("llguidance",)) as worker,
+        running_worker(valkey_url, script=writes, grammar_backends=("guidance",)) as worker,
         running_api(valkey_url) as api,
     ):
         response = await api.sdk.responses.parse(**BODY, text_format=Word)

@@ -1,6 +1,7 @@
 """HTTPS on a real socket: who is let in, and certificates that are replaced while it serves."""
 
 import asyncio
+import contextlib
 import shutil
 import ssl
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import pytest
 from certificates import Certificate, authority, signed
 from eventually import eventually
 from live_api import ApiThread
+from pydantic import ValidationError
 
 from headrace_api.settings import ApiSettings
 from headrace_shared.settings import QueueSettings, RedisSettings
@@ -151,3 +153,29 @@ async def trusts(url: str, trusted: Certificate, shown: Certificate | None = Non
         return await status(url, trusted, shown) == 200
     except httpx.TransportError:
         return False
+
+
+async def test_only_the_named_ciphers_are_spoken(tmp_path: Path, red: Certificate) -> None:
+    server = signed(tmp_path, "server", red)
+    tls = {"ssl_certfile": server.cert, "ssl_keyfile": server.key}
+
+    async def spoken(url: str) -> bool:
+        context = ssl.create_default_context(cafile=red.cert)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256")
+        async with httpx.AsyncClient(verify=context, trust_env=False) as client:
+            with contextlib.suppress(httpx.ConnectError):
+                return (await client.get(f"{url}/health")).status_code == 200
+        return False
+
+    async with served(**tls, ssl_ciphers="HIGH") as url:
+        assert await spoken(url)
+    others = "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES256-GCM-SHA384"
+    async with served(**tls, ssl_ciphers=others) as url:
+        assert not await spoken(url)
+
+
+def test_ciphers_that_nobody_knows_are_refused(tmp_path: Path, red: Certificate) -> None:
+    server = signed(tmp_path, "server", red)
+    with pytest.raises(ValidationError, match="ssl_ciphers: OpenSSL knows none of 'ROT13'"):
+        ApiSettings(ssl_certfile=server.cert, ssl_keyfile=server.key, ssl_ciphers="ROT13")

@@ -75,10 +75,7 @@ async def test_a_beam_search_is_told_at_its_end_in_one_frame(valkey_url: str) ->
             job = generate_job(card.queue, "beams", **fields)
             stream = await client.hub.open(card.queue, "beams")
             await client.queue.enqueue(job)
-            frames = []
-            while not frames or not isinstance(frames[-1][-1], Finished):
-                frames += await stream.next_frames()
-            await stream.close()
+            frames = [frame async for frame in stream]
             await _until_idle(client, card.name)
     *before, last = frames
     assert [type(event) for frame in before for event in frame] in ([], [Started])

@@ -43,6 +43,7 @@ def test_a_wrong_setting_is_refused(wrong: dict[str, object]) -> None:
     [
         ({"uds": "api.sock", "port": 1}, "leave out host and port"),
         ({"ssl_keyfile": "k.pem"}, "ssl_keyfile: without ssl_certfile"),
+        ({"ssl_ciphers": "HIGH"}, "ssl_ciphers: without ssl_certfile"),
         ({"enable_ssl_refresh": True}, "enable_ssl_refresh: without ssl_certfile"),
         ({"ssl_certfile": "none.pem"}, "no certificate with its unencrypted key in none.pem: No such file"),
         ({"ssl_certfile": "none.pem", "ssl_cert_reqs": 2}, "need each other"),

@@ -43,8 +43,13 @@ async def publish_card(settings: WorkerSettings, setup: EngineSetup, form: Answe
         auto_tool_choice=form.auto_tool_choice,
         keeps_unused_tools=not settings.exclude_tools_when_tool_choice_none,
         reasoning_parser=form.reasoning_parser,
-        grammar_backends=(GrammarBackend.XGRAMMAR.value, GrammarBackend.GUIDANCE.value) if setup.grammars else (),
+        grammar_backends=_grammar_backends(settings) if setup.grammars else (),
     )
+
+
+def _grammar_backends(settings: WorkerSettings) -> tuple[str, ...]:
+    chosen = settings.guided_decoding_backend
+    return (GrammarBackend.XGRAMMAR.value, GrammarBackend.GUIDANCE.value) if chosen == "auto" else (chosen,)
 
 
 def default_name(model: str) -> str:

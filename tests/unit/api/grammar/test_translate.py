@@ -191,3 +191,24 @@ def test_the_request_itself_is_not_changed() -> None:
     body = CompletionRequest.parse(json.dumps({"prompt": "x", "guided_json": SCHEMA}).encode())
     constraint_of(body, BACKENDS)
     assert body.guided_json == SCHEMA
+
+
+@pytest.mark.parametrize("asked", [None, "auto", "auto:no-fallback", "guidance"])
+def test_the_only_backend_that_workers_have_is_taken(asked: str | None) -> None:
+    body = {"guided_regex": "a", "prompt": "x", "guided_decoding_backend": asked}
+    constraint = constraint_of(CompletionRequest.parse(json.dumps(body).encode()), ("guidance",))
+    assert constraint is not None
+    assert constraint.spec.backend == "guidance"
+
+
+def test_a_backend_that_workers_do_not_have_is_refused() -> None:
+    body = {"guided_regex": "a", "prompt": "x", "guided_decoding_backend": "xgrammar"}
+    with pytest.raises(InvalidRequestError, match="should be auto or guidance on this server"):
+        constraint_of(CompletionRequest.parse(json.dumps(body).encode()), ("guidance",))
+
+
+def test_a_backend_that_only_newer_workers_know_is_left_alone() -> None:
+    body = CompletionRequest.parse(b'{"guided_regex": "a", "prompt": "x"}')
+    constraint = constraint_of(body, ("newer", "guidance"))
+    assert constraint is not None
+    assert constraint.spec.backend == "guidance"

@@ -1,0 +1,181 @@
+"""Options of other servers that mean nothing here, or nothing yet: none of them is passed over in silence.
+
+Whoever moves to Headrace brings a command line along. Each of its options is either one of ``flags``, or one of these,
+which a command refuses with the reason. A value that asks for nothing is accepted.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ForeignFlag:
+    """``--name``, why it is not honoured, and what to use instead."""
+
+    name: str
+    why: str
+    off: tuple[str, ...] = ()
+    """Values that ask for nothing but what is done anyway."""
+    is_switch: bool = False
+    """Takes no value."""
+    harmless: bool = False
+    """Changes how another server works inside, nothing that clients see: accepted, and said to have no effect."""
+
+    def refusal(self, value: str) -> str | None:
+        """The line that ends the command; None when ``value`` asks for nothing."""
+        if self.harmless or value.lower() in self.off:
+            return None
+        # Nobody types a long JSON text to read it again.
+        shown = f" {value}" if self.off and 0 < len(value) <= 40 else ""
+        return f"--{self.name}{shown}: {self.why}"
+
+    @property
+    def warning(self) -> str | None:
+        return f"--{self.name} has no effect: {self.why}" if self.harmless and self.why else None
+
+
+def _refused(why: str, *names: str, off: Iterable[str] = ()) -> list[ForeignFlag]:
+    return [ForeignFlag(name, why, tuple(off)) for name in names]
+
+
+def _switches(why: str, *names: str) -> list[ForeignFlag]:
+    return [ForeignFlag(name, why, is_switch=True) for name in names]
+
+
+def _harmless(why: str, *names: str) -> list[ForeignFlag]:
+    return [ForeignFlag(name, why, is_switch=True, harmless=True) for name in names]
+
+
+_NO_ADAPTERS = "adapters are not supported yet; merge the adapter into the model's weights"
+_NO_SOFT_PROMPTS = "soft prompts are not supported"
+_NO_MEDIA = "only text is served yet"
+_NO_SPECULATION = "speculative decoding is not supported yet; leave it out"
+_ONE_DEVICE = "a worker computes on one device; start further workers on the same --redis for more throughput"
+_RECOMPUTES = "a sequence that has to make room is computed again, never swapped"
+_TOKENIZERS = "templates and tokenizers run in threads of the API node; use --tokenizer-threads"
+_EAGER = "steps are not compiled or captured, so there is nothing to limit"
+_NO_PLUGINS = "the engine's parts cannot be replaced from outside"
+_ALWAYS_CHUNKED = "long prompts are always computed in chunks; --max-num-batched-tokens is their size"
+_QUEUE_ORDER = "requests are ordered by the queue; see --scheduling-policy and --priority-aging"
+_HTTPTOOLS = "HTTP is parsed by httptools, which bounds headers by itself; --max-body-bytes bounds bodies"
+_MORE_API_NODES = "start further API nodes with headrace api on the same --redis"
+
+FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
+    # HTTP front end
+    *_harmless("HTTP front end and engine are always processes of their own", "disable-frontend-multiprocessing"),
+    *_harmless("the log has the stack of every failure of the server", "log-error-stack"),
+    *_refused(_HTTPTOOLS, "h11-max-incomplete-event-size", "h11-max-header-count"),
+    *_refused(_MORE_API_NODES, "api-server-count", off=["1"]),
+    *_switches("start headrace worker instead, which has no HTTP", "headless"),
+    *_switches("answers are not logged; GET /v1/requests/ID/stream tells them again", "enable-log-outputs"),
+    *_switches("parts of answers are not logged", "enable-log-deltas"),
+    *_refused("system_fingerprint is always the digest of the model's card", "fingerprint-mode", "fingerprint-value"),
+    *_refused("buckets of histograms are fixed", "custom-histogram-buckets"),
+    *_switches("the cache's figures are always in GET /metrics", "kv-cache-metrics"),
+    *_refused("a worker that hangs loses its lease, and its requests go to others; see --lease-ms", "watchdog-config"),
+    *_switches(_NO_MEDIA, "trust-request-mm-kwargs"),
+    *_refused(_NO_MEDIA, "allowed-local-media-path", "allowed-media-domains"),
+    # Model and tokenizer
+    *_refused("only models that generate text are served yet", "task", "runner", off=["auto", "generate"]),
+    *_refused("models are served as what they are", "convert", off=["auto", "none"]),
+    *_refused("only fast tokenizers, those with a tokenizer.json, are served", "tokenizer-mode", off=["auto", "hf"]),
+    *_switches(
+        "stop strings and streamed text need the tokenizer; prompts may be token ids all the same, and "
+        "return_token_ids shows those of answers",
+        "skip-tokenizer-init",
+    ),
+    *_refused("only configurations in Hugging Face's form can be read", "config-format", off=["auto", "hf"]),
+    *_refused("models run on transformers' code", "model-impl", off=["auto", "transformers"]),
+    *_refused("the loader has no further options", "model-loader-extra-config", off=["{}"]),
+    *_refused("only files that are needed are downloaded", "ignore-patterns", off=["[]"]),
+    *_refused(
+        "not supported yet; a quantized GGUF file can be served, its weights unpacked", "quantization", off=["none"]
+    ),
+    *_refused("a whole model is loaded by one process", "max-parallel-loading-workers", off=["1"]),
+    *_refused("there is no support for Neuron devices", "override-neuron-config", off=["{}"]),
+    *_refused("only models that generate text are served yet", "override-pooler-config", "pooler-config", off=["{}"]),
+    # Cache, scheduler, engine
+    *_refused("cached blocks are always named by BLAKE2 digests", "prefix-caching-hash-algo"),
+    *_refused("the KV cache has the precision of the model", "kv-cache-dtype", off=["auto"]),
+    *_switches("the KV cache has the precision of the model", "calculate-kv-scales"),
+    *_refused(_RECOMPUTES, "swap-space", off=["0"]),
+    *_refused(_RECOMPUTES, "preemption-mode", off=["recompute"]),
+    *_refused("weights are kept on the device as a whole", "cpu-offload-gb", off=["0"]),
+    *_refused("use --kv-cache-memory SIZE", "num-gpu-blocks-override", "kv-cache-memory-bytes"),
+    *_refused("prompts share a step's tokens in the order of their arrival", "max-num-partial-prefills", off=["1"]),
+    *_refused("prompts share a step's tokens in the order of their arrival", "max-long-partial-prefills", off=["1"]),
+    *_refused(_ALWAYS_CHUNKED, "long-prefill-token-threshold", off=["0"]),
+    *_harmless(_ALWAYS_CHUNKED, "enable-chunked-prefill"),
+    *_switches(_ALWAYS_CHUNKED, "no-enable-chunked-prefill"),
+    *_refused(_QUEUE_ORDER, "scheduler-cls"),
+    *_refused("a request is never held back for others", "scheduler-delay-factor", off=["0", "0.0"]),
+    *_refused("tokens are sent on after every step", "num-scheduler-steps", off=["1"]),
+    *_harmless("tokens are sent on after every step", "multi-step-stream-outputs"),
+    *_refused(_NO_SPECULATION, "num-lookahead-slots", off=["0"]),
+    *_harmless("there is only one block manager", "use-v2-block-manager"),
+    *_switches("a model's sliding window is always kept to", "disable-sliding-window"),
+    *_harmless("answers are always processed beside the next step", "disable-async-output-proc"),
+    *_harmless("there is no such kernel", "disable-cascade-attn"),
+    *_harmless("steps are always run eagerly", "enforce-eager"),
+    *_refused(_EAGER, "max-seq-len-to-capture"),
+    *_refused(_EAGER, "compilation-config", off=["0", "{}"]),
+    *_refused(
+        "every request has a seed of its own, so that it can be repeated on any worker; send the field seed", "seed"
+    ),
+    *_switches("a worker that shall sleep is stopped, and started again", "enable-sleep-mode"),
+    *_refused("prompts and answers are computed by the same worker", "kv-transfer-config"),
+    *_refused(_NO_PLUGINS, "additional-config", "worker-extension-cls", off=["{}"]),
+    *_refused(_NO_PLUGINS, "worker-cls", off=["auto"]),
+    # Parallel and distributed
+    *_refused(_ONE_DEVICE, "tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size", off=["1"]),
+    *_switches(_ONE_DEVICE, "enable-expert-parallel"),
+    *_refused(_ONE_DEVICE, "distributed-executor-backend", off=["uni", "mp"]),
+    *_harmless("a worker computes on one device", "disable-custom-all-reduce"),
+    *_switches("there is no Ray", "ray-workers-use-nsight"),
+    *_refused(_TOKENIZERS, "tokenizer-pool-size", off=["0"]),
+    *_refused(_TOKENIZERS, "tokenizer-pool-type", "tokenizer-pool-extra-config", "renderer-num-workers"),
+    # Adapters
+    *_switches(_NO_ADAPTERS, "enable-lora", "fully-sharded-loras", "enable-lora-bias"),
+    *_refused(_NO_ADAPTERS, "lora-modules", "max-loras", "max-lora-rank", "lora-dtype", "max-cpu-loras"),
+    *_refused(_NO_ADAPTERS, "lora-extra-vocab-size", "long-lora-scaling-factors", "qlora-adapter-name-or-path"),
+    *_switches(_NO_SOFT_PROMPTS, "enable-prompt-adapter"),
+    *_refused(_NO_SOFT_PROMPTS, "prompt-adapters", "max-prompt-adapters", "max-prompt-adapter-token"),
+    # Images, sound, video
+    *_refused(_NO_MEDIA, "limit-mm-per-prompt", "mm-processor-kwargs", off=["{}"]),
+    *_switches(_NO_MEDIA, "disable-mm-preprocessor-cache"),
+    # Speculative decoding
+    *_refused(_NO_SPECULATION, "speculative-config", "spec-method", "spec-model", "spec-tokens"),
+    *_refused(_NO_SPECULATION, "speculative-model", "speculative-model-quantization", "num-speculative-tokens"),
+    *_refused(_NO_SPECULATION, "speculative-draft-tensor-parallel-size", "speculative-max-model-len"),
+    *_refused(_NO_SPECULATION, "speculative-disable-by-batch-size", "spec-decoding-acceptance-method"),
+    *_switches(_NO_SPECULATION, "speculative-disable-mqa-scorer", "disable-logprobs-during-spec-decoding"),
+    *_refused(_NO_SPECULATION, "ngram-prompt-lookup-max", "ngram-prompt-lookup-min"),
+    *_refused(_NO_SPECULATION, "typical-acceptance-sampler-posterior-threshold"),
+    *_refused(_NO_SPECULATION, "typical-acceptance-sampler-posterior-alpha"),
+    # Tools
+    *_refused("processors are named by requests; see --logits-processor-pattern", "logits-processors"),
+    *_refused("calls of strict tools always follow their schemas", "tool-strict-level"),
+    # Observability
+    *_refused("no metrics are hidden", "show-hidden-metrics-for-version"),
+)
+"""By topics. Whoever builds one of them moves it to ``flags``."""
+
+BY_NAME: Mapping[str, ForeignFlag] = {flag.name: flag for flag in FOREIGN_FLAGS}
+SHORT: Mapping[str, str] = {
+    "-tp": "tensor-parallel-size",
+    "-pp": "pipeline-parallel-size",
+    "-dp": "data-parallel-size",
+    "-q": "quantization",
+    "-O": "compilation-config",
+    "-spec-draft-tp": "speculative-draft-tensor-parallel-size",
+}
+
+
+def foreign_flag(name: str) -> ForeignFlag | None:
+    """The one with that long name; ``no-`` in front of a switch asks for nothing, so it is no refusal."""
+    if (found := BY_NAME.get(name)) is not None:
+        return found
+    switch = BY_NAME.get(name.removeprefix("no-"))
+    if switch is None or not switch.is_switch or name == switch.name:
+        return None
+    return ForeignFlag(name, "", is_switch=True, harmless=True)

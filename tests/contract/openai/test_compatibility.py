@@ -1,0 +1,167 @@
+"""The rows of docs/compatibility against the running server, in both directions."""
+
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import compatibility
+import pytest
+from live_api import Api
+from pydantic import BaseModel
+from starlette.routing import Route
+
+from headrace_api.app import create_app
+from headrace_api.openapi import REQUESTS
+from headrace_api.routes import other_tasks
+from headrace_api.schemas.anthropic import CountTokensRequest, MessagesRequest
+from headrace_api.schemas.base import RequestModel
+from headrace_api.schemas.chat import ChatRequest
+from headrace_api.schemas.completions import CompletionRequest
+from headrace_api.schemas.responses import ResponsesRequest
+from headrace_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
+from headrace_api.settings import ApiSettings
+from headrace_cli import flags
+from headrace_cli.foreign_flags import FOREIGN_FLAGS
+
+ROWS = "docs/compatibility"
+ENDPOINTS: dict[type[RequestModel], tuple[str, dict[str, Any]]] = {
+    ChatRequest: ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+    CompletionRequest: ("/v1/completions", {"prompt": "hi"}),
+    TokenizeRequest: ("/tokenize", {"prompt": "hi"}),
+    DetokenizeRequest: ("/detokenize", {"tokens": [1]}),
+    ResponsesRequest: ("/v1/responses", {"input": "hi"}),
+    MessagesRequest: ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}),
+    CountTokensRequest: ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "hi"}]}),
+}
+"""A request of each kind that is answered."""
+ASKS: dict[str, object] = {}
+"""Values that ask for something, of fields that refuse an object with another reason."""
+VLLM_FLAGS = Path(__file__).parents[2] / "support" / "vllm_flags.txt"
+"""Those of vLLM 0.8's server, by its documentation."""
+
+
+def rows_of(model: type[RequestModel]) -> dict[str, str]:
+    """Its fields' answers."""
+    found: dict[str, str] = {}
+    for table in compatibility.field_tables():
+        if model.__name__ in table.requests:
+            for answer, rows in table.rows.items():
+                assert not rows.keys() & found.keys(), f"{model.__name__}: two rows for {rows.keys() & found.keys()}"
+                found |= dict.fromkeys(rows, answer)
+    return found
+
+
+def fields_of(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Its fields, and those of the models inside them."""
+    for name, field in model.model_fields.items():
+        shown = path + (field.alias or name)
+        yield shown
+        for inner in models_in(field.annotation):
+            yield from fields_of(inner, f"{shown}.")
+
+
+def models_in(annotation: object) -> list[type[BaseModel]]:
+    """The annotation, when it is a model or a union with one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return [found for part in typing.get_args(annotation) for found in models_in(part)]
+    return []
+
+
+@pytest.mark.parametrize("model", REQUESTS, ids=lambda model: model.__name__)
+def test_every_field_of_a_body_has_a_row_that_says_what_becomes_of_it(model: type[RequestModel]) -> None:
+    rows, fields = rows_of(model), set(fields_of(model))
+    told = []
+    for name in sorted(fields - rows.keys()):
+        told.append(f"{name} has no row: add it to [honoured] of the file in {ROWS} that has {model.__name__}")
+    for name in sorted(model.not_supported.keys() - rows.keys()):
+        told.append(f"{name} has no row: add it to [refused] of the file in {ROWS} that has {model.__name__}")
+    for name, answer in rows.items():
+        if answer == "refused" and name not in model.not_supported:
+            told.append(f"{name} is not refused any more: move its row in {ROWS} to [honoured]")
+        if answer != "refused" and name not in fields:
+            told.append(f"{name} is {answer} by its row in {ROWS}, and {model.__name__} has no such field")
+    assert told == []
+
+
+@pytest.mark.parametrize("model", REQUESTS, ids=lambda model: model.__name__)
+async def test_a_field_that_is_refused_gets_a_400_with_its_name(api: Api, model: type[RequestModel]) -> None:
+    path, base = ENDPOINTS[model]
+    for name in [name for name, answer in rows_of(model).items() if answer == "refused"]:
+        response = await api.http.post(path, json=base | {name: ASKS.get(name, {"asked": True})})
+        assert response.status_code == 400, name
+        error = response.json()["error"]
+        assert error.get("param", name) == name, name  # Anthropic's errors have none
+        assert error["message"].startswith(f"{name}: "), name
+
+
+@pytest.mark.parametrize("model", REQUESTS, ids=lambda model: model.__name__)
+async def test_a_field_with_a_row_is_never_called_unknown(api: Api, model: type[RequestModel]) -> None:
+    path, base = ENDPOINTS[model]
+    names = [name for name in rows_of(model) if "." not in name and name not in base]
+    names = [name for name in names if name not in ("messages", "prompt")]
+    response = await api.http.post(path, json=base | dict.fromkeys(names))
+    assert response.status_code == 200, response.text
+    assert "x-headrace-unknown-fields" not in response.headers
+
+
+def test_every_path_has_a_row() -> None:
+    switched_on: dict[str, Any] = {
+        name: True
+        for name, field in ApiSettings.model_fields.items()
+        if field.annotation is bool and name.startswith("enable_") and name != "enable_ssl_refresh"
+    }
+    app = create_app(ApiSettings(**switched_on))
+    rows = compatibility.table("endpoints").rows
+    served = {f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods}
+    served |= {f"GET {route.path}" for route in app.routes if isinstance(route, Route)}
+    refused = {f"POST {path}" for path in other_tasks.TASKS}
+    assert served == set(rows["honoured"]), f"see [honoured] of {ROWS}/endpoints.toml"
+    assert refused == set(rows["refused"]), f"see [refused] of {ROWS}/endpoints.toml"
+
+
+async def test_paths_that_are_refused_or_not_there_are_answered_so(api: Api) -> None:
+    rows = compatibility.table("endpoints").rows
+    for answer, status in (("refused", 400), ("absent", 404)):
+        for row in rows[answer]:
+            method, path = row.split(" ")
+            response = await api.http.request(method, path, json={"model": "tiny", "input": "hi"})
+            assert response.status_code == status, row
+            assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_headers_are_honoured_or_refused_by_name(api: Api) -> None:
+    table = compatibility.table("headers")
+    source = "\n".join(path.read_text() for path in Path(str(other_tasks.__file__)).parents[1].rglob("*.py")).lower()
+    for name in (*table.rows["honoured"], *table.rows["answer"]):
+        assert f'"{name.lower()}"' in source or f"{name.lower().replace('-', '_')}:" in source, name
+    for name in table.rows["refused"]:
+        response = await api.http.post("/v1/completions", json={"prompt": "hi"}, headers={name: "1"})
+        assert (response.status_code, response.json()["error"]["param"]) == (400, name)
+    for name in table.rows["without_effect"]:
+        response = await api.http.post("/v1/completions", json={"prompt": "hi"}, headers={name: "1"})
+        assert response.status_code == 200, name
+
+
+def test_every_option_of_another_server_has_a_row() -> None:
+    groups, notes = compatibility.flag_groups()
+    names = [name for _, group in groups for name in group]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+    missing = {flag.name for flag in FOREIGN_FLAGS if not flag.name.startswith("no-")} - set(names)
+    assert missing == set(), f"add them to a group of {ROWS}/flags.toml"
+    assert set(notes) <= set(names)
+
+
+def test_every_option_of_vllm_is_honoured_refused_or_told_to_have_no_effect() -> None:
+    known = {name for flag in flags.SERVE_FLAGS for name in (flag.name, *flag.also, *flag.negatives)}
+    known |= {flag.name for flag in FOREIGN_FLAGS}
+    groups, _ = compatibility.flag_groups()
+    theirs = set(VLLM_FLAGS.read_text().split())
+    assert len(theirs) == 150
+    assert theirs - known == set()
+    assert theirs - {"no-enable-prefix-caching", "no-use-tqdm-on-load"} <= {
+        name for _, group in groups for name in group
+    }
