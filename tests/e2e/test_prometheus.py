@@ -57,7 +57,7 @@ def ask(url: str, expression: str) -> list[dict[str, Any]]:
 
 
 def up(url: str) -> bool:
-    with suppress(httpx.HTTPError):
+    with suppress(httpx.HTTPError, AssertionError):  # it may still be starting
         targets = ask(url, "up == 1")
         return sorted(target["metric"]["job"] for target in targets) == ["headrace-api"] * 2 + ["headrace-worker"] * 2
     return False

@@ -7,6 +7,7 @@ import pytest
 
 from headrace_shared.queue.blobs import BlobStore
 from headrace_worker.engine.build import EngineSetup, build_engine
+from headrace_worker.service.answer_form import AnswerForm
 from headrace_worker.service.card import publish_card
 from headrace_worker.settings import WorkerSettings
 
@@ -29,12 +30,15 @@ def setup_of(settings: WorkerSettings) -> EngineSetup:
 )
 async def test_the_chosen_grammar_backend_is_announced(chosen: str, announced: tuple[str, ...]) -> None:
     settings = WorkerSettings(model="m", engine="simulated", guided_decoding_backend=cast(Any, chosen))
-    card = await publish_card(settings, setup_of(settings), cast(BlobStore, Shelf()))
+    card = await publish_card(settings, setup_of(settings), AnswerForm(), cast(BlobStore, Shelf()))
     assert card.grammar_backends == announced
 
 
 async def test_names_and_roles_are_announced_as_they_were_chosen() -> None:
     settings = WorkerSettings(model="m", engine="simulated", served_model_name=["a", "b"], response_role="bot")
-    card = await publish_card(settings, build_engine(settings), cast(BlobStore, Shelf()))
+    card = await publish_card(
+        settings, build_engine(settings), AnswerForm("hermes", False, "qwen3"), cast(BlobStore, Shelf())
+    )
     assert (card.name, card.aliases, card.root, card.response_role) == ("a", ("b",), "m", "bot")
+    assert (card.tool_parser, card.auto_tool_choice, card.reasoning_parser) == ("hermes", False, "qwen3")
     assert card.grammar_backends == ()
