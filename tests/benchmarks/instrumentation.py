@@ -139,7 +139,7 @@ def main(rounds: int, streams: int, tokens: int, step_ms: float) -> None:
         for arm in arms:
             arm.start(stack)
         for arm in arms:
-            wait_until(arm.serves, f"{arm.name} serves")
+            wait_until(arm.serves, f"{arm.name} serves", 120)
             arm.measure(streams, tokens)
             arm.tokens_per_s.clear()
             arm.cpu_us.clear()
