@@ -109,7 +109,7 @@ def _default(value: object) -> str:
 
 
 def api_page() -> str:
-    document = create_app(ApiSettings(enable_server_load_tracking=True, enable_tokenizer_info_endpoint=True)).openapi()
+    document = create_app(ApiSettings(enable_tokenizer_info_endpoint=True)).openapi()
     schemas = document["components"]["schemas"]
     parts = [NOTE + API_HEAD]
     shown: dict[str, None] = {}

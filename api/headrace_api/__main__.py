@@ -21,6 +21,9 @@ from headrace_shared.settings_report import problems_of
 from headrace_shared.telemetry.logs import setup_logging
 
 _TICKS_PER_TLS_REFRESH = 10
+_KEEP_ALIVE_S = 75
+"""Longer than clients keep an idle connection (5 s in httpx, uvicorn's own default too; 60 s in many balancers): who
+closes first must be the client, or a request is lost that it sends at that moment."""
 
 
 def main() -> int:
@@ -58,7 +61,6 @@ class Server(uvicorn.Server):
             host=settings.host,
             port=settings.port,
             uds=settings.uds,
-            root_path=settings.root_path,
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -68,6 +70,7 @@ class Server(uvicorn.Server):
             log_level=settings.uvicorn_log_level,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=settings.shutdown_grace_s,
         )
         super().__init__(config)

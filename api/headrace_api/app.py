@@ -144,6 +144,7 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, keys: ApiKeys, telemetr
         RequestContext,
         metrics=telemetry.metrics,
         tracing=telemetry.tracing,
+        root_path=settings.root_path,
         echo_id=settings.enable_request_id_headers,
         logs=lambda path: settings.access_log and path not in settings.disable_access_log_for_endpoints,
     )

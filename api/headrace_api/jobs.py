@@ -55,6 +55,7 @@ class Ticket:
 class _Ask:
     """Where the two endpoints differ."""
 
+    prompt_param: str
     max_tokens: int | None
     logprobs: int | None
     prompt_logprobs: int | None
@@ -63,6 +64,7 @@ class _Ask:
 def chat_job(body: ChatRequest, prompt: Prompt, card: ModelCard, tokenizer: Tokenizer, ticket: Ticket) -> GenerateJob:
     """The job for one chat request. Raises InvalidRequestError for what this model cannot do."""
     ask = _Ask(
+        prompt_param="messages",
         max_tokens=body.max_completion_tokens or body.max_tokens,
         logprobs=_logprobs(card, "top_logprobs", (body.top_logprobs or 0) if body.logprobs else None),
         prompt_logprobs=_logprobs(card, "prompt_logprobs", body.prompt_logprobs),
@@ -76,6 +78,7 @@ def completion_job(
     """The job for one prompt of a completion request. Raises InvalidRequestError as above."""
     scores_prompt = body.echo and body.logprobs is not None and body.prompt_logprobs is None
     ask = _Ask(
+        prompt_param="prompt",
         max_tokens=COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
         logprobs=_logprobs(card, "logprobs", body.logprobs),
         prompt_logprobs=_logprobs(card, "prompt_logprobs", body.logprobs if scores_prompt else body.prompt_logprobs),
@@ -86,7 +89,7 @@ def completion_job(
 def _job(
     body: GenerationRequest, ask: _Ask, prompt: Prompt, card: ModelCard, tokenizer: Tokenizer, ticket: Ticket
 ) -> GenerateJob:
-    max_tokens = _fitting_max_tokens(ask.max_tokens, len(prompt.token_ids), card)
+    max_tokens = _fitting_max_tokens(ask, len(prompt.token_ids), card)
     if ticket.strict_max_tokens:
         _check_room(body, ask, len(prompt.token_ids), card)
     stopping = _stopping(body, max_tokens, card, ticket.max_stop_strings)
@@ -112,19 +115,20 @@ def _job(
     )
 
 
-def _fitting_max_tokens(asked: int | None, prompt_tokens: int, card: ModelCard) -> int:
+def _fitting_max_tokens(ask: _Ask, prompt_tokens: int, card: ModelCard) -> int:
     """Cut to the room that the prompt leaves, and to the model's own cap."""
     room = card.max_model_len - prompt_tokens
     if prompt_tokens == 0:
-        raise InvalidRequestError("The prompt has no tokens.", param="prompt")
-    if room < (0 if asked == 0 else 1):
+        raise InvalidRequestError("The prompt has no tokens.", param=ask.prompt_param)
+    if room < (0 if ask.max_tokens == 0 else 1):
         raise InvalidRequestError(
-            f"The prompt has {prompt_tokens} tokens, but the model {card.name!r} has a context of "
-            f"{card.max_model_len} tokens, of which an answer needs at least one; shorten the prompt.",
-            param="prompt",
+            # The words of OpenAI and Anthropic: client libraries look for them, to shorten conversations by themselves.
+            f"This model's maximum context length is {card.max_model_len} tokens, of which an answer needs at least "
+            f"one, and this prompt is too long: it has {prompt_tokens} tokens.",
+            param=ask.prompt_param,
             code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
         )
-    limits = [limit for limit in (room, asked, card.defaults.max_tokens) if limit is not None]
+    limits = [limit for limit in (room, ask.max_tokens, card.defaults.max_tokens) if limit is not None]
     return min(limits)
 
 
@@ -276,7 +280,8 @@ def _logit_bias(asked: dict[str, float], card: ModelCard) -> dict[int, float]:
     for key, value in asked.items():
         if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < card.vocab_size):
             raise InvalidRequestError(
-                f"logit_bias: keys are token ids between 0 and {card.vocab_size - 1}, got {key[:40]!r}.",
+                f"logit_bias: keys are token ids between 0 and {card.vocab_size - 1}, "
+                f"the model's vocabulary of {card.vocab_size}; got {key[:40]!r}.",
                 param="logit_bias",
             )
         bias[int(key)] = max(-100.0, min(100.0, float(value)))

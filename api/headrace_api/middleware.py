@@ -34,6 +34,7 @@ class RequestContext:
         metrics: Metrics,
         tracing: Tracing | None = None,
         *,
+        root_path: str = "",
         echo_id: bool = True,
         logs: Callable[[str], bool] = lambda _: True,
     ) -> None:
@@ -41,6 +42,7 @@ class RequestContext:
         self._app = app
         self._metrics = HttpMetrics(metrics)
         self._tracing = tracing
+        self._root_path = root_path
         self._echo_id = echo_id
         self._logs = logs
 
@@ -49,6 +51,8 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         arrived_s = mono_s()
+        # Here and not in uvicorn, which puts it before every path: a proxy may take it off or leave it there.
+        scope["root_path"] = self._root_path
         refusal: HeadraceError | None = None
         request_id = mint_request_id()
         sent = Headers(scope=scope)
@@ -59,7 +63,7 @@ class RequestContext:
             except HeadraceError as error:
                 refusal, client_id = error, None
         headers = {"X-Request-Id": request_id} if self._echo_id else {}
-        tracing = None if scope["path"] in QUIET_PATHS else self._tracing
+        tracing = None if scope["path"].removeprefix(self._root_path) in QUIET_PATHS else self._tracing
         span = start_http_span(tracing, scope, sent, request_id)
         traceparent, tracestate = (span.traceparent, span.tracestate) if span.traceparent else trace_context_of(sent)
         if speaks_messages(scope):
@@ -99,7 +103,7 @@ class RequestContext:
                 raise  # The answer has begun: the server must break the connection, not end it neatly.
 
     def _report(self, scope: Scope, status: int | None) -> None:
-        path: str = scope["path"]
+        path: str = scope["path"].removeprefix(self._root_path)
         if not self._logs(path):
             return
         log.log(

@@ -91,7 +91,9 @@ _HEADERS_OF_QUEUED = [
 
 def document(app: FastAPI, *, guarded: bool) -> dict[str, Any]:
     """The whole document. ``guarded``: the server wants an API key."""
-    whole = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    whole = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes, servers=app.servers
+    )
     _, requests = models_json_schema(
         [(model, "validation") for model in REQUESTS], ref_template=_REFERENCE.format("{model}")
     )

@@ -124,7 +124,7 @@ class ApiSettings(BaseSettings):
     """Who is served first: the most urgent, or who came first; then a priority other than 0 is refused."""
     enable_prompt_tokens_details: bool = False
     """Tell in the usage how many prompt tokens were cached."""
-    enable_server_load_tracking: bool = False
+    enable_server_load_tracking: bool = True
     """Answer GET /load with the number of generation requests that this process has in hand."""
     enable_tokenizer_info_endpoint: bool = False
     """Answer GET /tokenizer_info with the special tokens and the chat template of a model."""

@@ -175,7 +175,7 @@ API_FLAGS = (
         ("HEADRACE_API_RESPONSE_STORE_TTL_S",),
         "SECONDS",
     ),
-    _api("enable-server-load-tracking", bool, "Answer GET /load with the number of requests in hand (default off)."),
+    _api("enable-server-load-tracking", bool, "Answer GET /load with the number of requests in hand (default on)."),
     _api(
         "stream-interval",
         int,

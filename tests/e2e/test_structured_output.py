@@ -9,8 +9,7 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
-import tokenizer_families
-from constrained import save_model
+from constrained import save_served_model
 from fleet import ApiProcess, Fleet, fleet_on
 from worker_process import WorkerProcess
 
@@ -37,16 +36,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model with a tokenizer and a template, as a hub would have it."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = tokenizer_families.FAMILIES["qwen"]()
-    end = "<|im_end|>"
-    save_model(folder, tokenizer.get_vocab_size(), tokenizer.token_to_id(end))
-    tokenizer.save(str(folder / "tokenizer.json"))
-    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "chat_template": template}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
+    return save_served_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -13,29 +13,37 @@ from headrace_cli.embedded_redis import EmbeddedRedis
 MODEL = "simulated"
 
 
-async def _texts(api: ApiProcess, count: int) -> list[str]:
+async def _texts(api: ApiProcess, count: int, begun: asyncio.Event | None = None) -> list[str]:
+    """The answers; ``begun`` is set by the first token of any of them."""
     async with api.async_client(timeout=60) as client:
 
         async def one(seed: int) -> str:
             stream = await client.chat.completions.create(
                 model=MODEL, messages=[{"role": "user", "content": "go"}], seed=seed, stream=True, max_tokens=150
             )
-            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+            text = ""
+            async for chunk in stream:
+                text += chunk.choices[0].delta.content or ""
+                if text and begun is not None:
+                    begun.set()
+            return text
 
         return list(await asyncio.gather(*(one(seed) for seed in range(count))))
 
 
 def test_a_killed_worker_changes_no_stream(valkey_url: str) -> None:
     with fleet_on(valkey_url) as fleet:
-        victim, _ = fleet.worker(simulated_step_ms=5), fleet.worker(simulated_step_ms=5)
+        victim = fleet.worker(simulated_step_ms=5)
         api = fleet.api()
-        api.wait_until_ready(workers=2)
+        api.wait_until_ready()
         undisturbed = asyncio.run(_texts(api, 30))
 
         async def disturbed() -> list[str]:
-            running = asyncio.create_task(_texts(api, 30))
-            await asyncio.sleep(0.4)
+            begun = asyncio.Event()
+            running = asyncio.create_task(_texts(api, 30, begun))
+            await begun.wait()
             await asyncio.to_thread(victim.kill)
+            fleet.worker(simulated_step_ms=5)
             return await running
 
         assert asyncio.run(disturbed()) == undisturbed

@@ -116,6 +116,18 @@ class ConstrainedEngine:
         return request
 
 
+def save_served_model(folder: Path) -> Path:
+    """The same with a tokenizer and a template beside it, as a hub would have it."""
+    tokenizer = tokenizer_families.FAMILIES["qwen"]()
+    end = "<|im_end|>"
+    save_model(folder, tokenizer.get_vocab_size(), tokenizer.token_to_id(end))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
 def save_model(folder: Path, vocab_size: int, eos: int) -> Path:
     """A random model with so many logits, for a tokenizer that lies elsewhere or beside it."""
     config = AutoConfig.for_model(

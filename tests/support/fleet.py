@@ -37,9 +37,9 @@ class ApiProcess:
     def async_client(self, **options: object) -> AsyncOpenAI:
         return AsyncOpenAI(**{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0, **options})  # type: ignore[arg-type]
 
-    def wait_until_ready(self, models: int = 1, workers: int = 1) -> None:
+    def wait_until_ready(self, models: int = 1, workers: int = 1, timeout_s: float = 30.0) -> None:
         """Until it serves that many models, with that many workers each."""
-        wait_until(lambda: self.serves(models, workers), "the API node serves its models")
+        wait_until(lambda: self.serves(models, workers), "the API node serves its models", timeout_s)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)

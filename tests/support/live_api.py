@@ -10,6 +10,7 @@ import httpx
 import openai
 
 from headrace_api.__main__ import Server
+from headrace_api.operations.services import Services
 from headrace_api.settings import ApiSettings
 from headrace_shared.settings import QueueSettings, RedisSettings
 
@@ -17,9 +18,11 @@ from headrace_shared.settings import QueueSettings, RedisSettings
 class Api:
     """A running API process and the ways to reach it."""
 
-    def __init__(self, base_url: str, stop: Callable[[], None]) -> None:
+    def __init__(self, base_url: str, stop: Callable[[], None], services: Callable[[], Services]) -> None:
         self.base_url = base_url
         self._stop = stop
+        self.services = services
+        """What the process is made of, for tests that look for what it has forgotten to let go of."""
         self.sdk = openai.AsyncOpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0)
         self.http = httpx.AsyncClient(base_url=base_url, timeout=20)
 
@@ -50,6 +53,10 @@ class ApiThread:
             threading.Event().wait(0.005)
         return self
 
+    def services(self) -> Services:
+        services: Services = self._server.config.app.state.services  # type: ignore[union-attr]
+        return services
+
     def __exit__(self, *_: object) -> None:
         self.stop()
 
@@ -64,7 +71,7 @@ async def running_api(url: str, queue: QueueSettings | None = None, **settings: 
     options = {"shutdown_grace_s": 1} | settings
     thread = ApiThread(ApiSettings(**options), RedisSettings(url=url), queue or QueueSettings())  # type: ignore[arg-type]
     await asyncio.to_thread(thread.__enter__)
-    api = Api(thread.base_url, thread.stop)
+    api = Api(thread.base_url, thread.stop, thread.services)
     try:
         yield api
     finally:

@@ -131,7 +131,8 @@ class ScriptedWorker:
         self.state = "ready"
         self.claims: list[Claim] = []
         self.cancelled: list[str] = []
-        self.lease_ms = 1500
+        self.lease_ms = 6000
+        """Long enough for a busy machine."""
 
     @property
     def jobs(self) -> list[GenerateJob]:
@@ -160,14 +161,22 @@ class ScriptedWorker:
         self._server.cancel()
         await asyncio.gather(self._server, return_exceptions=True)
 
+    def go_on_claiming(self) -> None:
+        """After ``stop_claiming``."""
+        self._server = asyncio.create_task(self._serve())
+        self._tasks.add(self._server)
+
     async def stop(self) -> None:
         """As a clean shutdown: gone at once."""
         await self.die()
         await self._presence.withdraw(self._worker_id)
         await self._redis.aclose()
 
-    async def die(self) -> None:
-        """As a kill: says nothing, and its lease runs out."""
+    async def die(self, lease_ms: int | None = None) -> None:
+        """As a kill: says nothing, and its lease runs out, which had so much left."""
+        if lease_ms is not None:
+            self.lease_ms = lease_ms
+            await self._announce_once()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

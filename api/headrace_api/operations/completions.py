@@ -1,6 +1,7 @@
 """Text completions: what the endpoint does, without HTTP."""
 
 from functools import partial
+from itertools import takewhile
 
 from headrace_api.directory import ServedModel
 from headrace_api.jobs import Ticket, completion_job, told_logprobs
@@ -60,7 +61,7 @@ def _prompts_and_jobs(
         completion_job(body, prompt, model.card, model.tokenizer, its_ticket)
         for prompt, its_ticket in zip(prompts, tickets, strict=True)
     ]
-    return [EchoedPrompt(prompt.token_ids, _echoed(body, prompt, model)) for prompt in prompts], jobs
+    return [_echoed(body, prompt, model) for prompt in prompts], jobs
 
 
 def _prompt(body: CompletionRequest, item: PromptItem, model: ServedModel) -> Prompt:
@@ -72,9 +73,16 @@ def _prompt(body: CompletionRequest, item: PromptItem, model: ServedModel) -> Pr
     return truncated(prompt, body.truncate_prompt_tokens, body.truncation_side, model.card)
 
 
-def _echoed(body: CompletionRequest, prompt: Prompt, model: ServedModel) -> str:
+def _echoed(body: CompletionRequest, prompt: Prompt, model: ServedModel) -> EchoedPrompt:
+    """The prompt as the client wrote it; ids with all their tokens, special ones too."""
+    ids, tokenizer = prompt.token_ids, model.tokenizer
     if not body.echo:
-        return ""
-    if prompt.text is not None:
-        return prompt.text
-    return model.tokenizer.decode(prompt.token_ids, skip_special_tokens=body.skip_special_tokens is not False)
+        return EchoedPrompt(ids)
+    if prompt.text is None:
+        return EchoedPrompt(ids, tokenizer.decode(ids, skip_special_tokens=False))
+    rest, unseen = prompt.text, 0
+    for token_id in takewhile(tokenizer.special_ids.__contains__, ids):
+        shown = tokenizer.token_text(token_id)
+        unseen += not rest.startswith(shown)
+        rest = rest.removeprefix(shown)
+    return EchoedPrompt(ids, prompt.text, unseen)

@@ -1,7 +1,5 @@
 """Text to token ids and back: answered by the API node alone."""
 
-from msgspec import UNSET
-
 from headrace_api.directory import ServedModel
 from headrace_api.operations.services import Services
 from headrace_api.prompt.build import chat_prompt, check_token_ids, special_tokens
@@ -61,7 +59,7 @@ def _tokenize(body: TokenizeRequest, model: ServedModel) -> TokenizeAnswer:
         tokens=ids,
         token_strs=[model.tokenizer.id_to_token(token_id) or "" for token_id in ids]
         if body.return_token_strs
-        else UNSET,
+        else None,
     )
 
 

@@ -147,11 +147,15 @@ class ChatStream(DataStream):
                 system_fingerprint=envelope.system_fingerprint,
                 service_tier=envelope.service_tier,
                 choices=[] if choice is None else [choice],
-                usage=self._usage() if choice is None or self._shape.continuous_usage else UNSET,
+                usage=self._usage() if choice is None or self._shape.continuous_usage else self._no_usage,
                 metrics=self._timings.metrics if choice is None else UNSET,
                 prompt_token_ids=prompt_token_ids,
             ),
         )
+
+    @property
+    def _no_usage(self) -> UnsetType | None:
+        return None if self._shape.include_usage else UNSET
 
     def _usage(self) -> Usage:
         return self._shape.usage(self._completion_tokens, self._cached_tokens, self._readers)

@@ -29,6 +29,8 @@ class EchoedPrompt:
 
     token_ids: list[int]
     echo: str = ""
+    unseen: int = 0
+    """How many of the first ids stand for nothing in that text, as a beginning-of-text token that was added to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,12 @@ class _Choice:
         shape, prompt = self._shape, self._prompt
         if shape.logprobs is None:
             return prompt.echo, None
-        writer = self._new_writer([], 0)
         echoed = None
         if shape.echo:
             entries = scored if scored is not None else [None] * len(prompt.token_ids)
-            echoed = writer.write(prompt.token_ids, entries)
-        self._writer = self._new_writer(prompt.token_ids, len(prompt.echo))
+            echoed = self._new_writer([], 0, skip_special_tokens=False).write(prompt.token_ids, entries, prompt.unseen)
+        skips = shape.skip_special_tokens
+        self._writer = self._new_writer(prompt.token_ids, len(prompt.echo), skip_special_tokens=skips)
         return prompt.echo, echoed
 
     def add(self, event: Delta, scored: Sequence[TokenLogprob | None] | None) -> tuple[str, CompletionLogprobs | None]:
@@ -92,9 +94,9 @@ class _Choice:
             lists = new if lists is None else joined([lists, new])
         return before + event.text, lists
 
-    def _new_writer(self, seen: list[int], offset: int) -> CompletionLogprobWriter:
+    def _new_writer(self, seen: list[int], offset: int, *, skip_special_tokens: bool) -> CompletionLogprobWriter:
         shape = self._shape
-        detokenizer = Detokenizer(shape.tokenizer, seen, skip_special_tokens=shape.skip_special_tokens)
+        detokenizer = Detokenizer(shape.tokenizer, seen, skip_special_tokens=skip_special_tokens)
         names = TokenNames(shape.tokenizer, as_ids=shape.tokens_as_ids)
         return CompletionLogprobWriter(names, shape.logprobs or 0, detokenizer, offset)
 
@@ -163,13 +165,13 @@ class CompletionStream(DataStream):
             shape.prompts[prompt].token_ids if first and shape.return_token_ids else UNSET,
         )
 
-    def _usage_so_far(self, prompt: int) -> Usage | UnsetType:
+    def _usage_so_far(self, prompt: int) -> Usage | UnsetType | None:
         """The prompt's own: what others have had by now is a matter of time."""
         if not self._shape.continuous_usage:
-            return UNSET
+            return None if self._shape.include_usage else UNSET
         return Usage.of(len(self._shape.prompts[prompt].token_ids), self._completion_tokens[prompt])
 
-    def _chunk(self, counted: int, choice: CompletionChunkChoice | None, usage: Usage | UnsetType) -> bytes:
+    def _chunk(self, counted: int, choice: CompletionChunkChoice | None, usage: Usage | UnsetType | None) -> bytes:
         """One choice's event; None: the usage event. ``counted``: the prompt that it counts for."""
         envelope = self._shape.envelope
         return self._ids.frame(

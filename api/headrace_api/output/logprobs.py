@@ -55,12 +55,18 @@ class CompletionLogprobWriter:
         self._detokenizer = detokenizer
         self._offset = offset
 
-    def write(self, token_ids: Sequence[int], entries: Sequence[TokenLogprob | None]) -> CompletionLogprobs:
-        """The lists for the next tokens; None stands for a token that nothing is known of."""
+    def write(
+        self, token_ids: Sequence[int], entries: Sequence[TokenLogprob | None], unseen: int = 0
+    ) -> CompletionLogprobs:
+        """The lists for the next tokens, of which the first ``unseen`` stand for nothing in the text.
+
+        None stands for a token that nothing is known of.
+        """
         lists = CompletionLogprobs([], [], [], [])
-        for token_id, entry in zip(token_ids, entries, strict=True):
+        for position, (token_id, entry) in enumerate(zip(token_ids, entries, strict=True)):
             lists.text_offset.append(self._offset)
-            self._offset += len(self._detokenizer.feed([token_id]))
+            if position >= unseen:
+                self._offset += len(self._detokenizer.feed([token_id]))
             lists.tokens.append(self._names.name(token_id))
             lists.token_logprobs.append(None if entry is None else _finite(entry.logprob))
             lists.top_logprobs.append(None if entry is None else self._top_of(entry))

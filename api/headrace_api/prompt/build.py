@@ -128,7 +128,9 @@ def check_token_ids(token_ids: list[int], card: ModelCard, param: str) -> None:
     largest = max(token_ids, default=0)
     if largest >= card.vocab_size or min(token_ids, default=0) < 0:
         raise InvalidRequestError(
-            f"{param}: token ids of this model lie between 0 and {card.vocab_size - 1}, got {largest}.", param=param
+            f"{param}: token ids of this model lie between 0 and {card.vocab_size - 1}, got {largest}, "
+            "which is out of vocabulary.",
+            param=param,
         )
 
 

@@ -30,7 +30,7 @@ def normalise(
     """Copies of the messages as a template expects them; the given ones stay untouched.
 
     Content becomes a string (parts joined by a newline) or a list of text parts, after
-    ``content_format``; missing content becomes None. Arguments of tool calls become objects;
+    ``content_format``; missing content, as beside tool calls, becomes an empty one, which every template can show. Arguments of tool calls become objects;
     what is not a JSON object stays a string, for models do produce that and must see it again.
     The role ``developer`` becomes ``system`` unless the template knows it. Reasoning gets both names that it goes by.
 
@@ -60,10 +60,10 @@ def _normalise_message(
     return normal
 
 
-def _normalise_content(content: Any, param: str, content_format: ContentFormat) -> str | list[dict[str, str]] | None:
+def _normalise_content(content: Any, param: str, content_format: ContentFormat) -> str | list[dict[str, str]]:
     if content is None:
-        return None
-    if isinstance(content, str):
+        texts = []
+    elif isinstance(content, str):
         texts = [content]
     elif isinstance(content, list):
         texts = [_text_of(part, f"{param}[{index}]") for index, part in enumerate(content)]

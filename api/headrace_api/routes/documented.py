@@ -1,6 +1,6 @@
 """How routes describe bodies that the framework does not parse: references into the document's components."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -22,22 +22,21 @@ _FAILURES = {
 _OVERLOADED = {529: "The queue is full; Retry-After says when to come back."}
 
 
-def takes(model: type[RequestModel]) -> dict[str, Any]:
-    """``openapi_extra`` of a route that reads ``model``."""
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+def takes(*models: type[RequestModel]) -> dict[str, Any]:
+    """``openapi_extra`` of a route that reads one of ``models``."""
+    schema = _one_of(models)
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def answers(
-    struct: type[msgspec.Struct],
-    *,
+    *structs: type[msgspec.Struct],
     stream: bool = False,
     several: bool = False,
     failures: Iterable[int] = (400, 401, 413, 415, 500, 503),
     error: str = "ErrorBody",
 ) -> dict[int | str, dict[str, Any]]:
-    """``responses`` of a route that answers with ``struct``, a list of them when ``several``, or events when ``stream``."""
-    one: dict[str, Any] = _reference(struct.__name__)
+    """``responses`` of a route that answers with one of ``structs``, a list when ``several``, or events when ``stream``."""
+    one: dict[str, Any] = _one_of(structs)
     content: dict[str, Any] = {"application/json": {"schema": {"type": "array", "items": one} if several else one}}
     if stream:
         content["text/event-stream"] = {"schema": {"type": "string"}}
@@ -56,6 +55,11 @@ def events(*, failures: Iterable[int]) -> dict[int | str, dict[str, Any]]:
 
 
 GENERATION_FAILURES = tuple(_FAILURES)
+
+
+def _one_of(types: Sequence[type]) -> dict[str, Any]:
+    references = [_reference(each.__name__) for each in types]
+    return references[0] if len(references) == 1 else {"anyOf": references}
 
 
 def _reference(name: str) -> dict[str, str]:

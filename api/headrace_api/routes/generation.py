@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions and POST /v1/completions."""
+"""POST /v1/chat/completions, POST /v1/completions, and POST /invocations for both."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from headrace_api.output.sse import EventStream
 from headrace_api.routes.documented import GENERATION_FAILURES, answers, takes
 from headrace_api.schemas.chat import ChatCompletion, ChatRequest
 from headrace_api.schemas.completions import Completion, CompletionRequest
+from headrace_api.schemas.invocation import Invocation
 
 router = APIRouter(tags=["generation"])
 
@@ -35,6 +36,19 @@ async def create_chat_completion(request: Request, services: ServicesDep) -> Res
     responses=answers(Completion, stream=True, failures=GENERATION_FAILURES),
 )
 async def create_completion(request: Request, services: ServicesDep) -> Response:
+    return await answer(COMPLETIONS, request, services)
+
+
+@router.post(
+    "/invocations",
+    summary="Answer a conversation or continue a text",
+    openapi_extra=takes(ChatRequest, CompletionRequest),
+    responses=answers(ChatCompletion, Completion, stream=True, failures=GENERATION_FAILURES),
+)
+async def invoke(request: Request, services: ServicesDep) -> Response:
+    """The one path that SageMaker calls: a body with ``messages`` is a conversation, one with ``prompt`` a text."""
+    if (await read_body(request, Invocation)).messages is not None:
+        return await answer(CHAT, request, services)
     return await answer(COMPLETIONS, request, services)
 
 

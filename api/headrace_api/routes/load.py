@@ -12,5 +12,5 @@ router = APIRouter(tags=["health"])
 
 @router.get("/load", summary="Requests in hand", responses=answers(ServerLoad, failures=(401,)))
 async def load(services: ServicesDep) -> Response:
-    """Only with ``--enable-server-load-tracking``."""
+    """Not with ``--no-enable-server-load-tracking``."""
     return json_answer(ServerLoad(services.metrics.generations_in_hand()))

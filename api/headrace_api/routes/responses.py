@@ -45,6 +45,10 @@ async def retrieve_response(
     include_obfuscation: Annotated[bool, Query(description="Only false: events are never padded.")] = False,
 ) -> HttpResponse:
     call = call_of(request, services)
+    if {"include", "include[]"} & request.query_params.keys():
+        raise InvalidRequestError(
+            "include: is not supported here; what a response tells is said when it is created.", param="include"
+        )
     if include_obfuscation:
         raise InvalidRequestError(
             "include_obfuscation: is not supported; leave it out or send false.", param="include_obfuscation"

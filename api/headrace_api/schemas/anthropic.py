@@ -6,19 +6,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-from headrace_api.schemas.base import JsonObject, OffValues, TextOr
+from headrace_api.schemas.base import JsonObject, OffValues, Part, TextOr
 from headrace_api.schemas.problems import Problem
 from headrace_api.schemas.queued import LONGEST_NAME, QueuedRequest
 
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
 
 
-class _Part(BaseModel):
+class _Part(Part):
     """What carries ``cache_control`` asks for nothing: every prompt's beginning is cached."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    says_nothing = frozenset({"cache_control", "caller"})
 
 
 class TextPart(_Part):
@@ -59,7 +59,7 @@ class ToolResultPart(_Part):
     is_error: bool | None = False
 
 
-Part = Annotated[
+SentPart = Annotated[
     TextPart | ThinkingPart | ToolUsePart | ToolResultPart, Field(discriminator="type"), BeforeValidator(_text_only)
 ]
 
@@ -68,7 +68,7 @@ class Turn(_Part):
     """One message. What a role may not say is refused where the conversation is made."""
 
     role: Literal["user", "assistant", "system"]
-    content: TextOr[Part]
+    content: TextOr[SentPart]
 
 
 class ClientTool(_Part):

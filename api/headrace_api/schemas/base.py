@@ -1,6 +1,6 @@
 """What every request body has in common: strict types, and an answer for every field it knows or does not."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import msgspec
@@ -69,8 +69,30 @@ class RequestModel(BaseModel):
         return []
 
     def unknown_fields(self) -> list[str]:
-        """Names in the body that neither this server nor the specifications know."""
-        return [name for name in self.model_extra or {} if name not in self.not_supported]
+        """Paths in the body that neither this server nor the specifications know."""
+        return [name for name in _unknown(self, "") if name not in self.not_supported]
+
+
+class Part(BaseModel):
+    """An object inside a request body."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    says_nothing: ClassVar[frozenset[str]] = frozenset()
+    """Fields of the specifications that change no answer, such as what clients repeat of earlier answers."""
+
+
+def _unknown(model: BaseModel, path: str) -> Iterator[str]:
+    silent = model.says_nothing if isinstance(model, Part) else ()
+    yield from (path + name for name in model.model_extra or {} if name not in silent)
+    for name, field in type(model).model_fields.items():
+        here, value = f"{path}{field.alias or name}", getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from _unknown(value, f"{here}.")
+        elif isinstance(value, list):
+            for index, each in enumerate(value):
+                if isinstance(each, BaseModel):
+                    yield from _unknown(each, f"{here}[{index}].")
 
 
 def _asks_for_nothing(value: object, off: OffValues) -> bool:
@@ -115,10 +137,8 @@ TextOr = Annotated[
 """A text or a list; what is wrong with a list is told of its entries, not of the text that it is not."""
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Part):
     """What a stream tells besides its text."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
 
     include_usage: bool | None = False
     continuous_usage_stats: bool | None = False

@@ -108,15 +108,6 @@ class ChatRequest(GenerationRequest):
             return []
         return [Problem(constraints[0], "cannot be combined with a tool_choice that names a function")]
 
-    def unknown_fields(self) -> list[str]:
-        inside = [
-            f"tools[{index}].{path}{name}"
-            for index, tool in enumerate(self.tools or [])
-            for path, part in (("", tool), ("function.", tool.function))
-            for name in part.model_extra or {}
-        ]
-        return [*super().unknown_fields(), *inside]
-
     @property
     def tool_mode(self) -> ToolMode:
         """What ``tool_choice`` comes to."""
@@ -169,6 +160,7 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
     """One entry per token of a message or a delta."""
 
     content: list[ChatTokenLogprob]
+    refusal: None = None
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -243,7 +235,8 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     system_fingerprint: str
     choices: list[ChatChunkChoice]
-    usage: Usage | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
+    """Null on the chunks before the one that tells it, as OpenAI writes them."""
     metrics: RequestMetrics | UnsetType = UNSET
     """On the chunk with the usage, for a request with `include_metrics`."""
     service_tier: str | UnsetType = UNSET

@@ -142,7 +142,8 @@ class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     system_fingerprint: str
     choices: list[CompletionChunkChoice]
-    usage: Usage | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
+    """Null on the chunks before the one that tells it, as OpenAI writes them."""
     metrics: RequestMetrics | UnsetType = UNSET
     """On the chunk with the usage, for a request with `include_metrics`."""
     service_tier: str | UnsetType = UNSET

@@ -6,6 +6,9 @@ from pydantic import AfterValidator, Field
 
 from headrace_api.schemas.base import JsonObject
 
+_SAY_SOMETHING = frozenset({"system", "developer", "user", "tool"})
+"""Only an assistant may have nothing to say but calls; roles that nobody knows are for templates to judge."""
+
 
 def _message(message: JsonObject) -> JsonObject:
     role = message.get("role")
@@ -17,6 +20,8 @@ def _message(message: JsonObject) -> JsonObject:
             raise ValueError("a part of content should be an object or a string")
     elif not isinstance(content, str | None):
         raise ValueError("content should be a string, a list of parts or null")
+    elif content is None and role in _SAY_SOMETHING:
+        raise ValueError(f"a message of role {role!r} needs content: a string or a list of parts")
     for name in ("reasoning", "reasoning_content", "tool_call_id"):
         if not isinstance(message.get(name), str | None):
             raise ValueError(f"{name} should be a string or null")

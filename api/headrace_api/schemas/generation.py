@@ -192,10 +192,6 @@ class GenerationRequest(StructuredRequest, QueuedRequest):
             return [Problem("best_of", "is not possible with temperature 0: all samples would be the same")]
         return []
 
-    def unknown_fields(self) -> list[str]:
-        nested = (self.stream_options.model_extra if self.stream_options else None) or {}
-        return [*super().unknown_fields(), *(f"stream_options.{name}" for name in nested)]
-
     @property
     def choices(self) -> int:
         """How many continuations of each prompt are asked for."""

@@ -3,16 +3,18 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-from headrace_api.schemas.base import TextOr
+from headrace_api.schemas.base import Part, TextOr
 from headrace_api.schemas.chat import ChatTokenLogprob
 
 _TYPES = ("message", "function_call", "function_call_output", "reasoning")
 
 
-class _Sent(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
+class _Sent(Part):
+    """What clients send back is often an earlier answer's item, with all that it told."""
+
+    says_nothing = frozenset({"annotations", "id", "logprobs", "namespace", "phase", "status"})
 
 
 class SentText(_Sent):
@@ -64,7 +66,7 @@ class SentReasoning(_Sent):
     """``encrypted_content`` is only readable where it was made."""
 
     type: Literal["reasoning"]
-    summary: list[SentThought] = []
+    summary: Annotated[list[SentThought], Field(default_factory=list)]
     content: list[SentThought] | None = None
     encrypted_content: None = None
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from headrace_api.schemas.base import Int64, JsonObject, OffValues, StopStrings, TextOr
+from headrace_api.schemas.base import Int64, JsonObject, OffValues, Part, StopStrings, TextOr
 from headrace_api.schemas.chat import TemplateKwargs
 from headrace_api.schemas.generation import TIERS, Penalty
 from headrace_api.schemas.problems import Problem
@@ -17,17 +17,13 @@ from headrace_api.schemas.structured import StructuredOutputs
 LOGPROBS = "message.output_text.logprobs"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
 def _function_only(value: object) -> object:
     if isinstance(value, dict) and value.get("type") != "function":
         raise ValueError(f"a tool of type {str(value.get('type'))[:40]!r} is not supported; there are functions alone")
     return value
 
 
-class ResponseTool(_Part):
+class ResponseTool(Part):
     """A function that the client runs."""
 
     type: Literal["function"]
@@ -37,12 +33,12 @@ class ResponseTool(_Part):
     strict: bool | None = None
 
 
-class ChosenFunction(_Part):
+class ChosenFunction(Part):
     type: Literal["function"]
     name: str
 
 
-class AllowedFunctions(_Part):
+class AllowedFunctions(Part):
     """The model is told of no others."""
 
     type: Literal["allowed_tools"]
@@ -70,7 +66,7 @@ ChosenTools = Annotated[
 ]
 
 
-class TextFormat(_Part):
+class TextFormat(Part):
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
     description: str | None = None
@@ -78,12 +74,12 @@ class TextFormat(_Part):
     strict: bool | None = None
 
 
-class TextConfig(_Part):
+class TextConfig(Part):
     format: TextFormat | None = None
     verbosity: Annotated[Literal["medium"] | None, Field(description="Only the default.")] = None
 
 
-class Reasoning(_Part):
+class Reasoning(Part):
     effort: str | None = None
     summary: Annotated[
         Literal["auto"] | None, Field(description="There are no summaries: thoughts are shown in full.")
@@ -91,7 +87,7 @@ class Reasoning(_Part):
     generate_summary: Annotated[Literal["auto"] | None, Field(description="The older name.")] = None
 
 
-class ResponseStreamOptions(_Part):
+class ResponseStreamOptions(Part):
     include_obfuscation: Annotated[Literal[False] | None, Field(description="Events are never padded.")] = None
 
 

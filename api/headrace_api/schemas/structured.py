@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from headrace_api.schemas.base import JsonObject, RequestModel
+from headrace_api.schemas.base import JsonObject, Part, RequestModel
 from headrace_api.schemas.problems import Problem
 
 
@@ -21,10 +21,8 @@ Text = Annotated[str, Field(min_length=1)]
 Choices = Annotated[list[Text], Field(min_length=1, max_length=4096)]
 
 
-class NamedSchema(BaseModel):
+class NamedSchema(Part):
     """OpenAI's wrapper of a JSON schema. ``strict`` makes no difference: answers always follow it."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
 
     name: Text
     description: str | None = None
@@ -32,10 +30,8 @@ class NamedSchema(BaseModel):
     strict: bool | None = None
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Part):
     """OpenAI's field, and the structural tags that other servers added to it in two forms."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: NamedSchema | None = None
@@ -53,10 +49,8 @@ class ResponseFormat(BaseModel):
         return []
 
 
-class StructuredOutputs(BaseModel):
+class StructuredOutputs(Part):
     """One object for every kind of constraint, of which it holds one, and its options."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
 
     json_: Annotated[SchemaOrText, Field(alias="json")] = None
     regex: Text | None = None
@@ -127,15 +121,6 @@ class StructuredRequest(RequestModel):
         first, *others = self.constraints() or [""]
         found += [Problem(other, f"cannot be combined with {first}; send one of them") for other in others]
         return found + self._whitespace_conflicts(first)
-
-    def unknown_fields(self) -> list[str]:
-        nested: dict[str, BaseModel | None] = {
-            "response_format": self.response_format,
-            "response_format.json_schema": self.response_format.json_schema if self.response_format else None,
-            "structured_outputs": self.structured_outputs,
-        }
-        inside = [f"{path}.{name}" for path, part in nested.items() if part for name in part.model_extra or {}]
-        return [*super().unknown_fields(), *inside]
 
     @property
     def whitespace_pattern(self) -> tuple[str, str] | None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
 from pydantic import Field
 
 from headrace_api.schemas.base import JsonObject, OffValues, RequestModel
@@ -60,7 +59,7 @@ class TokenizeAnswer(msgspec.Struct, frozen=True):
     count: int
     max_model_len: int
     tokens: list[int]
-    token_strs: list[str] | UnsetType = UNSET
+    token_strs: list[str] | None = None
 
 
 class DetokenizeRequest(RequestModel):

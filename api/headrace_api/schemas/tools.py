@@ -5,22 +5,16 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag
 
-from headrace_api.schemas.base import JsonObject
+from headrace_api.schemas.base import JsonObject, Part
 from headrace_api.schemas.problems import Problem
 
 MOST_TOOLS = 1024
 ToolName = Annotated[str, Field(pattern=r"^[\w.-]{1,128}$")]
 
 
-class _Part(BaseModel):
-    """Part of a request; what nobody knows in it is accepted, and named."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
-class ToolFunction(_Part):
+class ToolFunction(Part):
     """A function that the model may call."""
 
     name: ToolName
@@ -33,7 +27,7 @@ class ToolFunction(_Part):
     ] = False
 
 
-class FunctionTool(_Part):
+class FunctionTool(Part):
     """A tool; functions are the only kind."""
 
     type: Literal["function"]
@@ -50,27 +44,27 @@ class FunctionTool(_Part):
         return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
 
 
-class FunctionName(_Part):
+class FunctionName(Part):
     """Names one of the request's functions."""
 
     name: ToolName
 
 
-class FunctionChoice(_Part):
+class FunctionChoice(Part):
     """The function that has to be called."""
 
     type: Literal["function"]
     function: FunctionName
 
 
-class AllowedTools(_Part):
+class AllowedTools(Part):
     """The part of the request's tools that may be called this time."""
 
     mode: Literal["auto", "required"]
     tools: Annotated[list[FunctionChoice], Field(min_length=1)]
 
 
-class AllowedToolsChoice(_Part):
+class AllowedToolsChoice(Part):
     """``tool_choice`` with only a part of the tools."""
 
     type: Literal["allowed_tools"]

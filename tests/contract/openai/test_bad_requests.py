@@ -55,7 +55,11 @@ BOTH: list[tuple[dict[str, Any], str, str]] = [
     ({"stop_token_ids": [257]}, "stop_token_ids", "between 0 and 256, got 257"),
     ({"stop_token_ids": [2**80]}, "stop_token_ids", "between 0 and 256"),
     ({"stop_token_ids": [-1]}, "stop_token_ids[0]", "greater than or equal to 0"),
-    ({"logit_bias": {"x": 1}}, "logit_bias", "keys are token ids between 0 and 256, got 'x'"),
+    (
+        {"logit_bias": {"x": 1}},
+        "logit_bias",
+        "keys are token ids between 0 and 256, the model's vocabulary of 257; got 'x'",
+    ),
     ({"logit_bias": {"257": 1}}, "logit_bias", "got '257'"),
     ({"logit_bias": {"1": "5"}}, "logit_bias.1", "valid number"),
     ({"logit_bias": [1]}, "logit_bias", "valid dictionary"),
@@ -153,6 +157,8 @@ CHAT_ONLY: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"content": "x"}]}, "messages[0]", "needs a role"),
     ({"messages": [{"role": "", "content": "x"}]}, "messages[0]", "needs a role"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0]", "string, a list of parts or null"),
+    ({"messages": [{"role": "user"}]}, "messages[0]", "needs content"),
+    ({"messages": [{"role": "system", "content": None}]}, "messages[0]", "needs content"),
     ({"messages": [{"role": "user", "content": [5]}]}, "messages[0]", "object or a string"),
     ({"messages": ["hi"]}, "messages[0]", "valid dictionary"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]", "text only"),
@@ -191,7 +197,11 @@ CHAT_ONLY: list[tuple[dict[str, Any], str, str]] = [
     ({"thinking_token_budget": -2}, "thinking_token_budget", "greater than or equal to -1"),
     ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0]", "tool_calls should be a list"),
     ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0]", "tool_calls[0] should be an o"),
-    ({"messages": [{"role": "tool", "tool_call_id": 1}]}, "messages[0]", "tool_call_id should be a string"),
+    (
+        {"messages": [{"role": "tool", "tool_call_id": 1, "content": "x"}]},
+        "messages[0]",
+        "tool_call_id should be a string",
+    ),
     ({"messages": [{"role": "assistant", "reasoning": ["x"]}]}, "messages[0]", "reasoning should be a string"),
     ({"modalities": ["text", "audio"]}, "modalities", 'send ["text"]'),
     ({"audio": {"voice": "x"}}, "audio", "not supported yet"),
@@ -282,8 +292,8 @@ async def test_a_prompt_that_is_too_long_is_told_with_both_numbers(api: Api, pat
     assert response.status_code == 400
     assert error["code"] == "context_length_exceeded"
     tokens = 601 if path == "/v1/completions" else 600 + len("<|user|>\n<|assistant|>")
-    assert f"has {tokens} tokens" in error["message"]
-    assert f"context of {CONTEXT} tokens" in error["message"]
+    assert f"it has {tokens} tokens" in error["message"]
+    assert f"context length is {CONTEXT} tokens" in error["message"]
 
 
 async def test_a_prompt_may_fill_the_context_but_for_one_token(api: Api, worker: ScriptedWorker) -> None:

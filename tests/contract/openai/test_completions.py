@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from live_api import Api, data_lines
 from scripted_worker import BOS, ScriptedWorker, ids_of
 
@@ -85,6 +86,27 @@ async def test_echo_puts_the_prompt_first(api: Api) -> None:
     assert (await complete(api, echo=True, max_tokens=1, prompt=ids_of("xy"))).choices[0].text == "xyH"
     chunks = await raw_chunks(api, echo=True)
     assert chunks[0]["choices"][0]["text"] == "abH"
+
+
+@pytest.mark.parametrize("options", [{}, {"add_special_tokens": False}])
+async def test_special_tokens_that_a_prompt_shows_are_echoed_and_counted(api: Api, options: dict[str, Any]) -> None:
+    for prompt, shown in ((f"a{BOS}b", f"a{BOS}b"), (f"{BOS}a", f"{BOS}a"), ([256, 256, *ids_of("a")], f"{BOS}{BOS}a")):
+        answer = await complete(api, prompt=prompt, echo=True, max_tokens=1, logprobs=0, extra_body=options)
+        [choice] = answer.choices
+        assert choice.text == f"{shown}H"
+        found = zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True)
+        # One that the server has put before the text is nowhere in it.
+        seen = [choice.text[offset:].startswith(token) for token, offset in found]
+        added = isinstance(prompt, str) and not options
+        assert seen.count(False) == (added and not prompt.startswith(BOS))
+        assert choice.logprobs.text_offset[-1] == len(shown)
+
+
+async def test_only_the_last_event_tells_the_usage_the_others_null(api: Api) -> None:
+    *chunks, last = await raw_chunks(api, stream_options={"include_usage": True})
+    assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
+    assert last["usage"]["completion_tokens"] == 6
+    assert all("usage" not in chunk for chunk in await raw_chunks(api))
 
 
 async def test_a_prompt_can_be_scored_without_generating(api: Api, worker: ScriptedWorker) -> None:

@@ -78,6 +78,34 @@ async def test_unknown_fields_inside_of_others_are_told_by_their_paths(api: Api)
     assert told == {"stream_options.yak", "response_format.emu"}
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "told"),
+    [
+        (
+            "/v1/responses",
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi", "gnu": 1}], "id": "msg_1"}]},
+            "input[0].content[0].gnu",
+        ),
+        ("/v1/responses", {"input": "Hi", "text": {"format": {"type": "text", "emu": 1}}}, "text.format.emu"),
+        (
+            "/v1/messages",
+            {
+                "max_tokens": 2,
+                "messages": [{"role": "user", "content": "Hi", "yak": 1}],
+                "system": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}],
+            },
+            "messages[0].yak",
+        ),
+    ],
+)
+async def test_unknown_fields_are_told_however_deep_they_are(
+    api: Api, path: str, fields: dict[str, Any], told: str
+) -> None:
+    answer = await api.http.post(path, json=fields)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-headrace-unknown-fields"] == told
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_failure_of_the_engine_keeps_its_words_to_the_log(
     valkey_url: str, caplog: pytest.LogCaptureFixture, stream: bool

@@ -204,7 +204,7 @@ async def test_a_request_whose_every_worker_died_is_ended(valkey_url: str) -> No
     ):
         asking = asyncio.create_task(api.http.post(CHAT, json=HI))
         await eventually(lambda: bool(worker.claims))
-        await worker.die()
+        await worker.die(lease_ms=500)
         response = await asking
         assert response.status_code == 503
         assert "Every worker" in response.json()["error"]["message"]

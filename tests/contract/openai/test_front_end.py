@@ -181,9 +181,9 @@ async def test_the_load_is_told_where_it_is_tracked(valkey_url: str) -> None:
         yield [Finished(1, 1)]
 
     async with running_worker(valkey_url, script=waiting):
-        async with running_api(valkey_url) as api:
+        async with running_api(valkey_url, enable_server_load_tracking=False) as api:
             assert (await api.http.get("/load")).status_code == 404
-        async with running_api(valkey_url, enable_server_load_tracking=True) as api:
+        async with running_api(valkey_url) as api:
 
             async def load() -> int:
                 return int((await api.http.get("/load")).json()["server_load"])

@@ -26,6 +26,7 @@ _HI = [{"role": "user", "content": "hi"}]
 BASES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": _HI},
     "/v1/completions": {"prompt": "hi"},
+    "/invocations": {"prompt": "hi"},
     "/v1/responses": {"input": "hi"},
     "/v1/messages": {"messages": _HI, "max_tokens": 3},
     "/v1/messages/count_tokens": {"messages": _HI},

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 
 import httpx
+import pytest
 from eventually import eventually
 from live_api import Api, running_api
 from scripted_worker import ScriptedWorker
@@ -29,7 +30,7 @@ async def test_without_a_key_only_probes_are_open(valkey_url: str, worker: Scrip
             assert error_of(response)["code"] == "invalid_api_key"
             assert response.headers["www-authenticate"] == "Bearer"
             assert "x-request-id" in response.headers
-        for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
+        for path in ("/v1/chat/completions", "/v1/completions", "/invocations", "/tokenize", "/detokenize"):
             assert (await api.http.post(path, json=HI)).status_code == 401, path
 
 
@@ -49,12 +50,19 @@ async def test_any_of_several_keys_opens(valkey_url: str, worker: ScriptedWorker
             assert response.status_code == status, header
 
 
-async def test_a_root_path_changes_nothing_about_keys(valkey_url: str, worker: ScriptedWorker) -> None:
+@pytest.mark.parametrize("prefix", ["", "/llm"])
+async def test_a_root_path_may_be_there_or_not_and_changes_nothing_about_keys(
+    valkey_url: str, worker: ScriptedWorker, prefix: str
+) -> None:
     async with running_api(valkey_url, api_keys="one", root_path="/llm") as api:
-        assert (await api.http.get("/health")).status_code == 200
-        assert (await api.http.get("/v1/models")).status_code == 401
-        listed = await api.http.get("/v1/models", headers={"Authorization": "Bearer one"})
+        assert (await api.http.get(f"{prefix}/health")).status_code == 200
+        assert (await api.http.get(f"{prefix}/v1/models")).status_code == 401
+        assert (await api.http.get(f"{prefix}{prefix}/nothing")).status_code == 401
+        key = {"Authorization": "Bearer one"}
+        listed = await api.http.get(f"{prefix}/v1/models", headers=key)
         assert listed.json()["data"][0]["id"] == "tiny"
+        document = (await api.http.get(f"{prefix}/openapi.json", headers=key)).json()
+        assert document["servers"] == [{"url": "/llm"}]
 
 
 async def test_every_answer_carries_a_request_id(api: Api) -> None:
@@ -163,6 +171,18 @@ async def test_the_document_describes_every_route_and_body(api: Api) -> None:
     assert (await api.http.get("/docs")).status_code == 200
 
 
+async def test_one_path_takes_conversations_and_texts(api: Api) -> None:
+    chat = await api.http.post("/invocations", json=HI)
+    assert chat.json()["choices"][0]["message"]["content"] == "Hello!"
+    text = await api.http.post("/invocations", json={"prompt": "ab", "stream": True})
+    assert text.headers["content-type"].startswith("text/event-stream")
+    assert '"object":"text_completion"' in text.text
+    for body in ({}, {"prompt": "ab", **HI}):
+        response = await api.http.post("/invocations", json=body)
+        assert (response.status_code, error_of(response)["param"]) == (400, "messages")
+    assert error_of(await api.http.post("/invocations", json=HI | {"n": 0}))["param"] == "n"
+
+
 async def test_tokenize_and_detokenize_undo_each_other(api: Api, worker: ScriptedWorker) -> None:
     answer = (await api.http.post("/tokenize", json={"prompt": "héllo", "return_token_strs": True})).json()
     assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"]) == 7
@@ -170,6 +190,7 @@ async def test_tokenize_and_detokenize_undo_each_other(api: Api, worker: Scripte
     back = await api.http.post("/detokenize", json={"tokens": answer["tokens"]})
     assert back.json() == {"prompt": "<s>héllo"}
     chat = (await api.http.post("/tokenize", json=HI)).json()
+    assert chat["token_strs"] is None
     assert worker.text_of(chat["tokens"]) == "<|user|>hi\n<|assistant|>"
     assert worker.jobs == []
 

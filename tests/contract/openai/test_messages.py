@@ -212,7 +212,7 @@ async def test_errors_are_of_the_sdks_classes(claude: anthropic.AsyncAnthropic) 
     assert missing.value.request_id == missing.value.body["request_id"]  # type: ignore[index]
     with pytest.raises(anthropic.BadRequestError, match=r"max_tokens"):
         await create(claude, max_tokens=0)
-    with pytest.raises(anthropic.BadRequestError, match=r"context of 512 tokens"):
+    with pytest.raises(anthropic.BadRequestError, match=r"context length is 512 tokens"):
         await create(claude, messages=[{"role": "user", "content": "x" * 600}])
 
 

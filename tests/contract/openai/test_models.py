@@ -50,7 +50,7 @@ async def test_models_come_and_go_while_the_api_runs(valkey_url: str) -> None:
         async with running_worker(valkey_url, "late") as worker:
             await eventually(lambda: has(api, "late"), 2)
             assert (await api.http.post("/v1/chat/completions", json=HI)).status_code == 200
-            await worker.die()
+            await worker.die(lease_ms=500)
             await eventually(lambda: lacks(api, "late"), 4)
             response = await api.http.post("/v1/chat/completions", json=HI | {"model": "late"})
             assert response.status_code == 503

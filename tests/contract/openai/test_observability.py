@@ -43,15 +43,18 @@ async def scraped(api: Api) -> dict[str, dict[tuple[tuple[str, str], ...], float
 
 async def test_every_declared_series_is_shown_once_there_is_something_to_tell(api: Api) -> None:
     await api.http.post(CHAT, json=STREAM)
-    found = await scraped(api)
     rare = {
         "headrace:redis_call_failures", "headrace:frames_appended", "headrace:stream_log_reads",
         "vllm:admission_rejections", "headrace:api_continuations", "headrace:queue_priority_requests",
         "headrace:queue_priority_tokens", "headrace:queue_tenant_requests", "headrace:queue_tenant_tokens",
     }  # fmt: skip
-    for series in Metrics.declared():
-        if series.name not in rare:
-            assert [name for name in series.sample_names if name not in found] == []
+    wanted = {name for series in Metrics.declared() if series.name not in rare for name in series.sample_names}
+
+    async def all_shown() -> bool:
+        return wanted <= set(await scraped(api))
+
+    await eventually(all_shown)
+    found = await scraped(api)
     assert any(name.startswith("process_") for name in found)
 
 

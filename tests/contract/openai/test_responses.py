@@ -211,6 +211,7 @@ async def test_parameters_of_a_fetch_are_heeded_or_refused(api: Api) -> None:
     for params in (
         {"starting_after": "3"},
         {"include_obfuscation": "true"},
+        {"include": "message.output_text.logprobs"},
         {"starting_after": "-1", "stream": "true"},
     ):
         refused = await api.http.get(f"{RESPONSES}/{response.id}", params=params)
@@ -287,7 +288,7 @@ async def test_what_cannot_be_done_is_refused_by_name(api: Api, fields: dict[str
 
 async def test_a_conversation_that_is_too_long_can_lose_its_oldest_turns(api: Api, worker: ScriptedWorker) -> None:
     turns = [{"role": "user", "content": f"{number}" + "x" * 90} for number in range(9)]
-    with pytest.raises(openai.BadRequestError, match="context of 512 tokens"):
+    with pytest.raises(openai.BadRequestError, match="context length is 512 tokens"):
         await create(api, input=turns)
     response = await create(api, input=turns, instructions="be", truncation="auto")
     assert response.truncation == "auto"

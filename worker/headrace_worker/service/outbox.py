@@ -1,6 +1,6 @@
 """Outbox: events of running requests, on their way into the token log.
 
-One append is under way at a time; what the engine produces meanwhile is merged into the next one,
+One step's frames are under way at a time; what the engine produces meanwhile is merged into the next ones,
 so a slow Redis makes frames larger instead of a queue longer. Frames are numbered here, kept
 until the request ends, and sent again after a failure: the log ignores what it already has.
 """
