@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from headrace_api.auth import ApiKeys, BearerAuth
+from headrace_api.console.feed import ConsoleFeed, Sources
 from headrace_api.directory import ModelDirectory
 from headrace_api.dispatch import Dispatcher
 from headrace_api.drain import Drain
@@ -39,6 +40,7 @@ from headrace_api.timeline import Timelines
 from headrace_shared.errors import HeadraceError
 from headrace_shared.queue.blobs import BlobStore
 from headrace_shared.queue.client import connect
+from headrace_shared.queue.dead_letters import DeadLetters
 from headrace_shared.queue.hub import StreamHub
 from headrace_shared.queue.presence import Presence
 from headrace_shared.queue.rates import Rates
@@ -192,11 +194,15 @@ async def _services(
         if settings.log_stats:
             await stack.enter_async_context(in_background(StatsLog(metrics, fleet).run()))
         await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect))
+        timelines = Timelines(metrics, telemetry.spans_below)
+        dead_letters = DeadLetters(redis)
+        console = ConsoleFeed(Sources(fleet, timelines, metrics, directory, dead_letters), drain)
+        await stack.enter_async_context(in_background(console.run()))
         yield Services(
             settings=settings,
             metrics=metrics,
             exposition=exposition,
-            timelines=Timelines(metrics, telemetry.spans_below),
+            timelines=timelines,
             directory=directory,
             dispatcher=dispatcher,
             queue=queue,
@@ -205,7 +211,10 @@ async def _services(
             limiter=RateLimiter(Rates(redis)),
             followers=followers,
             drain=drain,
-            anyone=Caller(NOBODY, TenantLimits.of_settings(settings)),
+            console=console,
+            dead_letters=dead_letters,
+            # Where no key is needed, everybody who gets here may do everything.
+            anyone=Caller(NOBODY, TenantLimits.of_settings(settings), admin=not settings.secrets),
         )
 
 

@@ -12,8 +12,11 @@ from headrace_api.settings import ApiSettings
 from headrace_api.tenants import Caller, TenantLimits, tenant_of_key
 from headrace_shared.errors import UnauthorizedError
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/ping", "/metrics"})
-"""What probes and scrapers call. Everything else is guarded, the documentation pages included."""
+OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/ping", "/metrics", "/console"})
+"""What probes and scrapers call, and the console's page, which asks for the key that its data is behind.
+Everything else is guarded, the documentation pages included."""
+OPEN_FOLDER = "/console/files/"
+"""What that page is made of."""
 
 
 class ApiKeys:
@@ -29,7 +32,10 @@ class ApiKeys:
         named = (settings.api_keys_file or {}).items()
         return cls(
             {key: Caller.with_key(tenant_of_key(key), limits) for key in plain}
-            | {key.key.get_secret_value(): Caller.with_key(name, limits.refined(key)) for name, key in named}
+            | {
+                key.key.get_secret_value(): Caller.with_key(name, limits.refined(key), admin=key.admin)
+                for name, key in named
+            }
         )
 
     def __bool__(self) -> bool:
@@ -64,7 +70,7 @@ class BearerAuth:
 
     def _open(self, scope: Scope) -> bool:
         path: str = scope["path"].removeprefix(self._root_path)
-        return not self._keys or scope["method"] == "OPTIONS" or path in OPEN_PATHS
+        return not self._keys or scope["method"] == "OPTIONS" or path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
     def _caller(self, headers: Headers) -> Caller:
         """By the bearer token; without one by ``X-Api-Key``, as Anthropic's clients send it."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headrace_api.prompt.build import special_tokens
 from headrace_api.prompt.template import ChatTemplate
@@ -68,6 +68,8 @@ class ListedModel:
     workers: tuple[WorkerState, ...]
     """Of the chosen card."""
     conflict: tuple[Claimant, ...]
+    leases_ms: Mapping[str, int] = field(default_factory=dict)
+    """What was left of each worker's lease when they were looked at last."""
 
     @property
     def slots(self) -> int:
@@ -259,7 +261,7 @@ class ModelDirectory:
             conflict = tuple(Claimant(live.card.digest, len(live.workers), chosen=live is chosen) for live in claimants)
             self._tell_once(name, conflict)
         model = self._loaded[chosen.card.digest]
-        return ListedModel(name, model, _started_ms(chosen) // 1000, tuple(chosen.workers), conflict)
+        return ListedModel(name, model, _started_ms(chosen) // 1000, tuple(chosen.workers), conflict, chosen.leases_ms)
 
     def _tell_once(self, name: str, conflict: Sequence[Claimant]) -> None:
         told = (name, tuple(sorted(claimant.card_digest for claimant in conflict)))

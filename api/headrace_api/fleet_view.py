@@ -14,12 +14,12 @@ from prometheus_client.metrics_core import Metric
 
 from headrace_api.directory import ListedModel, ModelDirectory
 from headrace_api.metrics import Metrics
-from headrace_api.operations.autoscale import desired_workers
+from headrace_api.scale import desired_workers
 from headrace_shared.clock import wall_ms
 from headrace_shared.errors import UnavailableError
 from headrace_shared.queue.presence import WorkerState
 from headrace_shared.queue.requests import RequestQueue
-from headrace_shared.queue.status import Backlog, Share, Survey
+from headrace_shared.queue.status import Backlog, Lane, Share, Survey
 from headrace_shared.telemetry.series import Observed
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,13 @@ class ModelView:
     workers: tuple[WorkerState, ...]
     slots: int
     backlog: Backlog
-    by_priority: Mapping[int, Share]
+    by_priority: Mapping[int, Lane]
     by_tenant: Mapping[str, Share]
     """Of those with most requests; the rest together is ``other``."""
     dead_letters: int
     desired_workers: int
+    leases_ms: Mapping[str, int]
+    """What is left of each worker's lease."""
 
     def by_band(self) -> dict[str, Share]:
         """What waits, by bands of priorities: any number of priorities makes five of them."""
@@ -127,6 +129,7 @@ class FleetView:
             by_tenant=_with_the_others(survey, backlog),
             dead_letters=survey.dead_letters,
             desired_workers=desired_workers(backlog, listed, DRAIN_TARGET_S),
+            leases_ms=listed.leases_ms,
         )
 
 

@@ -20,6 +20,8 @@ class NamedKey(BaseModel):
     tokens_per_minute: Rate = None
     priority_min: Priority = None
     priority_max: Priority = None
+    admin: bool = False
+    """May see and cancel the requests of all keys, and see and retry dead letters."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "NamedKey":

@@ -14,6 +14,7 @@ from headrace_api.schemas.autoscale import ScaleSignals
 from headrace_api.schemas.base import RequestModel
 from headrace_api.schemas.chat import ChatChunk, ChatCompletion, ChatRequest
 from headrace_api.schemas.completions import Completion, CompletionChunk, CompletionRequest
+from headrace_api.schemas.console import RetriedDeadLetter, RetryDeadLetter
 from headrace_api.schemas.health import Readiness, ScrapeTarget, ServerLoad, Version
 from headrace_api.schemas.models import Model, ModelList
 from headrace_api.schemas.render import Rendered
@@ -35,6 +36,7 @@ REQUESTS: tuple[type[RequestModel], ...] = (
     CountTokensRequest,
     TokenizeRequest,
     DetokenizeRequest,
+    RetryDeadLetter,
 )
 ANSWERS: tuple[type[msgspec.Struct], ...] = (
     ChatCompletion,
@@ -53,6 +55,7 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     Model,
     ModelList,
     RequestReport,
+    RetriedDeadLetter,
     ScaleSignals,
     Readiness,
     ScrapeTarget,

@@ -28,7 +28,7 @@ class TenantLimits:
 
     def refined(self, key: NamedKey) -> "TenantLimits":
         """What the key's own entry says goes first."""
-        own = key.model_dump(exclude={"key"}, exclude_none=True)
+        own = key.model_dump(exclude={"key", "admin"}, exclude_none=True)
         return replace(self, **own)
 
     def priority(self, asked: int | None, usual: int = 0) -> int:
@@ -55,10 +55,12 @@ class Caller:
     tenant: str
     limits: TenantLimits
     owner: str = ""
+    admin: bool = False
+    """May manage the requests of all owners, and the dead letters."""
 
     @classmethod
-    def with_key(cls, tenant: str, limits: TenantLimits) -> "Caller":
-        return cls(tenant, limits, tenant)
+    def with_key(cls, tenant: str, limits: TenantLimits, *, admin: bool = False) -> "Caller":
+        return cls(tenant, limits, tenant, admin)
 
     def named(self, header: str | None, user: str | None) -> "Caller":
         """A client without a key may say for whom it asks, by the header or the body's ``user``.

@@ -32,6 +32,8 @@ class Past:
     """A request that this process is done with, or has in hand; durations in milliseconds from its arrival."""
 
     request_id: str
+    owner: str
+    """As in ``Ask``."""
     endpoint: str
     model: str
     tenant: str
@@ -151,6 +153,7 @@ class Timeline:
 
         return Past(
             request_id=self.ask.request_id,
+            owner=self.ask.owner,
             endpoint=self.ask.endpoint,
             model=self.model,
             tenant=self.ask.tenant,

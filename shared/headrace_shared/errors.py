@@ -4,6 +4,7 @@ HeadraceError
 ├── InvalidRequestError      the client can fix it: names the parameter
 ├── ModelNotFoundError       no live worker serves that name
 ├── UnauthorizedError        missing or wrong API key
+├── ForbiddenError           the key may not do that
 ├── NotFoundError            a path or object that does not exist
 ├── PayloadTooLargeError     body above the limit
 ├── OverloadedError          the queue is full; try later
@@ -25,6 +26,7 @@ class ErrorCode(enum.StrEnum):
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     MODEL_NOT_FOUND = "model_not_found"
     UNAUTHORIZED = "invalid_api_key"
+    FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     PAYLOAD_TOO_LARGE = "payload_too_large"
@@ -68,6 +70,12 @@ class UnauthorizedError(HeadraceError):
     """The API key is missing or unknown."""
 
     code = ErrorCode.UNAUTHORIZED
+
+
+class ForbiddenError(HeadraceError):
+    """The API key is known, but not one of those that may do it."""
+
+    code = ErrorCode.FORBIDDEN
 
 
 class NotFoundError(HeadraceError):

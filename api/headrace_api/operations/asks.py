@@ -9,8 +9,8 @@ from headrace_shared.protocol.ask import Ask
 _PREFIXES = ("chatcmpl-", "cmpl-", "msg_", "resp_")
 
 
-async def find_ask(name: str, owner: str, services: Services) -> tuple[str, Ask]:
-    """By the request's id, or its answer's; and the queue that it is on.
+async def find_ask(name: str, owner: str | None, services: Services) -> tuple[str, Ask]:
+    """By the request's id, or its answer's; and the queue that it is on. ``owner`` None: whoever it belongs to.
 
     Raises NotFoundError; what belongs to others is not told from what does not exist.
     """
@@ -18,7 +18,7 @@ async def find_ask(name: str, owner: str, services: Services) -> tuple[str, Ask]
     queues = await services.directory.queues()
     for each in (*names, name):
         found = await services.queue.find(queues, each)
-        if found is not None and found[1].owner == owner:
+        if found is not None and owner in (None, found[1].owner):
             return found
     raise NotFoundError(f"There is no request {name[:80]!r}, or its result is no longer kept.")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from headrace_api.console.feed import ConsoleFeed
 from headrace_api.directory import ModelDirectory
 from headrace_api.dispatch import Dispatcher
 from headrace_api.drain import Drain
@@ -13,6 +14,7 @@ from headrace_api.prompt.build import TokenizerPool
 from headrace_api.settings import ApiSettings
 from headrace_api.tenants import Caller
 from headrace_api.timeline import Timelines
+from headrace_shared.queue.dead_letters import DeadLetters
 from headrace_shared.queue.requests import RequestQueue
 from headrace_shared.telemetry.exposition import Exposition
 
@@ -33,5 +35,7 @@ class Services:
     limiter: RateLimiter
     followers: Followers
     drain: Drain
+    console: ConsoleFeed
+    dead_letters: DeadLetters
     anyone: Caller
     """Who sends requests without a key, where none is needed."""

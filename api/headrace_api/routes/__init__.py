@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from headrace_api.routes import (
     anthropic,
     autoscale,
+    console,
     generation,
     health,
     metrics,
@@ -20,5 +21,5 @@ from headrace_api.routes import (
 def all_routers() -> list[APIRouter]:
     """Every router that the application serves."""
     asked = (generation, responses, anthropic, render, tokenize, other_tasks)
-    modules = (*asked, requests, models, autoscale, health, metrics)
+    modules = (*asked, requests, models, autoscale, console, health, metrics)
     return [module.router for module in modules]

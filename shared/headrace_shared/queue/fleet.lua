@@ -1,4 +1,4 @@
--- KEYS[1] is the fleet's base. Returns the state of each worker under lease; forgets the others.
+-- KEYS[1] is the fleet's base. Returns for each worker under lease its state, and the ms that are left; forgets the others.
 local base = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -7,4 +7,10 @@ if #gone > 0 then
   redis.call('ZREM', base .. 'leases', unpack(gone))
   redis.call('HDEL', base .. 'states', unpack(gone))
 end
-return redis.call('HVALS', base .. 'states')
+local states, found = redis.call('HGETALL', base .. 'states'), {}
+for i = 1, #states, 2 do
+  local ends = redis.call('ZSCORE', base .. 'leases', states[i])
+  found[#found + 1] = states[i + 1]
+  found[#found + 1] = ends and tonumber(ends) - now or 0
+end
+return found

@@ -1,7 +1,8 @@
 """Presence: which workers are alive, and which models they serve."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -47,6 +48,8 @@ class LiveModel:
 
     card: ModelCard
     workers: list[WorkerState]
+    leases_ms: dict[str, int] = field(default_factory=dict, compare=False)
+    """What is left of the lease of each, by its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +101,25 @@ class Presence:
 
     async def fleet(self) -> Fleet:
         """Everything that is alive now. One small call as long as the cards are known."""
-        rows: list[bytes] = await run_script(self._redis, Script.FLEET, keys.FLEET)
+        rows: list[Any] = await run_script(self._redis, Script.FLEET, keys.FLEET)
         workers: dict[str, list[WorkerState]] = {}
-        for row in rows:
+        leases_ms: dict[str, int] = {}
+        for row, left_ms in zip(rows[::2], rows[1::2], strict=True):
             try:
                 state = self._decode_state(row)
             except msgspec.DecodeError as error:
                 log.warning("undecodable worker state", extra={"error": str(error)})
                 continue
             workers.setdefault(state.card_digest, []).append(state)
+            leases_ms[state.worker_id] = left_ms
         await self._learn([digest for digest in workers if digest not in self._cards])
         self._cards = {digest: card for digest, card in self._cards.items() if digest in workers}
         models = [
-            LiveModel(card, sorted(workers[digest], key=lambda worker: worker.worker_id))
+            LiveModel(
+                card,
+                sorted(workers[digest], key=lambda worker: worker.worker_id),
+                {worker.worker_id: leases_ms[worker.worker_id] for worker in workers[digest]},
+            )
             for digest, card in self._cards.items()
         ]
         return Fleet(sorted(models, key=lambda model: (model.card.name, model.card.digest)))

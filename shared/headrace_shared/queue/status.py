@@ -88,10 +88,20 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """What waits with one priority."""
+
+    requests: int
+    tokens: int
+    oldest_ms: int | None
+    """How long its oldest request has been waiting; None when there are too many tenants to tell."""
+
+
+@dataclass(frozen=True, slots=True)
 class Survey:
     """What waits, taken apart. Larger than what may be asked for at every request."""
 
-    by_priority: dict[int, Share]
+    by_priority: dict[int, Lane]
     by_tenant: dict[str, Share]
     """Of those with most requests."""
     dead_letters: int
@@ -124,10 +134,16 @@ async def read_backlog(redis: Redis, queue: str) -> Backlog:
 async def read_survey(redis: Redis, queue: str, tenants: int) -> Survey:
     priorities, shares, dead = await run_script(redis, Script.SURVEY, keys.base(queue), tenants)
     return Survey(
-        by_priority={int(float(name)): share for name, share in _shares(priorities)},
+        by_priority=dict(_lanes(priorities)),
         by_tenant={keys.tenant_of(name.decode()): share for name, share in _shares(shares)},
         dead_letters=dead,
     )
+
+
+def _lanes(flat: list[Any]) -> Iterator[tuple[int, Lane]]:
+    for start in range(0, len(flat), 4):
+        priority, requests, tokens, oldest_ms = flat[start : start + 4]
+        yield int(float(priority)), Lane(max(requests, 0), max(tokens, 0), oldest_ms if oldest_ms >= 0 else None)
 
 
 def _shares(flat: list[Any]) -> Iterator[tuple[bytes, Share]]:

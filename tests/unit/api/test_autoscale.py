@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace_api.operations.autoscale import desired_workers
+from headrace_api.scale import desired_workers
 from headrace_shared.queue.status import Backlog
 
 

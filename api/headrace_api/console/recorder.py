@@ -1,0 +1,105 @@
+"""Recorder: the last minutes of throughput and latency, second by second, for charts."""
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import Counter, Histogram
+
+from headrace_api.metrics import Metrics
+from headrace_api.schemas.console import Point
+
+KEPT = 300
+_WINDOW = 10
+"""Readings that a rate or a quantile is made of: one a second."""
+
+Buckets = Mapping[float, float]
+"""Observations up to an edge, by the edge."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    at_ms: int
+    first_token: Buckets
+    between_tokens: Buckets
+    ended: float
+
+
+class Recorder:
+    """Reads what the process counts; of several processes on one port it knows its own alone."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._readings: deque[_Reading] = deque(maxlen=_WINDOW + 1)
+        self.points: deque[Point] = deque(maxlen=KEPT)
+
+    def record(self, at_ms: int, tokens_per_s: float) -> None:
+        """Add a point."""
+        metrics = self._metrics
+        metrics.gaps.settle()
+        now = _Reading(
+            at_ms,
+            _buckets(metrics.time_to_first_token),
+            _buckets(metrics.inter_token),
+            _total(metrics.generations),
+        )
+        self._readings.append(now)
+        then = self._readings[0]
+        seconds = max((now.at_ms - then.at_ms) / 1000, 1.0)
+        first = _since(then.first_token, now.first_token)
+        between = _since(then.between_tokens, now.between_tokens)
+        self.points.append(
+            Point(
+                at_ms=at_ms,
+                tokens_per_s=round(tokens_per_s, 1),
+                requests_per_s=round((now.ended - then.ended) / seconds, 2),
+                in_flight=metrics.generations_in_hand(),
+                ttft_p50_ms=_ms(quantile(0.5, first)),
+                ttft_p95_ms=_ms(quantile(0.95, first)),
+                itl_p50_ms=_ms(quantile(0.5, between)),
+                itl_p95_ms=_ms(quantile(0.95, between)),
+            )
+        )
+
+
+def quantile(share: float, buckets: Buckets) -> float | None:
+    """As Prometheus' ``histogram_quantile``: linear inside a bucket, the last finite edge beyond it; None for no observation."""
+    edges = sorted(buckets)
+    total = buckets[edges[-1]] if edges else 0
+    if total <= 0:
+        return None
+    wanted = share * total
+    for below, edge in itertools.pairwise([0.0, *edges]):
+        if buckets[edge] >= wanted:
+            if edge == float("inf"):
+                return below
+            before = buckets.get(below, 0.0)
+            return below + (edge - below) * (wanted - before) / (buckets[edge] - before)
+    return None
+
+
+def _since(then: Buckets, now: Buckets) -> dict[float, float]:
+    return {edge: count - then.get(edge, 0.0) for edge, count in now.items()}
+
+
+def _buckets(histogram: Histogram) -> dict[float, float]:
+    """Of all models together."""
+    found: dict[float, float] = {}
+    for family in histogram.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_bucket"):
+                edge = float(sample.labels["le"])
+                found[edge] = found.get(edge, 0.0) + sample.value
+    return found
+
+
+def _total(counter: Counter) -> float:
+    samples: Iterable[float] = (
+        sample.value for family in counter.collect() for sample in family.samples if sample.name.endswith("_total")
+    )
+    return sum(samples)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
