@@ -238,3 +238,27 @@ def chat(
     from headrace_cli import chat as chat_in_terminal
 
     chat_in_terminal.run(url, api_key, model, system, max_tokens)
+
+
+@app.command(cls=Command)
+def top(
+    url: Annotated[str, typer.Option("--url", help="Base URL of an API node.")] = _LOCAL_URL,
+    api_key: _ClientKey = None,
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and leave.")] = False,
+) -> None:
+    """Watch the fleet in the terminal: models, workers, lanes, throughput, recent requests. q leaves.
+
+    \b
+    Examples:
+      headrace top
+      headrace top --url http://api-1:8000 --api-key secret
+      headrace top --once
+    """
+    from headrace_cli.top import command
+    from headrace_cli.top.feed import Feed
+
+    feed = Feed(url, api_key)
+    if once:
+        command.once(feed)
+    else:
+        command.follow(feed)

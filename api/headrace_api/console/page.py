@@ -23,8 +23,13 @@ class PageFile(NamedTuple):
     media_type: str
 
 
-PAGE = "console.html"
 FILES = {
     entry.name: PageFile(entry.read_bytes(), _TYPES[entry.name.rpartition(".")[2]])
     for entry in (files("headrace_api.console") / "files").iterdir()
 }
+
+
+def page(*, guarded: bool) -> PageFile:
+    """The page itself. ``guarded``: it asks for a key before it asks for data."""
+    known = FILES["console.html"]
+    return known._replace(content=known.content.replace(b"<html ", b"<html data-guarded ")) if guarded else known

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from headrace_api.console.page import FILES, HEADERS, PAGE
+from headrace_api.console.page import FILES, HEADERS, PageFile, page
 from headrace_api.deps import ServicesDep, call_of, json_answer, read_body
 from headrace_api.operations import console as operations
 from headrace_api.output.sse import EventStream
@@ -15,14 +15,17 @@ router = APIRouter(tags=["console"])
 
 
 @router.get("/console", include_in_schema=False)
-async def page() -> Response:
+async def show_page(services: ServicesDep) -> Response:
     """Open: it holds no data, and asks for the key."""
-    return _file(PAGE)
+    return _answer(page(guarded=bool(services.settings.secrets)))
 
 
 @router.get("/console/files/{name}", include_in_schema=False)
-async def file(name: str) -> Response:
-    return _file(name)
+async def show_file(name: str) -> Response:
+    found = FILES.get(name)
+    if found is None:
+        raise NotFoundError(f"There is no file {name[:80]!r}.")
+    return _answer(found)
 
 
 @router.get("/console/events", include_in_schema=False)
@@ -44,8 +47,5 @@ async def retry_dead_letter(request: Request, services: ServicesDep) -> Response
     return json_answer(await operations.retry(body, call_of(request, services), services))
 
 
-def _file(name: str) -> Response:
-    found = FILES.get(name)
-    if found is None:
-        raise NotFoundError(f"There is no file {name[:80]!r}.")
-    return Response(found.content, headers=HEADERS, media_type=found.media_type)
+def _answer(file: PageFile) -> Response:
+    return Response(file.content, headers=HEADERS, media_type=file.media_type)

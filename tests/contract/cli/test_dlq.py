@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from queue_client import generate_job
+from dead_letters import bury
 from typer.testing import CliRunner, Result
 
 from headrace_cli.errors import CliError
@@ -52,17 +52,9 @@ async def _bury(url: str, *request_ids: str) -> None:
         for card in (CARD, OTHER):
             state = WorkerState(worker_id=card.name, queue=card.queue, card_digest=card.digest)
             await presence.announce(card, state, 1000)
-        requests = RequestQueue(redis, QueueLimits(max_attempts=1))
-        for request_id in request_ids:
-            await requests.enqueue(generate_job(CARD.queue, request_id, tenant="ann", prompt_tokens=3))
-            doomed = WorkerQueue(redis, CARD.queue, f"doomed-{request_id}", lease_ms=50)
-            (claim,) = await doomed.claim(1, 1000)
-            said: list[Event] = [Started("doomed"), Delta(0, [7], "seven")]
-            await doomed.append([FrameOut(request_id, claim.epoch, claim.seq + 1, said)])
-            await asyncio.sleep(0.06)
-            await WorkerQueue(redis, CARD.queue, "reaper").reap()
     finally:
         await redis.aclose()
+    await bury(url, CARD.queue, *request_ids, prompt_tokens=3)
 
 
 async def _waiting(url: str) -> int:

@@ -62,6 +62,10 @@ byId("key").addEventListener("click", () => {
   location.reload();
 });
 
+if ("guarded" in document.documentElement.dataset && !key.get()) {
+  status("waiting", "wants a key");
+  await askForKey("");
+}
 for (let wait = 500; ; wait = Math.min(wait * 2, LONGEST_WAIT_MS)) {
   try {
     await follow();

@@ -53,6 +53,7 @@ async function answer(text) {
     }
   } catch (error) {
     if (error.name !== "AbortError") say("failed", error.message);
+    else setText(byId("speed"), "stopped");
   } finally {
     running = null;
     busy(false);
@@ -64,7 +65,8 @@ async function answer(text) {
 
 function tellSpeed(tokens, begun, first) {
   const now = performance.now();
-  const rate = first && now > first ? ` at ${((tokens * 1000) / (now - first)).toFixed(1)} tokens/s` : "";
+  // Of what came all at once the rate says nothing.
+  const rate = first && now - first > 100 ? ` at ${((tokens * 1000) / (now - first)).toFixed(1)} tokens/s` : "";
   setText(byId("speed"), `${tokens} tokens, first after ${Math.round((first ?? now) - begun)} ms${rate}`);
 }
 
