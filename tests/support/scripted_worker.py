@@ -129,6 +129,8 @@ class ScriptedWorker:
         self._name = name
         self._tasks: set[asyncio.Task[None]] = set()
         self.state = "ready"
+        self.figures: dict[str, float] = {}
+        """What it says of itself besides, by the fields of ``WorkerState``."""
         self.claims: list[Claim] = []
         self.cancelled: list[str] = []
         self.lease_ms = 6000
@@ -195,6 +197,7 @@ class ScriptedWorker:
             card_digest=self.card.digest,
             state=self.state,
             started_ms=self._started_ms,
+            **self.figures,  # type: ignore[arg-type]
         )
         await self._presence.announce(self.card, state, self.lease_ms)
 

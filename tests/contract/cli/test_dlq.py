@@ -12,8 +12,6 @@ from typer.testing import CliRunner, Result
 from headrace_cli.errors import CliError
 from headrace_cli.main import app
 from headrace_shared.model_card import ModelCard
-from headrace_shared.protocol.event import Delta, Event, Started
-from headrace_shared.queue.claims import FrameOut, WorkerQueue
 from headrace_shared.queue.client import connect
 from headrace_shared.queue.presence import Presence, WorkerState
 from headrace_shared.queue.requests import QueueLimits, RequestQueue

@@ -1,6 +1,7 @@
 """The console without a browser: who may see and do what, what its page may load, and what its events say."""
 
 import asyncio
+import itertools
 import json
 import re
 from collections.abc import AsyncIterator
@@ -144,13 +145,11 @@ async def test_a_picture_comes_every_second_after_the_history_of_the_charts(api:
         assert await anext(lines) == "event: history"
         points = json.loads((await anext(lines)).removeprefix("data: "))
         await lines.aclose()
-    assert all(first["at_ms"] < second["at_ms"] for first, second in zip(points, points[1:], strict=False))
+    assert all(first["at_ms"] < second["at_ms"] for first, second in itertools.pairwise(points))
     async with aclosing(pictures(api)) as seen:  # type: ignore[type-var]
         times = [(await anext(seen))["point"]["at_ms"] for _ in range(4)]
         last = await anext(seen)
-    assert [after - before for before, after in zip(times[1:], times[2:], strict=False)] == pytest.approx(
-        [1000] * 2, abs=400
-    )
+    assert [after - before for before, after in itertools.pairwise(times[1:])] == pytest.approx([1000] * 2, abs=400)
     assert last["point"]["ttft_p50_ms"] > 0
     [request] = last["requests"]
     assert (request["outcome"], request["completion_tokens"]) == ("finished", 6)
@@ -244,8 +243,13 @@ async def test_many_viewers_cost_redis_no_more_than_one(valkey_url: str, worker:
 
 
 async def _look_for(api: Api, count: int) -> list[dict[str, Any]]:
+    shown = []
     async with aclosing(pictures(api)) as seen:  # type: ignore[type-var]
-        return [await anext(seen) for _ in range(count)]
+        async for each in seen:
+            shown.append(each)
+            if len(shown) == count:
+                break
+    return shown
 
 
 async def test_viewers_do_not_hold_up_a_node_that_stops(valkey_url: str, worker: ScriptedWorker) -> None:
@@ -254,8 +258,7 @@ async def test_viewers_do_not_hold_up_a_node_that_stops(valkey_url: str, worker:
         await asyncio.sleep(0.3)
         async with asyncio.timeout(6):
             await api.stop()
-        with pytest.raises(RuntimeError, match="StopAsyncIteration"):
-            await watching
+        assert await watching, "it ended, neatly"
 
 
 async def test_a_request_that_runs_is_in_the_picture(valkey_url: str) -> None:
