@@ -81,7 +81,7 @@ class ApiSettings(BaseSettings):
         NoDecode,
         Field(validation_alias=AliasChoices("HEADRACE_API_KEYS_FILE", "api_keys_file")),
     ] = None
-    """JSON file of further tokens, with a name and limits for each: {"ann": {"key": "...", "requests_per_minute": 60}}."""
+    """JSON file of further tokens, with a name and limits for each: {"ann": {"key": "...", "requests_per_minute": 60}}; `"admin": true` marks an administrator's."""
     requests_per_minute: Rate = None
     """Requests that each client may send per minute, unless the keys file says otherwise."""
     tokens_per_minute: Rate = None

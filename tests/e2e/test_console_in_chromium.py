@@ -228,7 +228,15 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen_in_either_scheme(api:
         assert tab.complaints == []
 
 
-async def test_it_comes_back_when_the_node_does(valkey_url: str, worker: ScriptedWorker) -> None:
+async def test_it_works_below_the_prefix_of_a_proxy(valkey_url: str, worker: ScriptedWorker) -> None:
+    async with running_api(valkey_url, root_path="/models") as api, browser_tab() as tab:
+        await tab.page.goto(f"{api.base_url}/models/console")
+        await tab.page.wait_for_selector("#status[data-state=live]")
+        assert all(request.url.startswith(f"{api.base_url}/models/console") for request in tab.requests)
+        assert tab.complaints == []
+
+
+async def test_it_tells_when_the_node_has_gone_and_goes_on_trying(valkey_url: str, worker: ScriptedWorker) -> None:
     async with browser_tab() as tab:
         async with running_api(valkey_url) as api:
             page = await opened(tab, api)
