@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md, docs/api.md and docs/compatibility.md from the code: ``python docs/generate.py``.
+"""Writes the pages in PAGES from the code: ``python docs/generate.py``.
 
 With ``--check`` nothing is written; the exit status is 1 when a page is not what the code says.
 """
@@ -15,10 +15,13 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from headrace_api.app import create_app
+from headrace_api.metrics import Metrics
 from headrace_api.settings import ApiSettings
 from headrace_cli import flags
-from headrace_shared.settings import QueueSettings, RedisSettings, TracingSettings
+from headrace_shared.settings import MetricsSettings, OtlpMetricsSettings, QueueSettings, RedisSettings, TracingSettings
 from headrace_shared.settings_report import variable_of
+from headrace_shared.telemetry.series import Series
+from headrace_worker.service.metrics import WorkerMetrics
 from headrace_worker.settings import WorkerSettings
 
 DOCS = Path(__file__).parent
@@ -27,7 +30,13 @@ SECTIONS: list[tuple[str, type[BaseSettings], str]] = [
     ("Queue", QueueSettings, "Read by API nodes and workers."),
     ("API node", ApiSettings, "Read by `headrace api` and `headrace serve`."),
     ("Worker", WorkerSettings, "Read by `headrace worker` and `headrace serve`."),
-    ("Traces", TracingSettings, "Read by workers; the rest of OpenTelemetry's variables are left to its SDK."),
+    (
+        "Traces",
+        TracingSettings,
+        "Read by API nodes and workers; the rest of OpenTelemetry's variables are left to its SDK.",
+    ),
+    ("Metrics over OTLP", OtlpMetricsSettings, "Read by API nodes and workers, as above."),
+    ("Metrics of several processes", MetricsSettings, "Read by API nodes."),
 ]
 CONFIGURATION_HEAD = """# Configuration
 
@@ -181,7 +190,36 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(plain)} |"
 
 
+METRICS_HEAD = """# Metrics
+
+API nodes show theirs at `/metrics` of their port, workers at `/metrics` of `--metrics-port`, a free one unless it is set;
+`GET /metrics/targets` of an API node lists all workers in the form of Prometheus' HTTP service discovery. Nothing a client
+sends can make up a label's value: tenants are the ten with most requests and `other`, routes are templates, priorities
+five bands.
+
+Series of vLLM have its names, labels and buckets, and each is shown by one kind of process only, so that sums over a
+fleet are right. What API nodes tell of the queue they tell all alike: take the `max`, not the `sum`. Several processes on
+one port add up what they count when they share a folder, `PROMETHEUS_MULTIPROC_DIR`. With `OTEL_METRICS_EXPORTER=otlp`
+all series are pushed to a collector as well. Besides these there are the usual `process_*` and `python_*`.
+"""
+
+
+def metrics_page() -> str:
+    parts = [NOTE + METRICS_HEAD]
+    for title, kind in (("API nodes", Metrics), ("Workers", WorkerMetrics)):
+        head = "| Series | Kind | Labels | What it is |\n|---|---|---|---|"
+        rows = [_series_row(series) for series in kind.declared()]
+        parts.append("\n".join([f"## {title}\n", head, *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def _series_row(series: Series[Any]) -> str:
+    names = ", ".join(f"`{name}`" for name in series.shown_names)
+    return _row(names, series.kind.value, ", ".join(f"`{label}`" for label in series.labels), series.text)
+
+
 PAGES = {
+    "metrics.md": metrics_page,
     "configuration.md": configuration_page,
     "api.md": api_page,
     "compatibility.md": lambda: NOTE + compatibility.page(),

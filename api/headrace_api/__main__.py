@@ -32,7 +32,7 @@ def main() -> int:
     except (ValidationError, SettingsError) as error:
         sys.stderr.write("".join(f"headrace api: error: {problem}\n" for problem in problems_of(error)))
         return 2
-    setup_logging(settings.log_level, settings.log_format)
+    setup_logging(settings.log_level, settings.log_format, settings.secrets)
     if settings.tool_parser_plugin is not None:
         try:
             load_tool_parser_plugin(settings.tool_parser_plugin)

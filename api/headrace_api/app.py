@@ -1,8 +1,10 @@
 """create_app: the one place where an API process is wired together."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -14,11 +16,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from headrace_api.auth import ApiKeys, BearerAuth
-from headrace_api.backlogs import BacklogGauges
 from headrace_api.directory import ModelDirectory
 from headrace_api.dispatch import Dispatcher
 from headrace_api.drain import Drain
 from headrace_api.errors import on_headrace_error, on_http_exception, on_validation_error
+from headrace_api.fleet_view import FleetGauges, FleetView
 from headrace_api.grammar.check import GrammarChecker
 from headrace_api.limits import RateLimiter
 from headrace_api.metrics import Metrics
@@ -30,7 +32,10 @@ from headrace_api.own_middleware import imported
 from headrace_api.prompt.build import TokenizerPool
 from headrace_api.routes import all_routers, load, tokenizer_info
 from headrace_api.settings import ApiSettings
+from headrace_api.spans import RequestSpans
+from headrace_api.stats_log import StatsLog
 from headrace_api.tenants import NOBODY, Caller, TenantLimits
+from headrace_api.timeline import Timelines
 from headrace_shared.errors import HeadraceError
 from headrace_shared.queue.blobs import BlobStore
 from headrace_shared.queue.client import connect
@@ -39,9 +44,30 @@ from headrace_shared.queue.presence import Presence
 from headrace_shared.queue.rates import Rates
 from headrace_shared.queue.requests import QueueLimits, RequestQueue
 from headrace_shared.queue.server_check import checking_server
+from headrace_shared.queue.watch import put_watch
 from headrace_shared.settings import QueueSettings, RedisSettings
+from headrace_shared.telemetry.exposition import Exposition
+from headrace_shared.telemetry.otlp_metrics import pushing_metrics
+from headrace_shared.telemetry.tasks import in_background
+from headrace_shared.telemetry.tracing import Tracing, setup_tracing
 
 CLIENT_CLOSED_REQUEST = 499
+
+
+SERVICE = "headrace-api"
+
+
+@dataclass(frozen=True, slots=True)
+class _Telemetry:
+    metrics: Metrics
+    tracing: Tracing | None
+
+    def spans_below(self, traceparent: str | None, tracestate: str | None) -> RequestSpans:
+        return RequestSpans(self.tracing, traceparent, tracestate)
+
+    async def close(self) -> None:
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
 
 class Headrace(FastAPI):
@@ -68,11 +94,11 @@ def create_app(
     drain = drain or Drain()
     redis = redis or RedisSettings()
     limits = QueueLimits.of_settings(queue or QueueSettings())
-    metrics = Metrics()
+    telemetry = _Telemetry(Metrics(), setup_tracing(SERVICE))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _services(settings, redis, limits, metrics, drain) as app.state.services:
+        async with _services(settings, redis, limits, telemetry, drain) as app.state.services:
             gc.freeze()  # what is there by now stays: looking through it again and again would hold up streams
             yield
 
@@ -95,11 +121,11 @@ def create_app(
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(ClientDisconnect, _on_client_gone)
-    _add_middleware(app, settings, keys, metrics)
+    _add_middleware(app, settings, keys, telemetry)
     return app
 
 
-def _add_middleware(app: FastAPI, settings: ApiSettings, keys: ApiKeys, metrics: Metrics) -> None:
+def _add_middleware(app: FastAPI, settings: ApiSettings, keys: ApiKeys, telemetry: _Telemetry) -> None:
     """The one added last is the outermost."""
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(BearerAuth, keys=keys, root_path=settings.root_path)
@@ -116,7 +142,8 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, keys: ApiKeys, metrics:
         app.add_middleware(own.cls, *own.args, **own.kwargs)
     app.add_middleware(
         RequestContext,
-        metrics=metrics,
+        metrics=telemetry.metrics,
+        tracing=telemetry.tracing,
         root_path=settings.root_path,
         echo_id=settings.enable_request_id_headers,
         logs=lambda path: settings.access_log and path not in settings.disable_access_log_for_endpoints,
@@ -125,18 +152,21 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, keys: ApiKeys, metrics:
 
 @asynccontextmanager
 async def _services(
-    settings: ApiSettings, redis_settings: RedisSettings, limits: QueueLimits, metrics: Metrics, drain: Drain
+    settings: ApiSettings, redis_settings: RedisSettings, limits: QueueLimits, telemetry: _Telemetry, drain: Drain
 ) -> AsyncIterator[Services]:
     """Started in this order, and closed in the opposite one."""
+    metrics = telemetry.metrics
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(telemetry.close)
         redis = connect(redis_settings)
+        put_watch(redis, metrics)
         stack.push_async_callback(redis.aclose)
         await stack.enter_async_context(checking_server(redis))
         tokenizers = TokenizerPool(settings.tokenizer_threads)
         stack.callback(tokenizers.close)
         grammars = GrammarChecker(settings.max_grammar_bytes, settings.grammar_timeout_s)
         stack.callback(grammars.close)
-        directory = ModelDirectory(Presence(redis), BlobStore(redis), metrics)
+        directory = ModelDirectory(Presence(redis), BlobStore(redis))
         stack.push_async_callback(directory.close)
         await directory.start()
         hub = StreamHub(redis)
@@ -148,12 +178,25 @@ async def _services(
         await dispatcher.start()
         followers = Followers()
         stack.push_async_callback(followers.close)
-        gauges = BacklogGauges(queue, directory, metrics)
-        stack.push_async_callback(gauges.close)
-        await gauges.start()
+        fleet = FleetView(queue, directory)
+        stack.push_async_callback(fleet.close)
+        await fleet.start()
+        exposition = Exposition(
+            metrics.registry,
+            [Metrics],
+            [FleetGauges(fleet)],
+            engine_series=settings.log_stats,
+            before=metrics.gaps.settle,
+        )
+        await stack.enter_async_context(in_background(metrics.follow_loop(metrics.gaps.settle)))
+        if settings.log_stats:
+            await stack.enter_async_context(in_background(StatsLog(metrics, fleet).run()))
+        await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect))
         yield Services(
             settings=settings,
             metrics=metrics,
+            exposition=exposition,
+            timelines=Timelines(metrics, telemetry.spans_below),
             directory=directory,
             dispatcher=dispatcher,
             queue=queue,

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -25,7 +24,6 @@ log = logging.getLogger(__name__)
 Body = TypeVar("Body", bound=RequestModel)
 T = TypeVar("T")
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _MOST_NAMED = 20
 _LONGEST_NAME = 64
 _encode = msgspec.json.Encoder().encode
@@ -73,8 +71,6 @@ def generation_call(request: Request, body: QueuedRequest, raw: bytes, services:
     """What operations are told of a request for an answer. Raises InvalidRequestError that names the header at fault."""
     headers = request.headers
     refuse_unsupported(headers)
-    traceparent = headers.get("traceparent", "")
-    traced = bool(_TRACEPARENT.fullmatch(traceparent))
     asked_s = [wish for wish in (timeout_of(headers), body.timeout) if wish is not None]
     if asked_s:
         request.state.patience_s = min(asked_s)
@@ -87,8 +83,8 @@ def generation_call(request: Request, body: QueuedRequest, raw: bytes, services:
         priority=priority_of(headers),
         idempotency_key=idempotency_key_of(headers),
         detached=goes_on_alone(headers),
-        traceparent=traceparent if traced else None,
-        tracestate=headers.get("tracestate") if traced else None,
+        traceparent=request.state.traceparent,
+        tracestate=request.state.tracestate,
     )
 
 
@@ -103,7 +99,9 @@ def unknown_fields_header(names: list[str]) -> str:
     return ", ".join(quote(name[:_LONGEST_NAME], safe="[]") for name in names[:_MOST_NAMED])
 
 
-def json_answer(answer: msgspec.Struct, headers: dict[str, str] | None = None, status: int = 200) -> Response:
+def json_answer(
+    answer: msgspec.Struct | Sequence[msgspec.Struct], headers: dict[str, str] | None = None, status: int = 200
+) -> Response:
     """A body in JSON."""
     return Response(_encode(answer), status_code=status, headers=headers, media_type="application/json")
 

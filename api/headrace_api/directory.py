@@ -5,7 +5,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace_api.metrics import Metrics
 from headrace_api.prompt.build import special_tokens
 from headrace_api.prompt.template import ChatTemplate
 from headrace_shared.clock import mono_s
@@ -88,10 +87,9 @@ class DirectoryState:
 class ModelDirectory:
     """Follows the fleet by polling; reading it never waits."""
 
-    def __init__(self, presence: Presence, blobs: BlobStore, metrics: Metrics) -> None:
+    def __init__(self, presence: Presence, blobs: BlobStore) -> None:
         self._presence = presence
         self._blobs = blobs
-        self._metrics = metrics
         self._redis_up = False
         self._loaded: dict[str, ServedModel] = {}
         self._failed: dict[str, tuple[float, str]] = {}
@@ -206,7 +204,6 @@ class ModelDirectory:
         else:
             self._redis_up = True
             self._take(fleet)
-        self._metrics.redis_up.set(self._redis_up)
 
     async def _load_new(self, fleet: Fleet) -> None:
         digests = {live.card.digest for live in fleet.models}
@@ -250,8 +247,6 @@ class ModelDirectory:
         self._listed = listed
         self._live_queues = frozenset(live.card.queue for live in fleet.models)
         self._last_seen_s = {name: seen_s for name, seen_s in self._last_seen_s.items() if self._seen_lately(name)}
-        self._metrics.models.set(len({entry.model.card.digest for entry in listed.values()}))
-        self._metrics.card_conflicts.set(sum(len(claimants) > 1 for claimants in claims.values()))
 
     def _choose(self, claimants: Sequence[LiveModel]) -> LiveModel | None:
         """Of the cards with a ready worker the one with most of them; of equals the one that was there first."""

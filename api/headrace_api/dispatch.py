@@ -12,6 +12,7 @@ import msgspec
 from headrace_api.janitor import Janitor
 from headrace_api.metrics import Metrics
 from headrace_api.progress import Progress
+from headrace_api.timeline import Timeline
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import (
     CancelledRequestError,
@@ -45,6 +46,8 @@ class Terms:
     """From the arrival on; beyond it the client gets an error."""
     linger_s: float
     """How long the request goes on when the client has gone, in case that it comes back."""
+    timeline: Timeline | None = None
+    """Of a request that comes from here; None: somebody else's is followed."""
 
     @property
     def left_s(self) -> float:
@@ -71,7 +74,7 @@ class Dispatcher:
         self._has_workers = has_workers
         self._no_worker_grace_s = no_worker_grace_s
         self._queue = queue
-        self._janitor = Janitor(queue)
+        self._janitor = Janitor(queue, metrics)
         self._running: set[Generation] = set()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -135,7 +138,7 @@ class Dispatcher:
         await self._queue.enqueue(job, idempotency=idempotency, ask=ask, timeout_ms=round(terms.left_s * 1000))
 
     def _begin(self, job: GenerateJob, stream: ResultStream, terms: Terms) -> "Generation":
-        progress = Progress(self._metrics, terms.model, terms.arrived_s)
+        progress = Progress(self._metrics, terms.model, terms.arrived_s, terms.timeline)
         generation = Generation(job, stream, progress, terms, on_close=self._closed)
         self._running.add(generation)
         return generation

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from dataclasses import dataclass
 
+from headrace_api.metrics import Metrics
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import UnavailableError
 from headrace_shared.queue.requests import CancelOutcome, RequestQueue
@@ -30,8 +31,9 @@ class _Order:
 class Janitor:
     """Works in a task of its own: whoever gives up a request must not wait for Redis."""
 
-    def __init__(self, queue: RequestQueue) -> None:
+    def __init__(self, queue: RequestQueue, metrics: Metrics) -> None:
         self._queue = queue
+        self._cancelled_in_queue = metrics.cancellations.labels("queued")
         self._orders: asyncio.Queue[_Order] = asyncio.Queue()
         self._later: dict[asyncio.TimerHandle, _Order] = {}
         self._task: asyncio.Task[None] | None = None
@@ -83,6 +85,8 @@ class Janitor:
             except UnavailableError:
                 await asyncio.sleep(_CANCEL_RETRY_S)
             else:
+                if outcome is CancelOutcome.CANCELLED:
+                    self._cancelled_in_queue.inc()
                 # Whoever else listens will see to it; but what was heard may have been this process' own subscription.
                 if outcome is CancelOutcome.HEARD and order.looks > 1:
                     self._give(_Order(order.queue, order.request_id, order.given_s, order.looks - 1), _SECOND_LOOK_S)

@@ -1,141 +1,142 @@
-"""What an API process counts, declared once; ``GET /metrics`` prints it."""
+"""What an API process counts and measures, declared once; ``GET /metrics`` prints it."""
 
-from bisect import bisect_left
-from collections.abc import Iterator
-from itertools import accumulate
+from prometheus_client import CollectorRegistry
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
-
-_SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
-_LONG_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-
-
-class Gaps:
-    """Counts of how long something took, by bucket; one for each model."""
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_SHORT_S) + 1)
-        self.sum_s = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(_SHORT_S, seconds)] += 1
-        self.sum_s += seconds
+from headrace_shared.telemetry.buckets import (
+    BETWEEN_TOKENS_S,
+    CHOICES,
+    FIRST_TOKEN_S,
+    HTTP_COARSE_S,
+    HTTP_FINE_S,
+    REQUEST_S,
+    WAIT_S,
+    tokens_up_to,
+)
+from headrace_shared.telemetry.queue_metrics import ProcessMetrics
+from headrace_shared.telemetry.series import ENGINE, MODEL, Counted, Level, Observed, Spread, Totalled
+from headrace_shared.telemetry.tallies import Tally
 
 
-class GapHistogram(Collector):
-    """A Histogram of one label for what happens with every token: a tenth of the cost, as it needs no locks."""
-
-    def __init__(self, name: str, documentation: str, label: str, registry: CollectorRegistry) -> None:
-        self._name, self._documentation, self._label = name, documentation, label
-        self._gaps: dict[str, Gaps] = {}
-        registry.register(self)
-
-    def labels(self, value: str) -> Gaps:
-        return self._gaps.setdefault(value, Gaps())
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])
-        bounds = [*map(floatToGoString, _SHORT_S), "+Inf"]
-        for value, gaps in self._gaps.items():
-            family.add_metric([value], list(zip(bounds, accumulate(gaps.counts), strict=True)), gaps.sum_s)
-        yield family
-
-
-class Metrics:
+class Metrics(ProcessMetrics):
     """The instruments of one process, in a registry of their own."""
 
+    http_requests = Counted(
+        "http_requests",
+        "HTTP requests answered, by route and class of status; probes and scrapes are left out.",
+        ("handler", "method", "status"),
+    )
+    http_duration = Spread(
+        "http_request_duration_seconds",
+        "From the request's head to the answer's last byte.",
+        ("handler", "method"),
+        buckets=HTTP_COARSE_S,
+    )
+    http_duration_fine = Spread(
+        "http_request_duration_highr_seconds", "The same for all routes together, in fine steps.", buckets=HTTP_FINE_S
+    )
+    http_request_bytes = Totalled("http_request_size_bytes", "Bodies received.", ("handler",))
+    http_response_bytes = Totalled("http_response_size_bytes", "Bodies sent.", ("handler",))
+
+    time_to_first_token = Spread(
+        "vllm:time_to_first_token_seconds",
+        "From the request's arrival to its first token: template, tokenizer, queue and prefill included.",
+        ENGINE,
+        buckets=FIRST_TOKEN_S,
+    )
+    inter_token = Spread(
+        "vllm:inter_token_latency_seconds",
+        "Between two deltas of one choice.",
+        ENGINE,
+        buckets=BETWEEN_TOKENS_S,
+        also="vllm:time_per_output_token_seconds",
+    )
+    mean_inter_token = Spread(
+        "vllm:request_time_per_output_token_seconds",
+        "The same as a mean over each request.",
+        ENGINE,
+        buckets=BETWEEN_TOKENS_S,
+    )
+    end_to_end = Spread(
+        "vllm:e2e_request_latency_seconds", "From the request's arrival to its last token.", ENGINE, buckets=REQUEST_S
+    )
+    params_n = Spread("vllm:request_params_n", "Choices asked for.", ENGINE, buckets=CHOICES)
+    params_max_tokens = Spread(
+        "vllm:request_params_max_tokens",
+        "Most tokens of an answer, after all limits were applied.",
+        ENGINE,
+        buckets=tokens_up_to(),
+    )
+    rejections = Counted(
+        "vllm:admission_rejections",
+        "Requests that were well-formed but not taken in, by the error's code.",
+        ("model_name", "reason"),
+    )
+
+    generations = Counted(
+        "headrace:api_requests",
+        "Generation requests that left this process, by how they ended: finished, cancelled, or an error's code.",
+        ("model_name", "outcome"),
+    )
+    in_flight = Level("headrace:api_requests_in_flight", "Generation requests waiting or running.", MODEL)
+    phases = Spread(
+        "headrace:request_phase_seconds",
+        "Parts of the time to the first token: prepare (template, tokens), enqueue, queue, prefill.",
+        ("model_name", "phase"),
+        buckets=WAIT_S,
+    )
+    resumed = Counted(
+        "headrace:api_continuations", "Times that another worker went on with a request under a client's eyes.", MODEL
+    )
+    sse_clients = Level("headrace:sse_clients", "Clients that a stream is open to.")
+    cancellations = Counted(
+        "headrace:cancellations",
+        "Requests cancelled by phase: API nodes count queued, workers waiting, prefill and decode.",
+        ("phase",),
+    )
+
+    redis_up = Observed("headrace:redis_up", "1 while Redis answers this process.")
+    models = Observed("headrace:models", "Models that can be asked for.")
+    card_conflicts = Observed(
+        "headrace:model_card_conflicts", "Model names that workers announce with different cards."
+    )
+    workers = Observed("headrace:workers", "Workers that hold a lease, by their state.", ("model_name", "state"))
+    slots = Observed("headrace:model_slots", "Sequences that all workers together can run.", MODEL)
+    queued_requests = Observed("headrace:queue_requests", "Requests waiting in the queue.", MODEL)
+    queued_tokens = Observed("headrace:queue_tokens", "Context tokens that the waiting requests need.", MODEL)
+    queued_by_priority = Observed(
+        "headrace:queue_priority_requests",
+        "Requests waiting, by band of priorities; lower goes first.",
+        ("model_name", "priority"),
+    )
+    tokens_by_priority = Observed(
+        "headrace:queue_priority_tokens",
+        "Context tokens that they need.",
+        ("model_name", "priority"),
+    )
+    queued_by_tenant = Observed(
+        "headrace:queue_tenant_requests",
+        "Requests waiting of the tenants with most of them; the rest is other.",
+        ("model_name", "tenant"),
+    )
+    tokens_by_tenant = Observed(
+        "headrace:queue_tenant_tokens", "Context tokens that they need.", ("model_name", "tenant")
+    )
+    queue_running = Observed("headrace:queue_running", "Requests that workers hold.", MODEL)
+    queue_oldest = Observed("headrace:queue_oldest_seconds", "Age of the request that waits longest.", MODEL)
+    drain_rate = Observed(
+        "headrace:queue_tokens_per_second",
+        "Rate of late at which the queue drains, of all workers together; 0: nothing is known.",
+        MODEL,
+    )
+    dead_letters = Observed("headrace:dead_letters", "Requests that were given up and are kept.", MODEL)
+    desired_workers = Observed(
+        "headrace:desired_workers", "The autoscale signal: workers that would drain the queue in time.", MODEL
+    )
+
     def __init__(self) -> None:
-        registry = CollectorRegistry()
-        self.registry = registry
-        self.http_requests = Counter(
-            "headrace_api_http_requests", "HTTP requests answered.", ("method", "route", "status"), registry=registry
-        )
-        self.http_duration = Histogram(
-            "headrace_api_http_request_duration_seconds",
-            "From the request's head to the answer's last byte.",
-            ("route",),
-            buckets=_LONG_S,
-            registry=registry,
-        )
-        self.generations = Counter(
-            "headrace_api_generations",
-            "Generation requests that left this process, by how they ended.",
-            ("model", "outcome"),
-            registry=registry,
-        )
-        self.in_flight = Gauge(
-            "headrace_api_generations_in_flight",
-            "Generation requests waiting or running.",
-            ("model",),
-            registry=registry,
-        )
-        self.sse_clients = Gauge("headrace_api_sse_clients", "Clients that a stream is open to.", registry=registry)
-        self.time_to_first_token = Histogram(
-            "headrace_api_time_to_first_token_seconds",
-            "From the request's arrival to its first token.",
-            ("model",),
-            buckets=_LONG_S,
-            registry=registry,
-        )
-        self.inter_token = GapHistogram(
-            "headrace_api_inter_token_latency_seconds", "Between two deltas of one choice.", "model", registry
-        )
-        self.end_to_end = Histogram(
-            "headrace_api_generation_duration_seconds",
-            "From the request's arrival to its last token.",
-            ("model",),
-            buckets=_LONG_S,
-            registry=registry,
-        )
-        self.prompt_tokens = Counter(
-            "headrace_api_prompt_tokens", "Prompt tokens of finished requests.", ("model",), registry=registry
-        )
-        self.generated_tokens = Counter(
-            "headrace_api_generated_tokens", "Tokens generated for finished requests.", ("model",), registry=registry
-        )
-        self.continuations = Counter(
-            "headrace_continuations",
-            "Times that another worker went on with a running request.",
-            ("model",),
-            registry=registry,
-        )
-        self.models = Gauge("headrace_api_models", "Models that can be asked for.", registry=registry)
-        self.card_conflicts = Gauge(
-            "headrace_api_model_card_conflicts",
-            "Model names that workers announce with different cards.",
-            registry=registry,
-        )
-        self.redis_up = Gauge("headrace_api_redis_up", "1 while Redis answers this process.", registry=registry)
-        self.queued_requests = Gauge("headrace_queue_requests", "Requests waiting.", ("model",), registry=registry)
-        self.queued_tokens = Gauge(
-            "headrace_queue_tokens", "Context tokens that the waiting requests need.", ("model",), registry=registry
-        )
-        self.queue_running = Gauge(
-            "headrace_queue_running", "Requests that workers hold.", ("model",), registry=registry
-        )
-        self.queue_oldest = Gauge(
-            "headrace_queue_oldest_seconds", "Age of the request that waits longest.", ("model",), registry=registry
-        )
-        self.service_rate = Gauge(
-            "headrace_queue_tokens_per_second",
-            "Rate of late, of all workers together; 0: nothing is known.",
-            ("model",),
-            registry=registry,
-        )
-        self.slots = Gauge(
-            "headrace_model_slots", "Sequences that all workers together can run.", ("model",), registry=registry
-        )
-        self.backlog_gauges = (
-            self.queued_requests,
-            self.queued_tokens,
-            self.queue_running,
-            self.queue_oldest,
-            self.service_rate,
-            self.slots,
-        )
+        self.registry = CollectorRegistry()
+        super().__init__(self.registry)
+        self.gaps = Tally(self.inter_token)
 
     def generations_in_hand(self) -> int:
         """Generation requests waiting or running, of all models."""

@@ -8,11 +8,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace_api.errors import error_response, speaks_messages
+from headrace_api.http_metrics import UNMATCHED, HttpMetrics
 from headrace_api.metrics import Metrics
+from headrace_api.request_headers import trace_context_of
+from headrace_api.spans import start_http_span
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import HeadraceError, InternalError, PayloadTooLargeError, UnavailableError
 from headrace_shared.ids import check_client_request_id, mint_request_id
-from headrace_shared.telemetry.context import request_scope
+from headrace_shared.telemetry.context import request_scope, trace_id_in
+from headrace_shared.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +25,14 @@ QUIET_PATHS = frozenset({"/health", "/ready", "/ping", "/metrics"})
 
 
 class RequestContext:
-    """Outermost: takes or mints the request id, echoes it, logs and counts the answer, and turns
+    """Outermost: takes or mints the request id, echoes it, logs, counts and traces the answer, and turns
     an exception that nobody caught into a 500 that shows nothing but the id."""
 
     def __init__(
         self,
         app: ASGIApp,
         metrics: Metrics,
+        tracing: Tracing | None = None,
         *,
         root_path: str = "",
         echo_id: bool = True,
@@ -35,7 +40,8 @@ class RequestContext:
     ) -> None:
         """``logs``: whether requests to a path get a log line."""
         self._app = app
-        self._metrics = metrics
+        self._metrics = HttpMetrics(metrics)
+        self._tracing = tracing
         self._root_path = root_path
         self._echo_id = echo_id
         self._logs = logs
@@ -44,25 +50,40 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        arrived_s = mono_s()
         # Here and not in uvicorn, which puts it before every path: a proxy may take it off or leave it there.
         scope["root_path"] = self._root_path
         refusal: HeadraceError | None = None
         request_id = mint_request_id()
-        client_id = Headers(scope=scope).get("x-request-id")
+        sent = Headers(scope=scope)
+        client_id = sent.get("x-request-id")
         if client_id is not None:
             try:
                 request_id = check_client_request_id(client_id)
             except HeadraceError as error:
                 refusal, client_id = error, None
         headers = {"X-Request-Id": request_id} if self._echo_id else {}
+        tracing = None if scope["path"].removeprefix(self._root_path) in QUIET_PATHS else self._tracing
+        span = start_http_span(tracing, scope, sent, request_id)
+        traceparent, tracestate = (span.traceparent, span.tracestate) if span.traceparent else trace_context_of(sent)
         if speaks_messages(scope):
             headers["Request-Id"] = request_id
         scope.setdefault("state", {}).update(
-            request_id=request_id, client_request_id=client_id, arrived_s=mono_s(), answer_headers=headers
+            request_id=request_id,
+            client_request_id=client_id,
+            arrived_s=arrived_s,
+            answer_headers=headers,
+            traceparent=traceparent,
+            tracestate=tracestate,
         )
-        with request_scope(request_id):
+        with request_scope(request_id, trace_id_in(traceparent) if traceparent else None):
             answer = _Answer(send, headers)
-            await self._run(error_response(refusal, scope) if refusal else self._app, scope, receive, answer)
+            try:
+                await self._run(error_response(refusal, scope) if refusal else self._app, scope, receive, answer)
+            finally:
+                route = getattr(scope.get("route"), "path", UNMATCHED)
+                span.end(scope["method"], route, answer.status)
+                self._metrics.answered(scope, route, answer.status, answer.sent_bytes)
             self._report(scope, answer.status)
 
     async def _run(self, app: ASGIApp, scope: Scope, receive: Receive, answer: "_Answer") -> None:
@@ -83,10 +104,6 @@ class RequestContext:
 
     def _report(self, scope: Scope, status: int | None) -> None:
         path: str = scope["path"].removeprefix(self._root_path)
-        duration_s = mono_s() - scope["state"]["arrived_s"]
-        route = getattr(scope.get("route"), "path", "unmatched")
-        self._metrics.http_requests.labels(scope["method"], route, str(status)).inc()
-        self._metrics.http_duration.labels(route).observe(duration_s)
         if not self._logs(path):
             return
         log.log(
@@ -96,13 +113,13 @@ class RequestContext:
                 "method": scope["method"],
                 "path": path,
                 "status": status,
-                "duration_ms": round(duration_s * 1000, 1),
+                "duration_ms": round((mono_s() - scope["state"]["arrived_s"]) * 1000, 1),
             },
         )
 
 
 class _Answer:
-    """Adds headers to the answer that passes through, whatever it becomes, and remembers its status.
+    """Adds headers to the answer that passes through, whatever it becomes, and remembers its status and size.
 
     The request id is one; what else is written into ``headers`` until the answer begins comes along.
     """
@@ -111,11 +128,14 @@ class _Answer:
         self._send = send
         self._headers = headers
         self.status: int | None = None
+        self.sent_bytes = 0
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             MutableHeaders(scope=message).update(self._headers)
+        else:
+            self.sent_bytes += len(message.get("body", b""))
         await self._send(message)
 
 

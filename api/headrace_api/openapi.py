@@ -14,7 +14,7 @@ from headrace_api.schemas.autoscale import ScaleSignals
 from headrace_api.schemas.base import RequestModel
 from headrace_api.schemas.chat import ChatChunk, ChatCompletion, ChatRequest
 from headrace_api.schemas.completions import Completion, CompletionChunk, CompletionRequest
-from headrace_api.schemas.health import Readiness, ServerLoad, Version
+from headrace_api.schemas.health import Readiness, ScrapeTarget, ServerLoad, Version
 from headrace_api.schemas.models import Model, ModelList
 from headrace_api.schemas.render import Rendered
 from headrace_api.schemas.requests import RequestReport
@@ -55,6 +55,7 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     RequestReport,
     ScaleSignals,
     Readiness,
+    ScrapeTarget,
     ServerLoad,
     Version,
     ErrorBody,

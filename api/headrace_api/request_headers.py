@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from headrace_shared.errors import InvalidRequestError
 
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _PRIORITY = re.compile(r"[+-]?\d{1,16}")
 _MOST_URGENT = 2**53 - 1
 """Redis orders by doubles."""
@@ -73,3 +74,11 @@ def goes_on_alone(headers: Mapping[str, str]) -> bool:
             param="X-Headrace-On-Disconnect",
         )
     return wish == "continue"
+
+
+def trace_context_of(headers: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The W3C ``traceparent`` and its ``tracestate``; a malformed one is as good as none, as the standard says."""
+    traceparent = headers.get("traceparent", "")
+    if _TRACEPARENT.fullmatch(traceparent) is None:
+        return None, None
+    return traceparent, headers.get("tracestate")

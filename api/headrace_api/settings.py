@@ -100,6 +100,10 @@ class ApiSettings(BaseSettings):
     """A log line for every HTTP request that is answered."""
     disable_access_log_for_endpoints: Words = ()
     """Paths whose requests get no such line."""
+    log_stats: bool = True
+    """A log line of statistics every 10 seconds while there is something to tell; without it vLLM's series are left out of /metrics too."""
+    enable_per_request_metrics: bool = False
+    """Let requests ask with `include_metrics` for their own timings in the answer."""
     enable_log_requests: bool = False
     """A log line for every prompt, with its text."""
     max_log_len: Annotated[int | None, Field(ge=0)] = None
@@ -193,6 +197,12 @@ class ApiSettings(BaseSettings):
         if idle and not self.allowed_origins:
             raise ValueError(f"{', '.join(sorted(idle))}: without allowed_origins no web page may call this server")
         return self
+
+    @property
+    def secrets(self) -> list[str]:
+        """What no log line may show."""
+        named = (self.api_keys_file or {}).values()
+        return [key.get_secret_value() for key in (*self.api_keys, *(entry.key for entry in named))]
 
     @property
     def tls(self) -> TlsFiles | None:

@@ -145,6 +145,11 @@ API_FLAGS = (
         bool,
         "Write tokens as token_id:7 in logprobs, where a request does not say (default off).",
     ),
+    _api(
+        "enable-per-request-metrics",
+        bool,
+        "Let requests ask with include_metrics for their own timings in the answer (default off).",
+    ),
     _api("enable-force-include-usage", bool, "Tell the usage at the end of every stream, asked or not (default off)."),
     _api("first-served-name", bool, "Answer with the model's first name, whatever name was asked for (default off)."),
     _api(
@@ -232,14 +237,6 @@ API_FLAGS = (
     ),
 )
 
-TRACES_FLAG = Flag(
-    "otlp-traces-endpoint",
-    str,
-    "Collector of traces: the whole URL, as of http://collector:4318/v1/traces (default: no traces).",
-    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",),
-    "URL",
-)
-
 QUEUE_FLAGS = (
     _queue(
         "max-queue-requests",
@@ -299,7 +296,6 @@ QUEUE_FLAGS = (
 )
 
 WORKER_FLAGS = (
-    TRACES_FLAG,
     _worker("model", str, "The same as MODEL.", "PATH|ID"),
     _worker(
         "served-model-name",
@@ -431,6 +427,26 @@ WORKER_FLAGS = (
 )
 
 
+WORKER_METRICS_FLAGS = (
+    _worker("metrics-host", str, "Address that /metrics and /health listen on (default 127.0.0.1).", "ADDRESS"),
+    _worker("metrics-port", int, "Port of /metrics and /health; 0 picks a free one (default), -1 opens none.", "PORT"),
+    _worker(
+        "collect-detailed-traces",
+        list[str],
+        "Times of modules to put into traces: model, worker or all; wants --otlp-traces-endpoint.",
+        "MODULE",
+    ),
+)
+
+TRACES_FLAG = Flag(
+    "otlp-traces-endpoint",
+    str,
+    "OpenTelemetry collector that traces are sent to: http://HOST:4317 (gRPC) or http://HOST:4318/v1/traces. [env: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT]",
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",),
+    "URL",
+)
+
+
 def logging_flags(*servers: str) -> tuple[Flag, ...]:
     """``--log-level`` and ``--log-format`` for the named servers (``API``, ``WORKER``)."""
     return (
@@ -446,6 +462,14 @@ def logging_flags(*servers: str) -> tuple[Flag, ...]:
             "Log lines for people or for machines (default console).",
             tuple(f"HEADRACE_{s}_LOG_FORMAT" for s in servers),
         ),
+        Flag(
+            "log-stats",
+            bool,
+            "Log statistics every 10 seconds, and show vLLM's series at /metrics (default on).",
+            tuple(f"HEADRACE_{s}_LOG_STATS" for s in servers),
+            off="disable-log-stats",
+        ),
+        TRACES_FLAG,
     )
 
 
@@ -466,6 +490,7 @@ ALL_FLAGS = (
     *API_FLAGS,
     *QUEUE_FLAGS,
     *WORKER_FLAGS,
+    *WORKER_METRICS_FLAGS,
     *plugin_flags("API", "WORKER"),
     *logging_flags("API", "WORKER"),
     *REDIS_FLAGS,

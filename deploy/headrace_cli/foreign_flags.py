@@ -63,16 +63,12 @@ _MORE_API_NODES = "start further API nodes with headrace api on the same --redis
 FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     # HTTP front end
     *_harmless("HTTP front end and engine are always processes of their own", "disable-frontend-multiprocessing"),
-    *_harmless("no periodic statistics are logged; GET /metrics has them", "disable-log-stats"),
     *_harmless("the log has the stack of every failure of the server", "log-error-stack"),
     *_refused(_HTTPTOOLS, "h11-max-incomplete-event-size", "h11-max-header-count"),
     *_refused(_MORE_API_NODES, "api-server-count", off=["1"]),
     *_switches("start headrace worker instead, which has no HTTP", "headless"),
     *_switches("answers are not logged; GET /v1/requests/ID/stream tells them again", "enable-log-outputs"),
     *_switches("parts of answers are not logged", "enable-log-deltas"),
-    *_switches(
-        "figures of single requests are not in their answers yet; see GET /metrics", "enable-per-request-metrics"
-    ),
     *_refused("system_fingerprint is always the digest of the model's card", "fingerprint-mode", "fingerprint-value"),
     *_refused("buckets of histograms are fixed", "custom-histogram-buckets"),
     *_switches("the cache's figures are always in GET /metrics", "kv-cache-metrics"),
@@ -160,7 +156,6 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused("processors are named by requests; see --logits-processor-pattern", "logits-processors"),
     *_refused("calls of strict tools always follow their schemas", "tool-strict-level"),
     # Observability
-    *_refused("traces have one level of detail", "collect-detailed-traces"),
     *_refused("no metrics are hidden", "show-hidden-metrics-for-version"),
 )
 """By topics. Whoever builds one of them moves it to ``flags``."""

@@ -37,6 +37,7 @@ _API_FLAGS = (
 )
 _WORKER_FLAGS = (
     *flags.WORKER_FLAGS,
+    *flags.WORKER_METRICS_FLAGS,
     *flags.plugin_flags("WORKER"),
     *flags.logging_flags("WORKER"),
     *flags.REDIS_FLAGS,

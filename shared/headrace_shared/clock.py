@@ -16,3 +16,8 @@ def wall_s() -> int:
 def mono_s() -> float:
     """Monotonic seconds, for measuring durations inside one process."""
     return time.monotonic()
+
+
+def wall_ns() -> int:
+    """Nanoseconds since the Unix epoch, as spans want them."""
+    return time.time_ns()

@@ -1,11 +1,13 @@
 """Settings that more than one kind of process reads."""
 
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_GRPC_PORT = 4317
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
 
@@ -81,22 +83,76 @@ class QueueSettings(BaseSettings):
 
 
 class TracingSettings(BaseSettings):
-    """Whether traces are wanted: the part of OpenTelemetry's own variables that is not left to its SDK."""
+    """Whether and where traces go: the part of OpenTelemetry's own variables that is not left to its SDK."""
 
     model_config = SettingsConfigDict(env_prefix="OTEL_", frozen=True, extra="forbid", env_ignore_empty=True)
 
     exporter_otlp_endpoint: str | None = Field(default=None, description="Base URL of a collector; none: no traces.")
-    exporter_otlp_traces_endpoint: str | None = Field(default=None, description="The same, for traces alone, in full.")
-    exporter_otlp_protocol: str = Field(default="http/protobuf", description="Only http/protobuf is supported.")
+    exporter_otlp_traces_endpoint: str | None = Field(
+        default=None, description="The same, for traces alone, in full; over gRPC just http://host:4317."
+    )
+    exporter_otlp_protocol: str | None = Field(
+        default=None, description="`grpc` or `http/protobuf`; default: grpc for port 4317, else http/protobuf."
+    )
     exporter_otlp_traces_protocol: str | None = Field(default=None, description="The same, for traces alone.")
     traces_exporter: str = Field(default="otlp", description="`otlp`, or `none` for no traces.")
-    sdk_disabled: bool = Field(default=False, description="No traces, whatever else is set.")
+    sdk_disabled: bool = Field(default=False, description="Neither traces nor metrics over OTLP, whatever else is set.")
+    instrumentation_genai_capture_message_content: bool = Field(
+        default=False, description="Put prompts and answers into the traces."
+    )
+
+    @property
+    def endpoint(self) -> str | None:
+        return self.exporter_otlp_traces_endpoint or self.exporter_otlp_endpoint
 
     @property
     def enabled(self) -> bool:
-        named = self.exporter_otlp_endpoint or self.exporter_otlp_traces_endpoint
-        return bool(named) and "otlp" in self.traces_exporter.split(",") and not self.sdk_disabled
+        return bool(self.endpoint) and "otlp" in self.traces_exporter.split(",") and not self.sdk_disabled
 
     @property
     def protocol(self) -> str:
-        return self.exporter_otlp_traces_protocol or self.exporter_otlp_protocol
+        asked = self.exporter_otlp_traces_protocol or self.exporter_otlp_protocol
+        return asked or protocol_of(self.endpoint or "")
+
+
+class OtlpMetricsSettings(BaseSettings):
+    """Whether metrics are pushed to a collector, besides being shown at /metrics."""
+
+    model_config = SettingsConfigDict(env_prefix="OTEL_", frozen=True, extra="forbid", env_ignore_empty=True)
+
+    metrics_exporter: str = Field(default="none", description="`otlp` pushes all metrics to a collector as well.")
+    exporter_otlp_metrics_endpoint: str | None = Field(
+        default=None, description="Collector for metrics alone, in full; default: as for traces."
+    )
+    exporter_otlp_metrics_protocol: str | None = Field(
+        default=None, description="The same as for traces, for metrics alone."
+    )
+    exporter_otlp_endpoint: str | None = Field(default=None, description="As for traces.")
+    exporter_otlp_protocol: str | None = Field(default=None, description="As for traces.")
+    metric_export_interval: int = Field(default=60_000, ge=100, description="How often, milliseconds.")
+    sdk_disabled: bool = Field(default=False, description="As for traces.")
+
+    @property
+    def enabled(self) -> bool:
+        return "otlp" in self.metrics_exporter.split(",") and not self.sdk_disabled
+
+    @property
+    def protocol(self) -> str:
+        asked = self.exporter_otlp_metrics_protocol or self.exporter_otlp_protocol
+        return asked or protocol_of(self.exporter_otlp_metrics_endpoint or self.exporter_otlp_endpoint or "")
+
+
+class MetricsSettings(BaseSettings):
+    """prometheus-client's own variable."""
+
+    model_config = SettingsConfigDict(env_prefix="PROMETHEUS_", frozen=True, extra="forbid", env_ignore_empty=True)
+
+    multiproc_dir: Path | None = Field(
+        default=None, description="Folder in which several processes on one port add up what they count."
+    )
+
+
+def protocol_of(endpoint: str) -> str:
+    """The protocol that a collector's address lets one expect."""
+    parts = urlsplit(endpoint)
+    return "grpc" if parts.scheme in ("grpc", "grpcs") or parts.port == _GRPC_PORT else "http/protobuf"

@@ -48,7 +48,7 @@ def test_a_killed_worker_changes_no_stream(valkey_url: str) -> None:
 
         assert asyncio.run(disturbed()) == undisturbed
         counted = re.search(
-            r'headrace_continuations_total\{model="simulated"\} (\S+)', httpx.get(f"{api.url}/metrics").text
+            r'headrace:api_continuations_total\{model_name="simulated"\} (\S+)', httpx.get(f"{api.url}/metrics").text
         )
         assert counted is not None
         assert 0 < float(counted[1]) <= 30

@@ -11,7 +11,7 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_settings.exceptions import SettingsError
 
-from headrace_shared.settings import RedisSettings
+from headrace_shared.settings import RedisSettings, TracingSettings
 from headrace_shared.settings_report import problems_of
 from headrace_shared.telemetry.logs import setup_logging
 from headrace_worker.engine.build import EngineSetupError
@@ -28,6 +28,9 @@ def main() -> int:
         redis_settings = RedisSettings()
     except (ValidationError, SettingsError) as error:
         sys.stderr.write("".join(f"headrace worker: error: {problem}\n" for problem in problems_of(error)))
+        return 2
+    if settings.collect_detailed_traces and not TracingSettings().enabled:
+        sys.stderr.write("headrace worker: error: collect_detailed_traces: wants a collector: --otlp-traces-endpoint\n")
         return 2
     setup_logging(settings.log_level, settings.log_format)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)

@@ -222,12 +222,34 @@ class WorkerSettings(BaseSettings):
         gt=0,
         description="A request whose tokens no API node has listened to for that long is ended, unless it was sent to run on by itself, seconds.",
     )
+    metrics_host: str = Field(default="127.0.0.1", description="Address that /metrics and /health listen on.")
+    metrics_port: int = Field(
+        default=0, ge=-1, le=65535, description="Port of /metrics and /health; 0 picks a free one, -1 opens none."
+    )
+    log_stats: bool = Field(
+        default=True,
+        description="A log line of statistics every 10 seconds while there is something to tell; without it vLLM's series are left out of /metrics too.",
+    )
+    collect_detailed_traces: Annotated[
+        list[Literal["model", "worker", "all"]], NoDecode, BeforeValidator(_names_from_text)
+    ] = Field(
+        default=[],
+        description="Times of the modules to put into traces, comma separated: model (its forward passes), worker (whole steps), all.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level of the log."
     )
     log_format: Literal["console", "json"] = Field(
         default="console", description="Log lines for people or for machines."
     )
+
+    @property
+    def traces_model(self) -> bool:
+        return bool({"model", "all"} & set(self.collect_detailed_traces))
+
+    @property
+    def traces_worker(self) -> bool:
+        return bool({"worker", "all"} & set(self.collect_detailed_traces))
 
     @property
     def config_overrides(self) -> dict[str, Any]:

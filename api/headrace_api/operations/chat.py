@@ -14,6 +14,7 @@ from headrace_api.operations.endpoint import (
     collector_of,
     envelope,
     renderer_of,
+    tells_timings,
     tickets,
     tokens_as_ids,
     usage_wanted,
@@ -86,6 +87,7 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         include_usage=usage_wanted(body, services),
         continuous_usage=body.continuous_usage,
         prompt_details=services.settings.enable_prompt_tokens_details,
+        timings=tells_timings(body, services),
     )
     collector = collector_of(body, 1, partial(ChatAnswer, shape))
     return Prepared(ask, model.card, [plan.job], renderer_of(body, services, partial(ChatStream, shape)), collector)

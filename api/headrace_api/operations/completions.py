@@ -13,6 +13,7 @@ from headrace_api.operations.endpoint import (
     envelope,
     grammar_of,
     renderer_of,
+    tells_timings,
     tickets,
     tokens_as_ids,
     usage_wanted,
@@ -43,6 +44,7 @@ async def _prepare(body: CompletionRequest, ask: Ask, model: ServedModel, trace:
         include_usage=usage_wanted(body, services),
         continuous_usage=body.continuous_usage,
         prompt_details=services.settings.enable_prompt_tokens_details,
+        timings=tells_timings(body, services),
     )
     collector = collector_of(body, len(prompts), partial(CompletionAnswer, shape))
     return Prepared(ask, model.card, jobs, renderer_of(body, services, partial(CompletionStream, shape)), collector)

@@ -21,7 +21,7 @@ from headrace_api.output.event_ids import EventIds
 from headrace_api.output.paced import Paced
 from headrace_api.schemas.generation import GenerationRequest
 from headrace_api.schemas.queued import QueuedRequest
-from headrace_shared.errors import HeadraceError
+from headrace_shared.errors import HeadraceError, InvalidRequestError
 from headrace_shared.model_card import ModelCard
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.event import Event
@@ -138,6 +138,15 @@ def tokens_as_ids(body: GenerationRequest, services: Services) -> bool:
     """As the request says, else as the server does."""
     asked = body.return_tokens_as_token_ids
     return services.settings.return_tokens_as_token_ids if asked is None else asked
+
+
+def tells_timings(body: GenerationRequest, services: Services) -> bool:
+    """Whether its timings are asked for. Raises InvalidRequestError where the operator does not let them be told."""
+    if body.include_metrics and not services.settings.enable_per_request_metrics:
+        raise InvalidRequestError(
+            "include_metrics: the server was started without --enable-per-request-metrics.", param="include_metrics"
+        )
+    return bool(body.include_metrics)
 
 
 def collector_of(body: GenerationRequest, prompts: int, plain: Callable[[], Collector]) -> Callable[[], Collector]:

@@ -19,6 +19,7 @@ from headrace_api.operations.request_log import log_prompts
 from headrace_api.operations.services import Services
 from headrace_api.schemas.queued import QueuedRequest
 from headrace_api.tenants import Caller
+from headrace_api.timeline import Timeline
 from headrace_shared.clock import mono_s, wall_s
 from headrace_shared.errors import ConflictError, InternalError, InvalidRequestError, UnavailableError
 from headrace_shared.protocol.ask import Ask
@@ -36,6 +37,7 @@ class _Submitted:
     caller: Caller
     charged_tokens: int
     limiter: RateLimiter
+    timeline: Timeline
 
     def settle(self) -> None:
         """Charge what was used instead of what it might have been."""
@@ -58,6 +60,7 @@ async def open_stream(endpoint: Endpoint[Body], body: Body, call: Call, services
             await generation.first(until_s - mono_s())
         if not generations[0].begun:
             await _tell_position(generations[0], call, services)
+        _tell_timing(submitted.timeline, call)
     except BaseException:
         await stream.aclose()
         raise
@@ -67,17 +70,19 @@ async def open_stream(endpoint: Endpoint[Body], body: Body, call: Call, services
 class WholeAnswer:
     """A request whose answer comes in one piece."""
 
-    def __init__(self, prepared: Prepared, generations: list[Generation]) -> None:
-        self._prepared = prepared
-        self._generations = generations
+    def __init__(self, submitted: _Submitted, call: Call) -> None:
+        self._submitted = submitted
+        self._call = call
 
     async def collect(self) -> msgspec.Struct:
         """The whole answer. Raises HeadraceError."""
-        return await collect(self._prepared, self._generations)
+        answer = await collect(self._submitted.prepared, self._submitted.generations)
+        _tell_timing(self._submitted.timeline, self._call)
+        return answer
 
     def keep(self) -> None:
         """Let the work go on: its client can come back for it."""
-        for generation in self._generations:
+        for generation in self._submitted.generations:
             generation.keep()
 
 
@@ -97,7 +102,7 @@ async def whole_answer(
     """Submit; what is not finished at the end is cancelled. Raises HeadraceError."""
     submitted = await _submit(endpoint, body, call, services)
     try:
-        yield WholeAnswer(submitted.prepared, submitted.generations)
+        yield WholeAnswer(submitted, call)
     finally:
         for generation in submitted.generations:
             await generation.aclose()
@@ -114,18 +119,29 @@ async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Se
         else:
             model = services.directory.resolve(body.model)
             ask = await new_ask(endpoint, body, call, services)
-        prepared = await endpoint.prepare(body, ask, model, Trace(call.traceparent, call.tracestate), services)
-        charged = 0
-        if held is None:
-            charged = await services.limiter.admit(call.caller, prepared.cost_tokens, call.answer_headers)
-            if services.settings.enable_log_requests:
-                await services.tokenizers.run(log_prompts, prepared, model, services.settings)
-        linger_s = services.settings.disconnect_linger_s if body.stream else 0.0
-        terms = Terms(model.card.name, call.arrived_s, call.timeout_s, linger_s)
-        with contextlib.suppress(KeyTakenError):
+        parent = (call.traceparent, call.tracestate)
+        timeline = services.timelines.begin(ask, model.card.name, call.arrived_s, parent)
+        try:
+            trace = Trace(timeline.spans.traceparent, timeline.spans.tracestate)
+            prepared = await endpoint.prepare(body, ask, model, trace, services)
+            charged = 0
+            if held is None:
+                charged = await services.limiter.admit(call.caller, prepared.cost_tokens, call.answer_headers)
+                if services.settings.enable_log_requests:
+                    await services.tokenizers.run(log_prompts, prepared, model, services.settings)
+            timeline.prepared(prepared.jobs, call.body)
+            linger_s = services.settings.disconnect_linger_s if body.stream else 0.0
+            terms = Terms(model.card.name, call.arrived_s, call.timeout_s, linger_s, timeline)
             generations = await _enqueue(prepared, terms, services, idempotency)
-            _tell(call, ask, replay=held is not None)
-            return _Submitted(prepared, generations, call.caller, charged, services.limiter)
+        except KeyTakenError:
+            timeline.end("attached")
+            continue
+        except BaseException as error:
+            timeline.refused(error)
+            raise
+        timeline.enqueued(model.card.queue, len(prepared.jobs))
+        _tell(call, ask, replay=held is not None)
+        return _Submitted(prepared, generations, call.caller, charged, services.limiter, timeline)
     raise UnavailableError("An earlier request with this Idempotency-Key is just beginning or ending; try again.")
 
 
@@ -214,6 +230,12 @@ def _tell(call: Call, ask: Ask, *, replay: bool) -> None:
     call.answer_headers["X-Headrace-Request-Id"] = ask.request_id
     if replay:
         call.answer_headers["X-Headrace-Idempotent-Replay"] = "true"
+
+
+def _tell_timing(timeline: Timeline, call: Call) -> None:
+    """Where the time went so far."""
+    if (timing := timeline.server_timing()) is not None:
+        call.answer_headers["Server-Timing"] = timing
 
 
 async def _tell_position(generation: Generation, call: Call, services: Services) -> None:

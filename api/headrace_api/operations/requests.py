@@ -17,9 +17,10 @@ from headrace_api.operations.endpoint import Endpoint, Trace
 from headrace_api.operations.responses import RESPONSES
 from headrace_api.operations.services import Services
 from headrace_api.output.event_ids import parse_position
-from headrace_api.schemas.requests import JobReport, RequestReport
+from headrace_api.schemas.requests import JobReport, Phase, RequestReport
 from headrace_shared.errors import InternalError, NotFoundError
 from headrace_shared.protocol.ask import Ask
+from headrace_shared.queue.requests import CancelOutcome
 from headrace_shared.queue.status import RequestPhase, RequestState
 
 ENDPOINTS: Mapping[str, Endpoint[Any]] = {
@@ -65,7 +66,8 @@ async def cancel(request_id: str, call: Call, services: Services) -> RequestRepo
     """Stop all jobs of a request that are not done; a second time changes nothing. Raises as ``report``."""
     queue, ask = await find_ask(request_id, call.caller.owner, services)
     reason = "the request was cancelled"
-    await asyncio.gather(*(services.queue.cancel(queue, job_id, reason) for job_id in ask.job_ids))
+    outcomes = await asyncio.gather(*(services.queue.cancel(queue, job_id, reason) for job_id in ask.job_ids))
+    services.metrics.cancellations.labels("queued").inc(outcomes.count(CancelOutcome.CANCELLED))
     return await _report(queue, ask, services)
 
 
@@ -91,15 +93,26 @@ def _job_report(state: RequestState) -> JobReport:
     def since_enqueued(moment_ms: int | None) -> int | None:
         return None if moment_ms is None else moment_ms - state.enqueued_ms
 
+    claimed, first, finished = map(since_enqueued, (state.claimed_ms, state.first_token_ms, state.finished_ms))
     return JobReport(
         id=state.request_id,
         status=state.phase,
         ahead=state.ahead,
         eta_ms=state.eta_ms,
-        queued_ms=since_enqueued(state.claimed_ms),
-        time_to_first_token_ms=since_enqueued(state.first_token_ms),
-        total_ms=since_enqueued(state.finished_ms),
+        queued_ms=claimed,
+        time_to_first_token_ms=first,
+        total_ms=finished,
+        phases=_phases(claimed, first, finished),
         attempts=state.attempts,
         lost_workers=state.lost_workers,
         cancel_requested=state.cancel_requested,
     )
+
+
+def _phases(claimed: int | None, first: int | None, finished: int | None) -> list[Phase]:
+    """Each begins where the one before it ended; one that never began is left out."""
+    if claimed is not None and first is not None:
+        # Another worker has claimed it since.
+        claimed = min(claimed, first)
+    ends = (("queued", 0, claimed), ("prefill", claimed, first), ("decode", first, finished))
+    return [Phase(name, start, finished if end is None else end) for name, start, end in ends if start is not None]

@@ -12,7 +12,9 @@ from headrace_api.operations.followers import Followers
 from headrace_api.prompt.build import TokenizerPool
 from headrace_api.settings import ApiSettings
 from headrace_api.tenants import Caller
+from headrace_api.timeline import Timelines
 from headrace_shared.queue.requests import RequestQueue
+from headrace_shared.telemetry.exposition import Exposition
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Services:
 
     settings: ApiSettings
     metrics: Metrics
+    exposition: Exposition
+    timelines: Timelines
     directory: ModelDirectory
     dispatcher: Dispatcher
     queue: RequestQueue

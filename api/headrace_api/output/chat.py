@@ -10,6 +10,7 @@ from headrace_api.output.envelope import Envelope
 from headrace_api.output.event_ids import EventIds
 from headrace_api.output.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from headrace_api.output.message import Message, MessageForm, MessagePart, MessageReader
+from headrace_api.output.timings import Timings
 from headrace_api.schemas.base import PromptLogprobs, Usage
 from headrace_api.schemas.chat import (
     ChatChoice,
@@ -44,6 +45,8 @@ class ChatShape:
     continuous_usage: bool = False
     prompt_details: bool = False
     """Whether the usage tells of cached tokens."""
+    timings: bool = False
+    """Whether the request's timings are told."""
 
     def logprobs(self, entries: Sequence[TokenLogprob] | None) -> ChatLogprobs | None:
         if self.top_logprobs is None or not entries:
@@ -68,6 +71,7 @@ class ChatStream(DataStream):
     def __init__(self, shape: ChatShape, ids: EventIds) -> None:
         super().__init__(ids)
         self._shape = shape
+        self._timings = Timings(wanted=shape.timings)
         self._opened = False
         self._readers = shape.readers()
         self._completion_tokens = 0
@@ -77,6 +81,7 @@ class ChatStream(DataStream):
     def feed(self, _prompt: int, events: Sequence[Event]) -> bytes:
         """The frames for ``events``; b"" when there is nothing to show. A chat has only prompt 0."""
         frames: list[bytes] = []
+        self._timings.feed(events)
         for event in events:
             if isinstance(event, Delta):
                 if not self._opened:
@@ -143,6 +148,7 @@ class ChatStream(DataStream):
                 service_tier=envelope.service_tier,
                 choices=[] if choice is None else [choice],
                 usage=self._usage() if choice is None or self._shape.continuous_usage else self._no_usage,
+                metrics=self._timings.metrics if choice is None else UNSET,
                 prompt_token_ids=prompt_token_ids,
             ),
         )
@@ -195,6 +201,7 @@ class ChatAnswer:
 
     def __init__(self, shape: ChatShape) -> None:
         self._shape = shape
+        self._timings = Timings(wanted=shape.timings)
         self._choices = [_Choice(reader) for reader in shape.readers()]
         self._completion_tokens = 0
         self._prompt_logprobs: PromptLogprobs | None = None
@@ -202,6 +209,7 @@ class ChatAnswer:
 
     def feed(self, _prompt: int, events: Sequence[Event]) -> None:
         """A chat has only prompt 0."""
+        self._timings.feed(events)
         for event in events:
             match event:
                 case Delta():
@@ -224,6 +232,7 @@ class ChatAnswer:
             usage=shape.usage(
                 self._completion_tokens, self._cached_tokens, [choice.reader for choice in self._choices]
             ),
+            metrics=self._timings.metrics,
             prompt_logprobs=self._prompt_logprobs,
             prompt_token_ids=shape.prompt_token_ids if shape.return_token_ids else UNSET,
         )

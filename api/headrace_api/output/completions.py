@@ -9,6 +9,7 @@ from headrace_api.output.data_stream import DataStream
 from headrace_api.output.envelope import Envelope
 from headrace_api.output.event_ids import EventIds
 from headrace_api.output.logprobs import CompletionLogprobWriter, TokenNames, joined, prompt_logprobs
+from headrace_api.output.timings import Timings
 from headrace_api.schemas.base import PromptLogprobs, Usage
 from headrace_api.schemas.completions import (
     Completion,
@@ -52,6 +53,8 @@ class CompletionShape:
     continuous_usage: bool = False
     prompt_details: bool = False
     """Whether the usage tells of cached tokens."""
+    timings: bool = False
+    """Whether the request's timings are told."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -107,6 +110,7 @@ class CompletionStream(DataStream):
     def __init__(self, shape: CompletionShape, ids: EventIds) -> None:
         super().__init__(ids)
         self._shape = shape
+        self._timings = Timings(wanted=shape.timings)
         self._choices = [_Choice(shape, prompt) for prompt in shape.prompts for _ in range(shape.choices)]
         self._scored: dict[int, Sequence[TokenLogprob | None]] = {}
         self._completion_tokens = [0] * len(shape.prompts)
@@ -115,6 +119,7 @@ class CompletionStream(DataStream):
     def feed(self, prompt: int, events: Sequence[Event]) -> bytes:
         """The frames for ``events`` of the prompt numbered ``prompt``; b"" when there is nothing to show."""
         frames: list[bytes] = []
+        self._timings.feed(events)
         for event in events:
             match event:
                 case Delta():
@@ -179,6 +184,7 @@ class CompletionStream(DataStream):
                 service_tier=envelope.service_tier,
                 choices=[] if choice is None else [choice],
                 usage=usage,
+                metrics=self._timings.metrics if choice is None else UNSET,
             ),
         )
 
@@ -208,11 +214,13 @@ class CompletionAnswer:
 
     def __init__(self, shape: CompletionShape) -> None:
         self._shape = shape
+        self._timings = Timings(wanted=shape.timings)
         self._choices = [_Collected(_Choice(shape, prompt)) for prompt in shape.prompts for _ in range(shape.choices)]
         self._scored: dict[int, Sequence[TokenLogprob | None]] = {}
         self._cached_tokens: int | None = 0 if shape.prompt_details else None
 
     def feed(self, prompt: int, events: Sequence[Event]) -> None:
+        self._timings.feed(events)
         for event in events:
             match event:
                 case Delta():
@@ -234,6 +242,7 @@ class CompletionAnswer:
             service_tier=shape.envelope.service_tier,
             choices=[self._choice(index, choice) for index, choice in enumerate(self._choices)],
             usage=Usage.of(shape.prompt_tokens, completion_tokens, self._cached_tokens),
+            metrics=self._timings.metrics,
         )
 
     def _choice(self, index: int, choice: _Collected) -> CompletionChoice:

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from headrace_api.prompt.content_format import ContentFormat
@@ -61,9 +62,11 @@ class TokenizerPool:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="tokenizer")
 
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """The result of ``work``, from a thread; its exceptions come out here."""
+        """The result of ``work``, from a thread that knows which request it works for; its exceptions come out here."""
         assert not kwargs  # noqa: S101 - run_in_executor takes none; the signature only carries the types
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, partial(copy_context().run, work, *args)
+        )
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)

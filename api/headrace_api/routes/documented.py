@@ -31,11 +31,13 @@ def takes(*models: type[RequestModel]) -> dict[str, Any]:
 def answers(
     *structs: type[msgspec.Struct],
     stream: bool = False,
+    several: bool = False,
     failures: Iterable[int] = (400, 401, 413, 415, 500, 503),
     error: str = "ErrorBody",
 ) -> dict[int | str, dict[str, Any]]:
-    """``responses`` of a route that answers with one of ``structs``, or with events when ``stream``."""
-    content: dict[str, Any] = {"application/json": {"schema": _one_of(structs)}}
+    """``responses`` of a route that answers with one of ``structs``, a list when ``several``, or events when ``stream``."""
+    one: dict[str, Any] = _one_of(structs)
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "array", "items": one} if several else one}}
     if stream:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     failed = {"application/json": {"schema": _reference(error)}}

@@ -11,6 +11,7 @@ from headrace_api.schemas.base import JsonObject, OffValues, PromptLogprobs, Usa
 from headrace_api.schemas.conversation import Messages
 from headrace_api.schemas.generation import NOT_SUPPORTED, GenerationRequest
 from headrace_api.schemas.problems import Problem
+from headrace_api.schemas.request_metrics import RequestMetrics
 from headrace_api.schemas.tools import (
     AllowedToolsChoice,
     FunctionChoice,
@@ -197,6 +198,8 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    metrics: RequestMetrics | UnsetType = UNSET
+    """Timings, for a request with `include_metrics`."""
     service_tier: str | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | None = None
     prompt_token_ids: list[int] | UnsetType = UNSET
@@ -234,5 +237,7 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[ChatChunkChoice]
     usage: Usage | UnsetType | None = UNSET
     """Null on the chunks before the one that tells it, as OpenAI writes them."""
+    metrics: RequestMetrics | UnsetType = UNSET
+    """On the chunk with the usage, for a request with `include_metrics`."""
     service_tier: str | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET

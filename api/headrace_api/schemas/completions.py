@@ -9,6 +9,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from headrace_api.schemas.base import PromptLogprobs, Usage
 from headrace_api.schemas.generation import GenerationRequest
 from headrace_api.schemas.problems import Problem
+from headrace_api.schemas.request_metrics import RequestMetrics
 
 PromptItem = str | list[int]
 MOST_PROMPTS = 1024
@@ -68,6 +69,8 @@ class CompletionRequest(GenerationRequest):
         problems = super().conflicts()
         if self.max_tokens == 0 and not self.echo:
             problems.append(Problem("max_tokens", "should be at least 1 unless echo is true, got 0"))
+        if self.include_metrics and len(self.prompt) > 1:
+            problems.append(Problem("include_metrics", f"is for one prompt alone, got {len(self.prompt)}"))
         if self.logprob_token_ids is not None and self.logprobs is None:
             problems.append(Problem("logprob_token_ids", "is only allowed with logprobs"))
         if self.use_beam_search and self.stream:
@@ -113,6 +116,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
+    metrics: RequestMetrics | UnsetType = UNSET
+    """Timings, for a request with `include_metrics`."""
     service_tier: str | UnsetType = UNSET
 
 
@@ -139,4 +144,6 @@ class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[CompletionChunkChoice]
     usage: Usage | UnsetType | None = UNSET
     """Null on the chunks before the one that tells it, as OpenAI writes them."""
+    metrics: RequestMetrics | UnsetType = UNSET
+    """On the chunk with the usage, for a request with `include_metrics`."""
     service_tier: str | UnsetType = UNSET

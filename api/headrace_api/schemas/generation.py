@@ -118,6 +118,10 @@ class GenerationRequest(StructuredRequest, QueuedRequest):
         Literal["auto", "default", "flex", "priority"] | None,
         Field(description="Stands for a priority where none is given: priority for -10, flex for 10, others for 0."),
     ] = None
+    include_metrics: Annotated[
+        bool | None,
+        Field(description="Tell the request's timings in the answer, or with the stream's usage; for one choice."),
+    ] = False
     user: str | None = None
     session_id: Annotated[
         str | None,
@@ -146,6 +150,10 @@ class GenerationRequest(StructuredRequest, QueuedRequest):
         if detection is not None and 0 < detection.max_pattern_size < (detection.min_pattern_size or 1):
             problems.append(Problem("repetition_detection.min_pattern_size", "should not be above max_pattern_size"))
         problems += self._beam_conflicts() if self.use_beam_search else self._best_of_conflicts()
+        if self.include_metrics and self.samples > 1:
+            problems.append(Problem("include_metrics", f"is for one choice alone, got n {self.samples}"))
+        if self.include_metrics and self.stream and not self.include_usage:
+            problems.append(Problem("include_metrics", "needs stream_options.include_usage with stream: true"))
         if self.truncate_prompt_tokens == 0:
             problems.append(Problem("truncate_prompt_tokens", "should be at least 1, or -1 for as many as fit, got 0"))
         if self.truncation_side is not None and self.truncate_prompt_tokens is None:

@@ -1,4 +1,4 @@
-"""GET /ready and GET /version."""
+"""GET /ready, GET /version, GET /load and GET /metrics/targets."""
 
 import msgspec
 
@@ -43,3 +43,11 @@ class Version(msgspec.Struct, frozen=True):
 class ServerLoad(msgspec.Struct, frozen=True):
     server_load: int
     """Generation requests that this process has accepted and not yet answered to their end."""
+
+
+class ScrapeTarget(msgspec.Struct, frozen=True):
+    """A worker's /metrics, in the form of Prometheus' HTTP service discovery."""
+
+    targets: list[str]
+    """``host:port``."""
+    labels: dict[str, str]

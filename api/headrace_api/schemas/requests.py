@@ -5,6 +5,15 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 
+class Phase(msgspec.Struct, frozen=True):
+    """``queued``, ``prefill`` or ``decode``; milliseconds from the moment it was put into the queue."""
+
+    name: str
+    start_ms: int
+    end_ms: int | None
+    """null while it lasts."""
+
+
 class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt's part. Durations count from the moment it was put into the queue."""
 
@@ -18,6 +27,8 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     """Until its present or last worker took it."""
     time_to_first_token_ms: int | None
     total_ms: int | None
+    phases: list[Phase]
+    """What it has been through so far, and what it is in; a request that was continued is told as by its last worker."""
     attempts: int
     """Workers that have owned it."""
     lost_workers: int
@@ -36,6 +47,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
             queued_ms=_least(job.queued_ms for job in jobs),
             time_to_first_token_ms=_least(job.time_to_first_token_ms for job in jobs),
             total_ms=max(totals) if len(totals) == len(jobs) else None,
+            phases=jobs[0].phases if len(jobs) == 1 else [],
             attempts=max(job.attempts for job in jobs),
             lost_workers=max(job.lost_workers for job in jobs),
             cancel_requested=any(job.cancel_requested for job in jobs),

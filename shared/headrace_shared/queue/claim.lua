@@ -30,7 +30,7 @@ local function open_level(priority)
   local lanes = {}
   for i = 1, #found, 2 do lanes[#lanes + 1] = open_lane(found[i], found[i + 1]) end
   local horizon = #lanes > want and {name = lanes[#lanes].name, served = lanes[#lanes].served}
-  return {priority = priority, lanes = lanes, horizon = horizon, used = {}, taken = 0}
+  return {priority = priority, lanes = lanes, horizon = horizon, used = {}, taken = 0, cost = 0}
 end
 
 local function comes_after(one, other)
@@ -71,7 +71,10 @@ end
 -- Writes what was taken from the level, and forgets it.
 local function flush()
   if not level then return end
-  if level.taken > 0 then redis.call('HINCRBY', BASE .. 'level:' .. level.priority, 'out', level.taken) end
+  if level.taken > 0 then
+    redis.call('HINCRBY', BASE .. 'level:' .. level.priority, 'out', level.taken)
+    redis.call('HINCRBY', BASE .. 'level:' .. level.priority, 'tokens', -level.cost)
+  end
   if level.vtime then
     redis.call('SET', BASE .. 'vtime:' .. level.priority, level.vtime)
     redis.call('ZREMRANGEBYSCORE', BASE .. 'rest:' .. level.priority, '-inf', level.vtime)
@@ -128,7 +131,7 @@ local function aged_lane()
     return nil
   end
   local lane = open_lane(h[2], served)
-  level = {priority = h[1], lanes = {lane}, horizon = lane, used = {}, taken = 0, aged = true}
+  level = {priority = h[1], lanes = {lane}, horizon = lane, used = {}, taken = 0, cost = 0, aged = true}
   return lane
 end
 
@@ -174,7 +177,8 @@ local function take(lane, rid, cost, h)
   redis.call('HSET', request_key(rid), 'epoch', epoch, 'state', 'R', 'worker', worker, 'claimed', now,
     'from', h[3], 'attempts', attempt)
   lane.gone[#lane.gone + 1] = h[1]
-  level.taken, taken_tokens, room = level.taken + 1, taken_tokens + cost, room - cost
+  level.taken, level.cost = level.taken + 1, level.cost + cost
+  taken_tokens, room = taken_tokens + cost, room - cost
   local share = tenants[h[5]] or {requests = 0, tokens = 0}
   tenants[h[5]] = share
   share.requests, share.tokens = share.requests + 1, share.tokens + cost

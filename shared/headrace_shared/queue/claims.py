@@ -18,9 +18,11 @@ from headrace_shared.protocol.codec import ProtocolVersionError, decode_frame, d
 from headrace_shared.protocol.event import Delta, Event, Failed, Finished
 from headrace_shared.protocol.job import Job
 from headrace_shared.queue import keys
+from headrace_shared.queue.client import reaching
 from headrace_shared.queue.scripts import Script, run_script
 from headrace_shared.queue.subscriber import Subscriber
 from headrace_shared.queue.token_log import TokenLog
+from headrace_shared.queue.watch import watch_of
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +134,8 @@ class WorkerQueue:
         )
         self.ask_again_s = again_ms / 1000 if again_ms > 0 else None
         claims = [claim for row in rows if (claim := await self._read(row)) is not None]
+        for claim in claims:
+            watch_of(self._redis).claimed(claim.attempt)
         # Only now: had the reply or a log been lost, the same nonce would bring the same requests again.
         self._nonce = secrets.token_hex(8)
         return claims
@@ -157,7 +161,9 @@ class WorkerQueue:
         for frame in frames:
             args += (frame.request_id, frame.epoch, frame.seq, _mark(frame), encode_frame(frame.events))
         flat = await self._run(Script.APPEND, self._worker_id, self._lease_ms, *args)
-        return [Appended(AppendStatus(flat[i]), flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+        answers = [Appended(AppendStatus(flat[i]), flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+        watch_of(self._redis).appended(answer.status.name.lower() for answer in answers)
+        return answers
 
     async def renew(self) -> dict[str, AppendStatus]:
         """Keep the lease while there is nothing to say.
@@ -181,7 +187,18 @@ class WorkerQueue:
         # After an outage everybody's lease has ended; give them the time of one lease to come back.
         if mono_s() < self._calm_s:
             return 0
-        return await self._reap("")
+        put_back = await self._reap("")
+        watch_of(self._redis).reaped(put_back)
+        return put_back
+
+    async def waiting_per_worker(self) -> float:
+        """What waits in the queue, in equal shares of the workers that read it."""
+        async with reaching(self._redis):
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.hget(keys.counters(self._queue), "requests")
+            pipeline.zcard(keys.workers(self._queue))
+            waiting, workers = await pipeline.execute()
+        return max(0, int(waiting or 0)) / max(1, int(workers))
 
     async def control(self) -> AsyncIterator[ControlMessage]:
         """What others want from this worker, until the iterator is closed. Begins with WORK.

@@ -18,12 +18,14 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from headrace_shared.clock import mono_s
 from headrace_shared.errors import UnavailableError
 from headrace_shared.queue.address import RedisAddress
 from headrace_shared.queue.cluster import Cluster, ClusterRedis
 from headrace_shared.queue.pool import FairPool
 from headrace_shared.queue.sentinel import SentinelPool, Sentinels, SentinelTopology
 from headrace_shared.queue.topology import Endpoint, OneServer, Topology
+from headrace_shared.queue.watch import watch_of
 from headrace_shared.settings import RedisSettings
 
 CALL_TIMEOUT_S = 2.0
@@ -70,11 +72,17 @@ def topology_of(redis: Redis) -> Topology:
 
 
 @asynccontextmanager
-async def reaching(redis: Redis, timeout_s: float = CALL_TIMEOUT_S) -> AsyncIterator[None]:
+async def reaching(redis: Redis, timeout_s: float = CALL_TIMEOUT_S, operation: str = "command") -> AsyncIterator[None]:
     """Turn every failure to reach a writable Redis within ``timeout_s`` into UnavailableError."""
+    begun_s = mono_s()
+    failed = True
     try:
         async with asyncio.timeout(timeout_s):
             yield
+        failed = False
+    except asyncio.CancelledError:
+        failed = False
+        raise
     except ReadOnlyError as error:
         # After a failover these connections still lead to the old primary.
         await redis.connection_pool.disconnect(inuse_connections=False)
@@ -89,3 +97,5 @@ async def reaching(redis: Redis, timeout_s: float = CALL_TIMEOUT_S) -> AsyncIter
         if str(error).startswith(_CANNOT_SERVE):
             raise UnavailableError("Redis cannot serve just now") from error
         raise
+    finally:
+        watch_of(redis).called(operation, mono_s() - begun_s, failed=failed)

@@ -10,7 +10,7 @@ Those of one queue share the base ``hr:{<queue>}:`` and with it a hash slot; the
 ``vtime:<prio>``       string    virtual time of the fair order
 ``cnt``                hash      ``requests`` and ``tokens`` queued, ``running``
 ``tenants``            hash      per lane what of it is queued: ``r<lane>`` requests, ``t<lane>`` tokens
-``level:<prio>``       hash      how many came (``in``) and went (``out``) since nobody waited on this priority
+``level:<prio>``       hash      how many came (``in``) and went (``out``) since nobody waited on this priority, their ``tokens``
 ``age``                zset      queued requests -> time of enqueue
 ``pace``               hash      how fast the queue drains, and what the order needs to remember
 ``idem:<digest>``      hash      idempotency key: ``rid`` and ``print`` of the body
@@ -54,6 +54,10 @@ def tenant_of(lane: str) -> str:
 
 def counters(queue: str) -> str:
     return f"{base(queue)}cnt"
+
+
+def workers(queue: str) -> str:
+    return f"{base(queue)}wk"
 
 
 def request(queue: str, request_id: str) -> str:

@@ -32,6 +32,13 @@ class WorkerState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     waiting: int = 0
     max_num_seqs: int = 0
     tokens_per_s: float = 0.0
+    """Generated lately."""
+    step_ms: float = 0.0
+    """What a step takes lately, on average."""
+    prefix_hit_rate: float = 0.0
+    """Share of the prompts' tokens that were found in the cache, since its start."""
+    metrics_url: str = ""
+    """Where its /metrics is; empty: it has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,12 @@ from headrace_shared.queue.status import (
     Backlog,
     QueueDepth,
     RequestState,
+    Survey,
     drain_rate,
     read_backlog,
     read_depth,
     read_state,
+    read_survey,
     retry_after_s,
 )
 from headrace_shared.settings import QueueSettings
@@ -225,6 +227,10 @@ class RequestQueue:
     async def backlog(self, queue: str) -> Backlog:
         """How much waits, for how long, and how fast it is served: what scaling needs to know."""
         return await read_backlog(self._redis, queue)
+
+    async def survey(self, queue: str, tenants: int) -> Survey:
+        """What waits by priority, and by tenant for the ``tenants`` with most of it."""
+        return await read_survey(self._redis, queue, tenants)
 
     async def forget(self, queue: str, ask: Ask) -> None:
         """Drop the Ask and the results of its jobs. One that is not done loses its Ask, and its results soon after its end."""

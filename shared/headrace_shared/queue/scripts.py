@@ -24,6 +24,7 @@ class Script(StrEnum):
     FORGET = "forget"
     DESCRIBE = "describe"
     BACKLOG = "backlog"
+    SURVEY = "survey"
     ANNOUNCE = "announce"
     FLEET = "fleet"
     QUEUES = "queues"
@@ -48,7 +49,7 @@ async def run_script(redis: Redis, script: Script, base: str, *args: bytes | str
     Raises UnavailableError when Redis cannot be reached in time; the script may have run nevertheless.
     """
     client: Any = redis  # its annotations allow neither bytes nor numbers as arguments
-    async with reaching(redis):
+    async with reaching(redis, operation=script.value):
         try:
             return await client.evalsha(_DIGESTS[script], 1, base, *args)
         except NoScriptError:  # a restarted or flushed server; EVAL also stores it

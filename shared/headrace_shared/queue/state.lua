@@ -47,6 +47,7 @@ local function stop_waiting(rid, priority, tenant, cost)
   count_waiting(-1, -cost)
   count_share(-1, tenant, -cost)
   redis.call('HINCRBY', BASE .. 'level:' .. priority, 'out', 1)
+  redis.call('HINCRBY', BASE .. 'level:' .. priority, 'tokens', -cost)
   redis.call('ZREM', BASE .. 'age', rid)
   redis.call('ZREM', BASE .. 'due', rid)
 end
@@ -89,6 +90,7 @@ local function enter_lane(rid, priority, lane, cost, enqueued)
   local key = lane_key(priority, lane)
   if not redis.call('ZSCORE', BASE .. 'lanes:' .. priority, lane) then join_order(priority, lane) end
   redis.call('ZADD', BASE .. 'age', enqueued, rid)
+  redis.call('HINCRBY', BASE .. 'level:' .. priority, 'tokens', cost)
   local ticket = redis.call('HINCRBY', BASE .. 'level:' .. priority, 'in', 1)
   return redis.call('XADD', key, '*', 'r', rid, 'c', cost), ticket
 end

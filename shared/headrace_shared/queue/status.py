@@ -1,7 +1,9 @@
 """Where requests and queues stand: states, positions, backlogs, and how long things will take."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -77,6 +79,24 @@ class Backlog:
     """Rate of late, while busy; None when nothing is known."""
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of what waits."""
+
+    requests: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What waits, taken apart. Larger than what may be asked for at every request."""
+
+    by_priority: dict[int, Share]
+    by_tenant: dict[str, Share]
+    """Of those with most requests."""
+    dead_letters: int
+
+
 def drain_rate(work: bytes | None, busy: bytes | None) -> float | None:
     """Tokens per second from the two sums of the ``pace`` hash."""
     busy_ms = float(busy or 0)
@@ -99,6 +119,21 @@ async def read_depth(redis: Redis, queue: str) -> QueueDepth:
 async def read_backlog(redis: Redis, queue: str) -> Backlog:
     requests, tokens, running, waited_ms, work, busy = await run_script(redis, Script.BACKLOG, keys.base(queue))
     return Backlog(requests, tokens, running, waited_ms, drain_rate(work, busy))
+
+
+async def read_survey(redis: Redis, queue: str, tenants: int) -> Survey:
+    priorities, shares, dead = await run_script(redis, Script.SURVEY, keys.base(queue), tenants)
+    return Survey(
+        by_priority={int(float(name)): share for name, share in _shares(priorities)},
+        by_tenant={keys.tenant_of(name.decode()): share for name, share in _shares(shares)},
+        dead_letters=dead,
+    )
+
+
+def _shares(flat: list[Any]) -> Iterator[tuple[bytes, Share]]:
+    for start in range(0, len(flat), 3):
+        name, requests, tokens = flat[start : start + 3]
+        yield name, Share(max(requests, 0), max(tokens, 0))
 
 
 async def read_state(redis: Redis, queue: str, request_id: str) -> RequestState | None:

@@ -47,6 +47,7 @@ class ResultStream:
         self.listening = False
         """Set by the hub once the channel is subscribed."""
         self._log = token_log
+        self._watch = token_log.watch
         self._on_end = on_end
         self._buffer: deque[tuple[int, bytes]] = deque()
         self._buffered_bytes = 0
@@ -55,6 +56,7 @@ class ResultStream:
         self._progress: Progress | None = Progress()  # None: begun in the middle, so that nobody knows
         self._restores = 0
         self._behind = False
+        self._why_behind = "behind"
         self._ended = False
         self._aside: list[tuple[int, bytes]] | None = None  # live frames that arrive while the log is read
         self._loop = asyncio.get_running_loop()
@@ -88,6 +90,7 @@ class ResultStream:
     async def replay_from(self, seq: int) -> None:
         """Go on with the frame after number ``seq``, from the log if need be."""
         self._progress = Progress() if seq == 0 else None
+        self._why_behind = "asked"
         self._go_to(seq)
 
     def close(self) -> None:
@@ -103,10 +106,11 @@ class ResultStream:
         if self._aside is not None:
             if len(self._aside) < 1024:  # beyond that the log has to be read again anyhow
                 self._aside.append((seq, frame))
-        elif self._behind or self._ended or seq < self._tail:
+        elif self._behind or self._ended:
             return
-        elif seq == self._tail:
-            if self._tail_frame not in (None, frame):
+        elif seq <= self._tail:
+            self._watch.frame_ignored()
+            if seq == self._tail and self._tail_frame not in (None, frame):
                 self.fall_behind()
         elif seq > self._tail + 1 or self._buffered_bytes > _BUFFER_BYTES:
             self.fall_behind()
@@ -164,8 +168,11 @@ class ResultStream:
         elif page.head.state is None and self.restore is not None and self._restores < _RESTORES:
             await self._restore(self.restore)
         elif self._was_rewound(page):
+            self._watch.log_read("rewound")
             self._go_to(0)
         elif not self._ended:
+            self._watch.log_read(self._why_behind)
+            self._why_behind = "behind"
             self._take(page)
             for seq, frame in aside:
                 self.offer(seq, frame)

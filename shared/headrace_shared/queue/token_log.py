@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from headrace_shared.queue import keys
 from headrace_shared.queue.client import reaching
+from headrace_shared.queue.watch import watch_of
 
 _PAGE_FRAMES = 256
 
@@ -37,6 +38,7 @@ class TokenLog:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self.watch = watch_of(redis)
 
     async def page(self, queue: str, request_id: str, after: int) -> LogPage:
         """The frames with numbers above ``after``, at most one page of them."""

@@ -51,7 +51,7 @@ async def test_a_backlog_asks_for_more_workers_as_json_and_as_gauges(valkey_url:
 
         async def shown() -> bool:
             text = (await api.http.get("/metrics")).text
-            return 'headrace_queue_requests{model="tiny"} 3.0' in text and "headrace_queue_oldest_seconds" in text
+            return 'headrace:queue_requests{model_name="tiny"} 3.0' in text and "headrace:queue_oldest_seconds" in text
 
         await eventually(shown, 10)
         for stream in opened:
@@ -66,7 +66,7 @@ async def test_gauges_of_a_model_that_left_are_gone(valkey_url: str) -> None:
 
 
 async def shows(api: Api) -> bool:
-    return 'headrace_queue_requests{model="tiny"}' in (await api.http.get("/metrics")).text
+    return 'headrace:queue_requests{model_name="tiny"}' in (await api.http.get("/metrics")).text
 
 
 async def shows_not(api: Api) -> bool:

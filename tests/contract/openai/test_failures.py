@@ -144,7 +144,7 @@ async def quiet(api: Api) -> None:
 
     async def nothing_open() -> bool:
         text = (await api.http.get("/metrics")).text
-        return 'in_flight{model="tiny"} 0.0' in text and "sse_clients 0.0" in text
+        return 'in_flight{model_name="tiny"} 0.0' in text and "sse_clients 0.0" in text
 
     await eventually(nothing_open)
 

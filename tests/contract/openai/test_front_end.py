@@ -150,7 +150,7 @@ async def test_answers_are_logged_unless_told_otherwise(
         await api.http.post("/v1/completions", json={"prompt": "hi"})
         counted = (await api.http.get("/metrics")).text
     assert ("request answered" in caplog.messages) is wanted
-    assert 'route="/v1/completions"' in counted
+    assert 'handler="/v1/completions"' in counted
 
 
 async def test_prompts_are_in_the_log_only_on_request_and_cut_to_their_length(

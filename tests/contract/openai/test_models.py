@@ -94,7 +94,7 @@ async def test_cards_that_disagree_are_reported_and_the_majority_serves(valkey_u
             {"card": first.card.digest, "workers": 2, "chosen": True},
         ]
         assert (await api.http.get("/ready")).json()["conflicts"] == ["m"]
-        assert "headrace_api_model_card_conflicts 1.0" in (await api.http.get("/metrics")).text
+        assert "headrace:model_card_conflicts 1.0" in (await api.http.get("/metrics")).text
         for _ in range(5):
             await api.http.post("/v1/chat/completions", json=HI)
         assert (len(odd.claims), len(first.claims) + len(second.claims)) == (0, 5)

@@ -51,7 +51,7 @@ async def test_an_attempt_is_a_span_below_the_one_that_asked(
         card = await card_of_fleet(client.presence, 1)
         job = generate_job(card.queue, "r1", max_tokens=10, ignore_eos=True, traceparent=TRACEPARENT)
         events = await client.run(job)
-        await eventually(lambda: bool(collector.spans))
+        await eventually(lambda: bool(collector.named(NAME)))
     (span,) = collector.named(NAME)
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
     assert span.span_id.hex() == _span_id(_started(events)[0])
@@ -59,6 +59,14 @@ async def test_an_attempt_is_a_span_below_the_one_that_asked(
     assert not span.links
     found = attributes(span)
     assert str(found.pop("headrace.worker"))
+    times = {name: found.pop(name) for name in list(found) if name.startswith("gen_ai.latency.")}
+    assert set(times) == {
+        "gen_ai.latency.time_in_queue",
+        "gen_ai.latency.time_in_model_prefill",
+        "gen_ai.latency.time_in_model_decode",
+        "gen_ai.latency.time_in_model_inference",
+    }
+    assert all(isinstance(value, float) and value >= 0 for value in times.values())
     assert found == {
         "gen_ai.request.model": "simulated",
         "headrace.request_id": "r1",
@@ -66,9 +74,50 @@ async def test_an_attempt_is_a_span_below_the_one_that_asked(
         "headrace.outcome": "finished",
         "gen_ai.usage.input_tokens": 40,
         "gen_ai.usage.output_tokens": 10,
+        "gen_ai.usage.cache_read.input_tokens": 0,
+        "headrace.preemptions": 0,
         "gen_ai.response.finish_reasons": ["length"],
     }
     assert collector.services == {"headrace-worker"}
+
+
+async def test_the_parts_of_an_attempt_are_spans_below_it_and_chunks_are_events(
+    valkey_url: str, client: QueueClient, collector: TraceCollector
+) -> None:
+    with workers(valkey_url, 1, max_num_batched_tokens=64, max_num_seqs=8, collect_detailed_traces="all"):
+        card = await card_of_fleet(client.presence, 1)
+        job = generate_job(card.queue, "r1", prompt_tokens=160, max_tokens=10, ignore_eos=True, traceparent=TRACEPARENT)
+        await client.run(job)
+        await eventually(lambda: bool(collector.named(NAME)))
+    (attempt,) = collector.named(NAME)
+    below = {span.name: span for span in collector.spans if span.parent_span_id == attempt.span_id}
+    assert {"claim", "prefill", "decode"} <= set(below)
+    chunks = below["prefill"].events
+    assert [(event.name, event.attributes[1].value.int_value) for event in chunks] == [
+        ("chunk", 64),
+        ("chunk", 64),
+        ("chunk", 32),
+    ]
+    assert below["prefill"].end_time_unix_nano == below["decode"].start_time_unix_nano
+    (waited,) = collector.named("queue wait")
+    assert waited.parent_span_id.hex() == PARENT
+    assert waited.end_time_unix_nano == attempt.start_time_unix_nano
+    assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
+    execute = attributes(attempt)["gen_ai.latency.time_in_model_execute"]
+    assert isinstance(execute, float)
+    assert execute > 12 * 0.002, "twelve steps of two milliseconds"
+
+
+async def test_a_client_that_does_not_sample_is_heeded(
+    valkey_url: str, client: QueueClient, collector: TraceCollector
+) -> None:
+    with workers(valkey_url, 1):
+        card = await card_of_fleet(client.presence, 1)
+        for request_id, flags in (("r1", "00"), ("r2", "01")):
+            traceparent = f"00-{TRACE}-{PARENT}-{flags}"
+            await client.run(generate_job(card.queue, request_id, max_tokens=3, traceparent=traceparent))
+        await eventually(lambda: bool(collector.named(NAME)))
+    assert [attributes(span)["headrace.request_id"] for span in collector.named(NAME)] == ["r2"]
 
 
 @pytest.mark.parametrize("how", ["kill", "terminate"])
@@ -84,7 +133,7 @@ async def test_a_continuation_has_a_link_to_the_attempt_before_it(
         await card_of_fleet(client.presence, 2)
         getattr(fleet[0], how)()
         events = await running
-        await eventually(lambda: len(collector.spans) == (1 if how == "kill" else 2))
+        await eventually(lambda: len(collector.named(NAME)) == (1 if how == "kill" else 2))
     assert isinstance(events[-1], Finished)
     first, second = _started(events)
     spans = {span.span_id.hex(): span for span in collector.named(NAME)}

@@ -81,6 +81,8 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
         files = load_files(settings)
     except ModelLoadError as error:
         raise EngineSetupError(str(error)) from error
+    if settings.traces_model:
+        built.runner.time_forward()
     model = built.model
     limits = _limits(settings, model.max_model_len, built.num_blocks)
     return EngineSetup(

@@ -1,10 +1,38 @@
 """GenerateEngine: continuous batching of text generation, one step at a time."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
+from headrace_shared.clock import mono_s
 from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput
 from headrace_worker.schedule.request import Request
 from headrace_worker.schedule.scheduler import Room, Scheduler, SchedulerStats
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a prompt that a step computed: tokens [start, start + count) of ``request_id``."""
+
+    request_id: str
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """What a step did and how long its parts took; the moments are seconds of the monotonic clock."""
+
+    begun_s: float
+    planned_s: float
+    executed_s: float
+    ended_s: float
+    forward_s: float
+    """Of the execution, the model's own part."""
+    sequences: int
+    tokens: int
+    request_ids: frozenset[str]
+    chunks: list[Chunk]
+    preempted: list[str]
 
 
 class Runner(Protocol):
@@ -20,6 +48,7 @@ class GenerateEngine:
     def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
         self._scheduler = scheduler
         self._runner = runner
+        self._facts: StepFacts | None = None
 
     def add(self, request: Request) -> None:
         """Take a request in. Raises ValueError when it can never run here."""
@@ -35,11 +64,38 @@ class GenerateEngine:
 
     def step(self) -> list[SequenceOutput]:
         """Compute one batch; empty when there is nothing to do."""
+        begun_s = mono_s()
         plan = self._scheduler.plan()
         if not plan.slices:
             return []
+        planned_s = mono_s()
+        # Before the commit: whoever has told nothing yet is still in its prompt.
+        chunks = [
+            Chunk(part.sequence.request_id, part.start, part.count)
+            for part in plan.slices
+            if not part.sequence.reported
+        ]
         sampled = self._runner.execute(plan)
-        return self._scheduler.commit(plan, sampled)
+        executed_s = mono_s()
+        outputs = self._scheduler.commit(plan, sampled)
+        self._facts = StepFacts(
+            begun_s=begun_s,
+            planned_s=planned_s,
+            executed_s=executed_s,
+            ended_s=mono_s(),
+            forward_s=sampled.forward_s,
+            sequences=len(plan.slices),
+            tokens=plan.num_tokens,
+            request_ids=frozenset(part.sequence.request_id for part in plan.slices),
+            chunks=chunks,
+            preempted=self._scheduler.take_preempted(),
+        )
+        return outputs
+
+    def take_facts(self) -> StepFacts | None:
+        """Of the last step, once; None when nothing was computed since."""
+        facts, self._facts = self._facts, None
+        return facts
 
     def has_work(self) -> bool:
         return self._scheduler.has_work()

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import torch
 
+from headrace_shared.clock import mono_s
 from headrace_shared.protocol.event import TokenLogprob
 from headrace_worker.execute.inputs import build_inputs
 from headrace_worker.execute.paged_attention import PagedAttention
@@ -47,6 +48,7 @@ class ModelRunner:
         self._attention = attention
         self._sampler = sampler
         self._device = device
+        self._timed = False
         self._rows_at_once = max(1, _SCORED_LOGITS // vocab_size)
 
     def execute(self, plan: Plan) -> Sampled:
@@ -59,8 +61,11 @@ class ModelRunner:
             self._attention.cache.copy(plan.copies)
         step = build_inputs(plan.slices, self._attention.cache.block_size, self._device)
         self._attention.begin(step.batch)
+        begun_s = mono_s()
         hidden = self._network.hidden(step.input_ids, step.positions)
-        sampled = Sampled()
+        if self._device.type == "cuda" and self._timed:
+            torch.cuda.synchronize(self._device)
+        sampled = Sampled(forward_s=mono_s() - begun_s)
         self._score_prompts(plan.slices, step.batch.starts, hidden, sampled)
         drawing = [part.sequence for part in plan.slices if part.samples]
         if drawing:
@@ -70,6 +75,10 @@ class ModelRunner:
             sampled.token_ids, sampled.logprobs = drawn.token_ids, drawn.logprobs
             sampled.candidates, sampled.failed = drawn.candidates, drawn.failed
         return sampled
+
+    def time_forward(self) -> None:
+        """Have ``Sampled.forward_s`` be exact on a device that works ahead, at the price of waiting for it."""
+        self._timed = True
 
     def forget(self, request_id: str) -> None:
         """Drop what is cached for a request that has ended."""

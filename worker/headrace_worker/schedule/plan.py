@@ -64,6 +64,8 @@ class Sampled:
     """Sequences whose requests cannot go on, and why. Their other entries mean nothing."""
     prompt_logprobs: list[tuple[Slice, list[TokenLogprob]]] = field(default_factory=list)
     """For each slice with ``prompt_scores > 0``: that many entries, for tokens ``[start + 1, ...)``."""
+    forward_s: float = 0.0
+    """How long the model itself took, where that is known; without inputs, logits and sampling."""
 
 
 @dataclass(slots=True)

@@ -58,7 +58,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStats:
-    """A snapshot; the last three only ever grow."""
+    """A snapshot; preemptions and tokens only ever grow."""
 
     running: int
     waiting: int
@@ -67,6 +67,8 @@ class SchedulerStats:
     preemptions: int
     prefix_queried_tokens: int
     prefix_hit_tokens: int
+    cached_blocks: int = 0
+    """Free ones that can still be found."""
 
 
 class Scheduler:
@@ -92,6 +94,7 @@ class Scheduler:
         self._beams = BeamSteps(self._rules, self._running, self._waiting, self._blocks, limits.max_num_seqs)
         self._unfinished = 0
         self._preemptions = 0
+        self._preempted: list[str] = []
 
     def add(self, request: Request) -> None:
         """Queue a request's sequences.
@@ -152,7 +155,13 @@ class Scheduler:
             preemptions=self._preemptions,
             prefix_queried_tokens=self._blocks.prefix_queried_tokens,
             prefix_hit_tokens=self._blocks.prefix_hit_tokens,
+            cached_blocks=self._blocks.pool.cached,
         )
+
+    def take_preempted(self) -> list[str]:
+        """The requests that lost their places since the last call, once for each time."""
+        taken, self._preempted = self._preempted, []
+        return taken
 
     def plan(self) -> Plan:
         """The next step; empty exactly when no sequence is unfinished."""
@@ -260,6 +269,7 @@ class Scheduler:
         self._running.remove(sequence)
         self._blocks.release(sequence)
         self._preemptions += 1
+        self._preempted.append(sequence.request_id)
         if idle:
             sequence.state = SequenceState.HELD
         else:

@@ -10,7 +10,7 @@ from headrace_shared.queue.claims import Claim
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.schedule.plan import SequenceOutput
 from headrace_worker.schedule.request import Request
-from headrace_worker.service.attempt_span import AttemptSpan
+from headrace_worker.service.attempts import Attempt
 from headrace_worker.service.choice import ChoiceText
 
 
@@ -26,9 +26,9 @@ class _History:
 class Answer:
     """Turns engine outputs into events; knows when the request is complete."""
 
-    def __init__(self, claim: Claim, tokenizer: Tokenizer, worker_id: str, span: AttemptSpan) -> None:
+    def __init__(self, claim: Claim, tokenizer: Tokenizer, worker_id: str, attempt: Attempt) -> None:
         self.claim = claim
-        self._span = span
+        self._attempt = attempt
         self._worker_id = worker_id
         self._tokenizer = tokenizer
         job = claim.job
@@ -82,7 +82,7 @@ class Answer:
         return self._request
 
     def started(self) -> Started:
-        return Started(self._worker_id, self.claim.attempt, self.queue_ms, self._span.traceparent)
+        return Started(self._worker_id, self.claim.attempt, self.queue_ms, self._attempt.traceparent)
 
     def feed(self, output: SequenceOutput) -> list[Event]:
         """Events for one engine output; none when its choice has already ended."""
@@ -91,7 +91,7 @@ class Answer:
             return []
         if self._first_s is None:
             self._first_s = mono_s()
-            self._span.first_token()
+        self._attempt.token()
         events: list[Event] = []
         if output.prompt_logprobs is not None:
             events.append(PromptScored(output.prompt_logprobs))
@@ -104,8 +104,8 @@ class Answer:
         return events
 
     def leave(self, outcome: str) -> None:
-        """Close the attempt's span: see ``AttemptSpan.end``."""
-        self._span.end(outcome, self._prompt_tokens, self._completion_tokens, self._finish_reasons)
+        """Close the attempt: see ``Attempt.end``."""
+        self._attempt.end(outcome, self._prompt_tokens, self._completion_tokens, self._finish_reasons)
 
     def finished(self) -> Finished:
         """The closing event, with usage and timings of this attempt."""

@@ -11,6 +11,7 @@ import os
 import random
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
@@ -50,6 +51,8 @@ class Heart:
         self._state = state
         self._republish = republish
         self._stats: SchedulerStats | None = None
+        self.announced: Callable[[], dict[str, Any]] = dict
+        """Further fields of the announcement, as they are then."""
 
     def note(self, report: StepReport) -> None:
         """Remember the engine's numbers for the next announcement."""
@@ -76,7 +79,7 @@ class Heart:
         await _attempt("announcing", self._announce(card, lease_ms))
 
     async def _announce(self, card: ModelCard, lease_ms: int) -> None:
-        state = self._state
+        state = msgspec.structs.replace(self._state, **self.announced())
         if (stats := self._stats) is not None:
             state = msgspec.structs.replace(
                 state, kv_blocks_free=stats.free_blocks, running=stats.running, waiting=stats.waiting

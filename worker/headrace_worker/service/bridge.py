@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from headrace_worker.engine.generate import GenerateEngine
+from headrace_worker.engine.generate import GenerateEngine, StepFacts
 from headrace_worker.schedule.plan import SequenceOutput
 from headrace_worker.schedule.request import Request
 from headrace_worker.schedule.scheduler import Room, SchedulerStats
@@ -37,6 +37,8 @@ class StepReport:
     """Requests that the scheduler cannot ever run, with the reason."""
     room: Room
     stats: SchedulerStats
+    step: StepFacts | None = None
+    """None when there was nothing to compute."""
 
 
 @dataclass(slots=True)
@@ -129,7 +131,8 @@ class EngineThread:
             block = False
 
     def _report(self, turn: _Turn, outputs: list[SequenceOutput]) -> None:
-        report = StepReport(outputs, turn.added, turn.refused, self._engine.room(), self._engine.stats())
+        engine = self._engine
+        report = StepReport(outputs, turn.added, turn.refused, engine.room(), engine.stats(), engine.take_facts())
         self._hand_over(self._on_report, report)
 
     def _hand_over(self, callback: Callable[[T], None], value: T) -> None:

@@ -15,7 +15,7 @@ from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.schedule.plan import SequenceOutput
 from headrace_worker.schedule.request import Grammar, Request, RowProcessor
 from headrace_worker.service.answer import Answer
-from headrace_worker.service.attempt_span import AttemptSpans
+from headrace_worker.service.attempts import Attempts
 from headrace_worker.service.bridge import EngineThread, StepReport
 from headrace_worker.service.outbox import Outbox
 
@@ -49,14 +49,14 @@ class Pump:
         self,
         tokenizer: Tokenizer,
         worker_id: str,
-        spans: AttemptSpans,
+        attempts: Attempts,
         grammars: Grammars | None = None,
         processors: LoadProcessors | None = None,
     ) -> None:
         """``grammars``, ``processors``: None where the engine can do nothing with them."""
         self._tokenizer = tokenizer
         self._worker_id = worker_id
-        self._spans = spans
+        self._attempts = attempts
         self._grammars = grammars
         self._processors = processors
         self._equipping: set[asyncio.Task[None]] = set()
@@ -72,6 +72,11 @@ class Pump:
     def __len__(self) -> int:
         return len(self._answers)
 
+    @property
+    def equipping(self) -> int:
+        """Requests that wait for their grammar or processors."""
+        return len(self._equipping)
+
     def __contains__(self, run_id: str) -> bool:
         return self._answer_of(run_id) is not None
 
@@ -80,7 +85,7 @@ class Pump:
         # We have it when Redis has forgotten an earlier claim. What the log has counts, and goes on from there.
         self._abort(claim.request_id, "claimed again")
         self._outbox.open(claim)
-        answer = Answer(claim, self._tokenizer, self._worker_id, self._spans.start(claim))
+        answer = Answer(claim, self._tokenizer, self._worker_id, self._attempts.start(claim))
         try:
             request = answer.to_request()
         except ValueError as error:

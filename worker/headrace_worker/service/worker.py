@@ -17,18 +17,19 @@ from headrace_shared.queue.claims import AppendStatus, ControlKind, WorkerQueue
 from headrace_shared.queue.client import connect
 from headrace_shared.queue.presence import Presence
 from headrace_shared.queue.server_check import checking_server
+from headrace_shared.queue.watch import put_watch
 from headrace_shared.settings import RedisSettings
 from headrace_shared.telemetry.tracing import setup_tracing
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.engine.build import EngineSetup, build_engine
 from headrace_worker.service.answer_form import AnswerForm, answer_form, check_parsers
-from headrace_worker.service.attempt_span import AttemptSpans
 from headrace_worker.service.beat import Heart, starting_state
 from headrace_worker.service.bridge import EngineThread, StepReport
 from headrace_worker.service.card import publish_card
 from headrace_worker.service.intake import Intake
 from headrace_worker.service.outbox import Outbox
 from headrace_worker.service.pump import Pump
+from headrace_worker.service.watch import SERVICE, WorkerWatch
 from headrace_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Worker:
         form = answer_form(self._settings, setup.files)
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, self._on_signal)
-        self._tracing = setup_tracing("headrace-worker")
+        self._tracing = setup_tracing(SERVICE)
         redis = connect(self._redis_settings)
         try:
             async with checking_server(redis):
@@ -85,16 +86,19 @@ class Worker:
         if card is None:
             return
         worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        self._watch = watch = WorkerWatch(settings, setup, card.name, worker_id, self._tracing)
+        put_watch(redis, watch.metrics)
         queue = WorkerQueue(redis, card.queue, worker_id, settings.lease_ms)
         tokenizer = _tokenizer(setup)
         grammars = setup.grammars(tokenizer) if setup.grammars else None
-        pump = Pump(tokenizer, worker_id, AttemptSpans(self._tracing, card.name, worker_id), grammars, setup.processors)
+        pump = Pump(tokenizer, worker_id, watch.attempts, grammars, setup.processors)
         engine = EngineThread(setup.engine, self._on_report, self._on_crash)
         outbox = Outbox(queue, pump.lost, pump.unheard, settings.orphan_grace_s)
         pump.connect(engine, outbox)
         presence = Presence(redis)
         state = starting_state(worker_id, card, setup.engine.stats(), settings.max_num_seqs)
         self._heart = Heart(queue, presence, engine, pump, state, publish)
+        self._heart.announced = watch.announced
         self._intake = Intake(queue, pump, setup.engine.room())
         self._pump = pump
         engine.start()
@@ -115,7 +119,7 @@ class Worker:
             "reaper": heart.run_reaper(),
             "control": self._obey(queue),
         }
-        async with _running(tasks, self._task_failed):
+        async with watch.watching(queue, pump, engine), _running(tasks, self._task_failed):
             async with _running({"intake": self._intake.run()}, self._task_failed):
                 await self._stop.wait()
             await heart.drain(card, settings.lease_ms)
@@ -161,6 +165,7 @@ class Worker:
         self._stop.set()
 
     def _on_report(self, report: StepReport) -> None:
+        self._watch.note(report)
         # Tokens first: what is delivered here goes out before the intake asks Redis for more.
         self._pump.deliver(report)
         self._intake.note(report)

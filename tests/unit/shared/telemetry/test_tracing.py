@@ -17,12 +17,28 @@ ENDPOINT = {"exporter_otlp_endpoint": "http://127.0.0.1:1"}
         {},
         {**ENDPOINT, "sdk_disabled": True},
         {**ENDPOINT, "traces_exporter": "none"},
-        {**ENDPOINT, "exporter_otlp_protocol": "grpc"},
+        {**ENDPOINT, "exporter_otlp_protocol": "http/json"},
     ],
-    ids=["no endpoint", "disabled", "no exporter", "grpc"],
+    ids=["no endpoint", "disabled", "no exporter", "another protocol"],
 )
 def test_no_traces_unless_a_collector_is_named_and_can_be_spoken_to(settings: dict[str, object]) -> None:
     assert setup_tracing("test", TracingSettings(**settings)) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "protocol"),
+    [
+        ({"exporter_otlp_endpoint": "http://c:4318"}, "http/protobuf"),
+        ({"exporter_otlp_endpoint": "http://c:4317"}, "grpc"),
+        ({"exporter_otlp_traces_endpoint": "grpc://c:9"}, "grpc"),
+        ({"exporter_otlp_endpoint": "http://c:4317", "exporter_otlp_protocol": "http/protobuf"}, "http/protobuf"),
+        ({"exporter_otlp_endpoint": "http://c:1", "exporter_otlp_traces_protocol": "grpc"}, "grpc"),
+    ],
+)
+def test_the_protocol_is_what_was_asked_for_or_what_the_port_is_known_for(
+    settings: dict[str, str], protocol: str
+) -> None:
+    assert TracingSettings(**settings).protocol == protocol
 
 
 def test_an_endpoint_for_traces_alone_is_enough() -> None:

@@ -20,7 +20,9 @@ from headrace_worker.schedule.plan import SequenceOutput
 from headrace_worker.schedule.request import Grammar, Request
 from headrace_worker.schedule.scheduler import Room
 from headrace_worker.service.attempt_span import AttemptSpans
+from headrace_worker.service.attempts import Attempts
 from headrace_worker.service.bridge import StepReport
+from headrace_worker.service.metrics import WorkerMetrics
 from headrace_worker.service.pump import LoadProcessors, Pump
 
 
@@ -63,9 +65,9 @@ class Outbox:
 class Setup:
     def __init__(self, *, can_constrain: bool = True, processors: LoadProcessors | None = None) -> None:
         self.compiler, self.engine, self.outbox = Compiler(), Engine(), Outbox()
-        spans = AttemptSpans(None, "simulated", "w")
+        attempts = Attempts(WorkerMetrics(), AttemptSpans(None, "simulated", "w"))
         grammars = self.compiler if can_constrain else None
-        self.pump = Pump(Tokenizer(byte_tokenizer()), "w", spans, grammars, processors)
+        self.pump = Pump(Tokenizer(byte_tokenizer()), "w", attempts, grammars, processors)
         engine: Any = self.engine
         outbox: Any = self.outbox
         self.pump.connect(engine, outbox)

@@ -1,0 +1,28 @@
+-- ARGV: most tenants to name
+-- Returns {priorities: priority, requests, tokens each; tenants with most requests: lane, requests, tokens each; dead letters}.
+local MOST_PRIORITIES, MOST_TENANTS = 256, 4096 -- a survey blocks all of Redis while it runs
+
+local priorities = {}
+for _, priority in ipairs(redis.call('ZRANGE', BASE .. 'prios', 0, MOST_PRIORITIES - 1)) do
+  local level = redis.call('HMGET', BASE .. 'level:' .. priority, 'in', 'out', 'tokens')
+  local waiting = tonumber(level[1] or '0') - tonumber(level[2] or '0')
+  for _, value in ipairs({priority, waiting, tonumber(level[3] or '0')}) do priorities[#priorities + 1] = value end
+end
+
+local tenants = {}
+if redis.call('HLEN', BASE .. 'tenants') <= 2 * MOST_TENANTS then
+  local fields, shares, order = redis.call('HGETALL', BASE .. 'tenants'), {}, {}
+  for i = 1, #fields, 2 do
+    local lane = fields[i]:sub(2)
+    if not shares[lane] then
+      shares[lane] = {lane = lane, r = 0, t = 0}
+      order[#order + 1] = shares[lane]
+    end
+    shares[lane][fields[i]:sub(1, 1)] = tonumber(fields[i + 1])
+  end
+  table.sort(order, function(a, b) return a.r > b.r or (a.r == b.r and a.lane < b.lane) end)
+  for i = 1, math.min(#order, tonumber(ARGV[1])) do
+    for _, value in ipairs({order[i].lane, order[i].r, order[i].t}) do tenants[#tenants + 1] = value end
+  end
+end
+return {priorities, tenants, redis.call('XLEN', BASE .. 'dlq')}
