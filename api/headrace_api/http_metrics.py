@@ -10,13 +10,13 @@ from headrace_shared.clock import mono_s
 
 UNMATCHED = "none"
 """The route of a request that has none: its path is whatever the client has made up."""
-_LEFT_OUT = frozenset({"/metrics", "/health", "/ready", "/load", "/ping", "/version"})
+_LEFT_OUT = frozenset({"/metrics", "/health", "/ready", "/load", "/ping", "/version", "/console/events"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER_METHOD = "OTHER"
 
 
 class HttpMetrics:
-    """Probes and scrapes are left out."""
+    """Probes, scrapes and consoles that look on for hours are left out."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

@@ -22,7 +22,7 @@ class Metrics(ProcessMetrics):
 
     http_requests = Counted(
         "http_requests",
-        "HTTP requests answered, by route and class of status; probes and scrapes are left out.",
+        "HTTP requests answered, by route and class of status; probes, scrapes and the console's events are left out.",
         ("handler", "method", "status"),
     )
     http_duration = Spread(

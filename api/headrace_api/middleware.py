@@ -20,8 +20,8 @@ from headrace_shared.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
-QUIET_PATHS = frozenset({"/health", "/ready", "/ping", "/metrics"})
-"""Polled all day long; their log lines are for debugging."""
+QUIET_PATHS = frozenset({"/health", "/ready", "/ping", "/metrics", "/console/events"})
+"""Polled, or looked at, all day long; their log lines are for debugging, and they have no spans."""
 
 
 class RequestContext:

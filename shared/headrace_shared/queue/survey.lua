@@ -1,6 +1,6 @@
 -- ARGV: most tenants to name
 -- Returns {priorities: priority, requests, tokens, ms that the oldest has waited (-1: not known) each; tenants with most requests: lane, requests, tokens each; dead letters}.
-local MOST_PRIORITIES, MOST_TENANTS, MOST_LANES = 256, 4096, 1024 -- a survey blocks all of Redis while it runs
+local MOST_PRIORITIES, MOST_TENANTS, MOST_LANES = 256, 4096, 128 -- a survey blocks all of Redis while it runs
 local lanes_seen = 0
 
 -- Of the first requests of its lanes.

@@ -272,3 +272,11 @@ async def test_a_request_that_runs_is_in_the_picture(valkey_url: str) -> None:
         await eventually(runs, 10)
         script.go_on.set()
         await streaming
+
+
+async def test_whoever_looks_for_hours_is_no_slow_request_in_the_metrics(api: Api) -> None:
+    await picture(api)
+    await api.http.get("/console")
+    text = (await api.http.get("/metrics")).text
+    assert 'handler="/console"' in text
+    assert "/console/events" not in text

@@ -127,3 +127,11 @@ async def test_a_tokenizer_of_many_megabytes_fits(redis: Redis) -> None:
     blobs = BlobStore(redis)
     data = bytes(range(256)) * (20 << 12)
     assert await blobs.get(await blobs.put(data)) == data
+
+
+async def test_a_fleet_tells_what_is_left_of_each_lease(presence: Presence) -> None:
+    card = card_of("m")
+    for worker_id, lease_ms in (("short", 2000), ("long", 60_000)):
+        await presence.announce(card, state_of(worker_id, card), lease_ms)
+    [model] = (await presence.fleet()).models
+    assert 0 < model.leases_ms["short"] <= 2000 < 50_000 < model.leases_ms["long"] <= 60_000

@@ -167,3 +167,23 @@ async def test_reading_a_state_changes_nothing(redis: Redis, requests: RequestQu
     await requests.state(QUEUE, "unknown")
     await requests.backlog(QUEUE)
     assert {key: await redis.dump(key) for key in await redis.keys("*")} == before
+
+
+async def test_a_survey_tells_how_old_each_priority_is_while_there_are_few_tenants(requests: RequestQueue) -> None:
+    for number, (priority, tenant) in enumerate([(5, "ann"), (5, "bob"), (0, "ann")]):
+        await requests.enqueue(make_job(f"r{number}", priority=priority, tenant=tenant))
+        await asyncio.sleep(0.03)
+    await requests.cancel(QUEUE, "r0", "x")
+    by_priority = (await requests.survey(QUEUE, 10)).by_priority
+    assert [(priority, lane.requests) for priority, lane in by_priority.items()] == [(0, 1), (5, 1)]
+    urgent, patient = (by_priority[priority].oldest_ms for priority in (0, 5))
+    assert urgent is not None
+    assert patient is not None
+    assert 25 <= urgent < patient
+    assert abs(patient - (await requests.backlog(QUEUE)).oldest_ms) < 200
+
+    for number in range(130):
+        await requests.enqueue(make_job(f"many{number}", priority=9, tenant=f"t{number}"))
+    by_priority = (await requests.survey(QUEUE, 10)).by_priority
+    assert (by_priority[9].requests, by_priority[9].oldest_ms) == (130, None)
+    assert by_priority[0].oldest_ms is not None
