@@ -38,6 +38,7 @@ def test_a_series_with_two_names_is_shown_under_both() -> None:
     some = Some(registry)
     some.open.set(3)
     some.took.labels("a").observe(1.5)
+    some.settle()
     shown = values(Exposition(registry, [Some]).text().decode())
     assert shown["headrace:open", ()] == shown["vllm:open", ()] == 3
     for name in ("headrace:took_seconds", "vllm:took_seconds"):
