@@ -36,20 +36,21 @@ BARE, METRICS, TRACES = "bare", "metrics", "traces"
 
 def run_bare(package: str) -> None:
     """A server without what is measured here."""
-    from headrace_shared.telemetry import queue_metrics, tallies
+    from headrace_shared.telemetry import queue_metrics, series, tallies
 
     def nothing(*_: object, **__: object) -> None: ...
 
     for name in ("called", "appended", "claimed", "reaped", "log_read", "frame_ignored"):
         setattr(queue_metrics.ProcessMetrics, name, nothing)
-    tallies.TallyOf.observe = nothing  # type: ignore[method-assign]
+    series.Instruments.settle = nothing  # type: ignore[method-assign]
+    tallies.CountTally.inc = nothing  # type: ignore[method-assign]
+    tallies.SpreadTally.observe = nothing  # type: ignore[method-assign]
     if package == "headrace_api":
         from headrace_api import http_metrics, progress, timeline
         from headrace_api.__main__ import main
 
         http_metrics.HttpMetrics.answered = nothing  # type: ignore[method-assign]
-        progress.Progress._count = nothing  # type: ignore[method-assign]
-        progress.Progress._tell = nothing  # type: ignore[method-assign]
+        progress.Progress.saw = nothing  # type: ignore[method-assign]
         timeline.Timeline.prepared = nothing  # type: ignore[method-assign]
         timeline.Timeline.enqueued = nothing  # type: ignore[method-assign]
         timeline.Timeline.server_timing = nothing  # type: ignore[method-assign,assignment]
