@@ -1,9 +1,9 @@
-"""What metrics and traces cost: the same load on three fleets, in turns.
+"""What metrics and traces cost: the same load on four fleets, in turns.
 
     python tests/benchmarks/instrumentation.py [--rounds 12] [--streams 32] [--tokens 200] [--step-ms 5]
 
-One fleet is as it is shipped, with metrics; one sends traces to a collector as well; from one (this file again) the
-instrumentation is cut out. All run at once, and each round asks one after the other, so that a change of the machine's
+One fleet is as it is shipped, with metrics; one sends traces to a collector as well, one those of every twentieth
+request; from one (this file again) the instrumentation is cut out. With ``--step-ms 0`` the processor is the limit. All run at once, and each round asks one after the other, so that a change of the machine's
 mood meets all of them. Prints tokens per second and CPU time; gates nothing.
 """
 
@@ -31,7 +31,7 @@ from trace_collector import trace_collector
 
 from headrace_cli.embedded_redis import EmbeddedRedis
 
-BARE, METRICS, TRACES = "bare", "metrics", "traces"
+BARE, METRICS, SAMPLED, TRACES = "bare", "metrics", "sampled", "traces"
 
 
 def run_bare(package: str) -> None:
@@ -136,7 +136,9 @@ def main(rounds: int, streams: int, tokens: int, step_ms: float) -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         redis = stack.enter_context(EmbeddedRedis(Path(folder) / "valkey"))
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-        arms = [Arm(name, redis.url, step_ms, traced if name == TRACES else {}) for name in (BARE, METRICS, TRACES)]
+        sampled = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.05"}
+        extras = {BARE: {}, METRICS: {}, SAMPLED: traced | sampled, TRACES: traced}
+        arms = [Arm(name, redis.url, step_ms, extra) for name, extra in extras.items()]
         for arm in arms:
             arm.start(stack)
         for arm in arms:
@@ -145,7 +147,7 @@ def main(rounds: int, streams: int, tokens: int, step_ms: float) -> None:
             arm.tokens_per_s.clear()
             arm.cpu_us.clear()
         for number in range(rounds):
-            for arm in arms[number % 3 :] + arms[: number % 3]:
+            for arm in arms[number % len(arms) :] + arms[: number % len(arms)]:
                 arm.measure(streams, tokens)
     bare = arms[0]
     for arm in arms:
