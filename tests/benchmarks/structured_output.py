@@ -71,13 +71,15 @@ def tokens_per_second(
     return made / (time.perf_counter() - begin)
 
 
-def forced_tokens(compiler: GrammarCompiler, tokenizer: Tokenizer, grammar: GrammarSpec) -> tuple[int, int]:
+def forced_tokens(
+    compiler: GrammarCompiler, tokenizer: Tokenizer, grammar: GrammarSpec, vocab_size: int
+) -> tuple[int, int]:
     """(how many tokens of a plain answer were the only ones allowed, how many it has): what could be skipped at best."""
     person = {"name": "Ada Lovelace", "age": 36, "email": "ada@math.com", "tags": ["new", "hot"]}
     separators = (",", ":") if grammar.compact else None
     answer = tokenizer.encode(json.dumps([person] * 6, separators=separators), add_special_tokens=False)
     matcher = compiler.compile(grammar).result().matcher()
-    bitmask = np.zeros((1, -(-tokenizer.vocab_size // 32) + 1), dtype=np.int32)
+    bitmask = np.zeros((1, -(-vocab_size // 32)), dtype=np.int32)
     forced = 0
     for token_id in answer:
         matcher.fill(bitmask, 0)
@@ -109,7 +111,7 @@ def main() -> None:
             f"{backend.value}: compiled in {(time.perf_counter() - begin) * 1e3:.0f} ms (the first with the vocabulary)"
         )
     compact = GrammarSpec(GrammarKind.JSON_SCHEMA, source, compact=True)
-    print("forced: {} of {} tokens".format(*forced_tokens(compiler, tokenizer, compact)))
+    print("forced: {} of {} tokens".format(*forced_tokens(compiler, tokenizer, compact, loaded.vocab_size)))
     best = dict.fromkeys(specs, 0.0)
     for _ in range(given.runs):
         for name, grammar in specs.items():
