@@ -1,5 +1,7 @@
 """Logits processors as an operator might write them."""
 
+import time
+
 import torch
 
 
@@ -21,6 +23,12 @@ class Counting:
         wanted = torch.full_like(logits, -torch.inf)
         wanted[self._base + len(prompt_ids) + self._step * len(output_ids)] = 0.0
         return wanted
+
+
+def slow(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
+    """Changes nothing, but takes a search of a few hundred tokens well over a second."""
+    time.sleep(0.003)
+    return logits
 
 
 def failing(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
