@@ -5,6 +5,7 @@ together, for every token and frame. A tally's cost a tenth of that.
 """
 
 from bisect import bisect_left
+from itertools import accumulate
 from typing import Generic, Self, TypeVar
 
 from prometheus_client import Counter, Histogram, Summary
@@ -90,9 +91,18 @@ class SpreadTally(Tally[Histogram]):
         self._moved = self._counts.copy()
         self._sum = self._moved_sum = 0.0
 
+    @property
+    def buckets(self) -> dict[float, int]:
+        """Observations up to each edge, over all labels."""
+        return dict(zip(self._edges, accumulate(self._totals()), strict=True))
+
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self._edges, value)] += 1
         self._sum += value
+
+    def _totals(self) -> list[int]:
+        rows = [self._counts, *(tally._totals() for tally in list(self._labelled.values()))]
+        return [sum(column) for column in zip(*rows, strict=True)]
 
     def _move(self) -> None:
         counts, total = self._counts.copy(), self._sum
