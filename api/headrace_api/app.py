@@ -160,6 +160,7 @@ async def _services(
     metrics = telemetry.metrics
     async with AsyncExitStack() as stack:
         stack.push_async_callback(telemetry.close)
+        stack.callback(metrics.settle)
         redis = connect(redis_settings)
         put_watch(redis, metrics)
         stack.push_async_callback(redis.aclose)
@@ -188,9 +189,9 @@ async def _services(
             [Metrics],
             [FleetGauges(fleet)],
             engine_series=settings.log_stats,
-            before=metrics.gaps.settle,
+            before=metrics.settle,
         )
-        await stack.enter_async_context(in_background(metrics.follow_loop(metrics.gaps.settle)))
+        await stack.enter_async_context(in_background(metrics.follow_loop()))
         if settings.log_stats:
             await stack.enter_async_context(in_background(StatsLog(metrics, fleet).run()))
         await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect))

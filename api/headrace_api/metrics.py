@@ -14,7 +14,6 @@ from headrace_shared.telemetry.buckets import (
 )
 from headrace_shared.telemetry.queue_metrics import ProcessMetrics
 from headrace_shared.telemetry.series import ENGINE, MODEL, Counted, Level, Observed, Spread, Totalled
-from headrace_shared.telemetry.tallies import Tally
 
 
 class Metrics(ProcessMetrics):
@@ -136,7 +135,6 @@ class Metrics(ProcessMetrics):
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         super().__init__(self.registry)
-        self.gaps = Tally(self.inter_token)
 
     def generations_in_hand(self) -> int:
         """Generation requests waiting or running, of all models."""

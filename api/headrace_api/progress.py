@@ -19,10 +19,11 @@ class Progress:
         self._model = model
         self._arrived_s = arrived_s
         self._timeline = timeline
-        self._gap = metrics.gaps.labels(model, THE_ENGINE)
+        self._gaps = metrics.inter_token.labels(model, THE_ENGINE)
         self._last_s: dict[int, float] = {}
         self._first_s: float | None = None
         self._silent = False
+        self._verbatim = timeline is not None and timeline.spans.verbatim
         metrics.in_flight.labels(model).inc()
         if timeline is not None:
             timeline.opened()
@@ -34,10 +35,14 @@ class Progress:
     def saw(self, events: Sequence[Event]) -> None:
         now_s = mono_s()
         for event in events:
-            if isinstance(event, Finished):
-                self.outcome = "finished"
-            if not self._silent:
-                self._count(event, now_s)
+            # Nearly all events are tokens that follow others, and there may be tens of thousands a second.
+            if isinstance(event, Delta) and event.token_ids and event.choice in self._last_s:
+                self._gaps.observe(now_s - self._last_s[event.choice])
+                self._last_s[event.choice] = now_s
+                if event.finish_reason is None and not self._verbatim:
+                    continue
+            else:
+                self._note(event, now_s)
             if self._timeline is not None:
                 self._tell(self._timeline, event)
 
@@ -56,15 +61,25 @@ class Progress:
         elif isinstance(event, Finished):
             timeline.finished(event)
 
-    def _count(self, event: Event, now_s: float) -> None:
+    def _note(self, event: Event, now_s: float) -> None:
+        if isinstance(event, Finished):
+            self.outcome = "finished"
+        if self._silent:
+            return
         if isinstance(event, Delta):
             if event.token_ids:
-                self._count_delta(event.choice, now_s)
+                self._first_token(event.choice, now_s)
         elif isinstance(event, Started):
             if event.attempt > 1:
                 self._metrics.resumed.labels(self._model).inc()
         elif isinstance(event, Finished):
             self._count_end(event, now_s)
+
+    def _first_token(self, choice: int, now_s: float) -> None:
+        if self._first_s is None:
+            self._first_s = now_s
+            self._metrics.time_to_first_token.labels(self._model, THE_ENGINE).observe(now_s - self._arrived_s)
+        self._last_s[choice] = now_s
 
     def _count_end(self, event: Finished, now_s: float) -> None:
         self._metrics.end_to_end.labels(self._model, THE_ENGINE).observe(now_s - self._arrived_s)
@@ -72,11 +87,3 @@ class Progress:
         if self._first_s is not None and event.completion_tokens > choices:
             mean_s = (now_s - self._first_s) * choices / (event.completion_tokens - choices)
             self._metrics.mean_inter_token.labels(self._model, THE_ENGINE).observe(mean_s)
-
-    def _count_delta(self, choice: int, now_s: float) -> None:
-        if choice in self._last_s:
-            self._gap.observe(now_s - self._last_s[choice])
-        elif self._first_s is None:
-            self._first_s = now_s
-            self._metrics.time_to_first_token.labels(self._model, THE_ENGINE).observe(now_s - self._arrived_s)
-        self._last_s[choice] = now_s

@@ -91,17 +91,22 @@ class RequestSpans:
     @property
     def traceparent(self) -> str | None:
         """What the worker's spans go below."""
-        return self._traceparent if self._request is None else traceparent_of(self._request)
+        return self._traceparent
 
     @property
     def tracestate(self) -> str | None:
-        return self._tracestate if self._request is None else tracestate_of(self._request)
+        return self._tracestate
+
+    @property
+    def verbatim(self) -> bool:
+        """Whether every delta is wanted, not only those that end a choice."""
+        return self._content and self._request is not None
 
     def begin(self, ask: Ask, model: str) -> None:
         if self._tracer is None:
             return
         operation = _OPERATIONS.get(ask.endpoint, ask.endpoint)
-        self._request = self._tracer.start_span(
+        span = self._tracer.start_span(
             "llm_request",
             self._context,
             attributes={
@@ -114,7 +119,10 @@ class RequestSpans:
                 "headrace.priority": ask.priority,
             },
         )
-        self.enter("render and tokenize")
+        self._traceparent, self._tracestate = traceparent_of(span), tracestate_of(span)
+        if span.is_recording():
+            self._request = span
+            self.enter("render and tokenize")
 
     def enter(self, name: str) -> None:
         """Begin the next part, and end the one before it."""

@@ -27,7 +27,7 @@ class StatsLog:
             self._tell()
 
     def _tell(self) -> None:
-        ended = _total(self._metrics)
+        ended = self._metrics.generations.total
         in_hand = self._metrics.generations_in_hand()
         was_idle, self._idle = self._idle, in_hand == 0 and ended == self._ended
         ended_lately, self._ended = ended - self._ended, ended
@@ -44,8 +44,3 @@ class StatsLog:
                 "workers": sum(len(model.workers) for model in models),
             },
         )
-
-
-def _total(metrics: Metrics) -> float:
-    samples = (sample for family in metrics.generations.collect() for sample in family.samples)
-    return sum(sample.value for sample in samples if sample.name.endswith("_total"))

@@ -1,10 +1,10 @@
-"""What metrics and traces cost: the same load on three fleets, in turns.
+"""What metrics and traces cost: the same load with them and without, in turns.
 
     python tests/benchmarks/instrumentation.py [--rounds 12] [--streams 32] [--tokens 200] [--step-ms 5]
 
-One fleet is as it is shipped, with metrics; one sends traces to a collector as well; from one (this file again) the
-instrumentation is cut out. All run at once, and each round asks one after the other, so that a change of the machine's
-mood meets all of them. Prints tokens per second and CPU time; gates nothing.
+Three fleets: one as it is shipped, with metrics; one that sends traces to a collector as well, one those of every
+twentieth request. In each, signals cut the instrumentation out and put it back, so that both are measured of the same
+processes: two that run the same code may differ by several percent. Prints tokens per second and CPU time; gates nothing.
 """
 
 import argparse
@@ -20,48 +20,58 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import httpx
-import psutil  # type: ignore[import-untyped]
 from fleet import wait_until
 from ports import free_port
 from trace_collector import trace_collector
 
 from headrace_cli.embedded_redis import EmbeddedRedis
 
-BARE, METRICS, TRACES = "bare", "metrics", "traces"
+METRICS, SAMPLED, TRACES = "metrics", "sampled", "traces"
+CUT, PUT_BACK = signal.SIGUSR1, signal.SIGUSR2
+SETTLE_S = 0.5
+"""Every process has met the signal by then."""
 
 
-def run_bare(package: str) -> None:
-    """A server without what is measured here."""
-    from headrace_shared.telemetry import queue_metrics, tallies
+def run_switched(package: str) -> int:
+    """A server whose instrumentation can be cut out."""
+    from headrace_shared.telemetry import queue_metrics, series, tallies
 
     def nothing(*_: object, **__: object) -> None: ...
 
-    for name in ("called", "appended", "claimed", "reaped", "log_read", "frame_ignored"):
-        setattr(queue_metrics.ProcessMetrics, name, nothing)
-    tallies.TallyOf.observe = nothing  # type: ignore[method-assign]
+    calls = ("called", "appended", "claimed", "reaped", "log_read", "frame_ignored")
+    cuts: list[tuple[Any, str, Any]] = [(queue_metrics.ProcessMetrics, name, nothing) for name in calls]
+    cuts.append((series.Instruments, "settle", nothing))
+    cuts += [(tallies.CountTally, "inc", nothing), (tallies.SpreadTally, "observe", nothing)]
     if package == "headrace_api":
-        from headrace_api import http_metrics, progress, timeline
+        from headrace_api import http_metrics, middleware, progress, spans, timeline
         from headrace_api.__main__ import main
 
-        http_metrics.HttpMetrics.answered = nothing  # type: ignore[method-assign]
-        progress.Progress._count = nothing  # type: ignore[method-assign]
-        progress.Progress._tell = nothing  # type: ignore[method-assign]
-        timeline.Timeline.prepared = nothing  # type: ignore[method-assign]
-        timeline.Timeline.enqueued = nothing  # type: ignore[method-assign]
-        timeline.Timeline.server_timing = nothing  # type: ignore[method-assign,assignment]
+        cuts += [(timeline.Timeline, name, nothing) for name in ("prepared", "enqueued", "server_timing")]
+        cuts += [(http_metrics.HttpMetrics, "answered", nothing), (progress.Progress, "saw", nothing)]
+        cuts.append((middleware, "start_http_span", lambda *_: spans.HttpSpan()))
+        cuts.append((spans.RequestSpans, "begin", nothing))
     else:
         from headrace_worker.__main__ import main
-        from headrace_worker.service import attempts, watch
+        from headrace_worker.service import attempt_span, attempts, watch
 
-        watch.WorkerWatch.note = nothing  # type: ignore[method-assign]
-        attempts.Attempt.token = nothing  # type: ignore[method-assign]
-        attempts.Attempts.count_end = nothing  # type: ignore[method-assign]
-        attempts.Attempts.count_tokens = nothing  # type: ignore[method-assign]
-    sys.exit(main())
+        cuts += [(attempts.Attempts, name, nothing) for name in ("count_end", "count_tokens")]
+        cuts += [(watch.WorkerWatch, "note", nothing), (attempts.Attempt, "token", nothing)]
+        untraced = attempt_span.AttemptSpans(None, "", "")
+        cuts.append((attempt_span.AttemptSpans, "start", lambda _, claim: attempt_span.AttemptSpan(untraced, claim)))
+    whole = [(owner, name, vars(owner)[name]) for owner, name, _ in cuts]
+
+    def put(values: list[tuple[Any, str, Any]]) -> None:
+        for owner, name, value in values:
+            setattr(owner, name, value)
+
+    signal.signal(CUT, lambda *_: put(cuts))
+    signal.signal(PUT_BACK, lambda *_: put(whole))
+    return main()
 
 
 @dataclass
@@ -72,8 +82,8 @@ class Arm:
     redis_url: str
     step_ms: float
     extra: dict[str, str]
-    tokens_per_s: list[float] = field(default_factory=list)
-    cpu_us: list[float] = field(default_factory=list)
+    tokens_per_s: dict[signal.Signals, list[float]] = field(default_factory=lambda: {CUT: [], PUT_BACK: []})
+    cpu_us: dict[signal.Signals, list[float]] = field(default_factory=lambda: {CUT: [], PUT_BACK: []})
     """Of both processes, per token."""
 
     def start(self, stack: ExitStack) -> None:
@@ -95,8 +105,7 @@ class Arm:
             stack.callback(process.send_signal, signal.SIGTERM)
 
     def _run(self, package: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-        command = [__file__, "--bare", package] if self.name == BARE else ["-m", package]
-        return subprocess.Popen([sys.executable, *command], env=environment)
+        return subprocess.Popen([sys.executable, __file__, "--run", package], env=environment)
 
     def serves(self) -> bool:
         try:
@@ -105,12 +114,25 @@ class Arm:
             return False
         return any(model["id"] == self.name for model in ready["models"])
 
-    def measure(self, streams: int, tokens: int) -> None:
+    def measure(self, state: signal.Signals, streams: int, tokens: int) -> None:
+        for process in self.processes:
+            process.send_signal(state)
+        time.sleep(SETTLE_S)
         cpu_s, begun_s = self._cpu_s(), time.perf_counter()
         asyncio.run(self._load(streams, tokens))
         seconds = time.perf_counter() - begun_s
-        self.tokens_per_s.append(streams * tokens / seconds)
-        self.cpu_us.append((self._cpu_s() - cpu_s) / (streams * tokens) * 1e6)
+        self.tokens_per_s[state].append(streams * tokens / seconds)
+        self.cpu_us[state].append((self._cpu_s() - cpu_s) / (streams * tokens) * 1e6)
+
+    def tell(self) -> None:
+        cells = []
+        for values in (self.tokens_per_s, self.cpu_us):
+            without, with_it = values[CUT], values[PUT_BACK]
+            more = [a / b - 1 for a, b in zip(with_it, without, strict=True)]
+            low, middle, high = statistics.quantiles(more, n=4)
+            medians = f"{statistics.median(with_it):7,.1f} for {statistics.median(without):7,.1f}"
+            cells.append(f"{medians} ({middle:+.2%}, quartiles {low:+.2%} {high:+.2%})")
+        print(f"{self.name:<8} {cells[0]} tokens/s, {cells[1]} us CPU per token")
 
     async def _load(self, streams: int, tokens: int) -> None:
         await asyncio.gather(*(self._stream(seed, tokens) for seed in range(streams)))
@@ -126,7 +148,9 @@ class Arm:
         assert b"data: [DONE]" in answer
 
     def _cpu_s(self) -> float:
-        return sum(sum(psutil.Process(process.pid).cpu_times()[:2]) for process in self.processes)
+        """Of all threads, to the nanosecond: the usual counters of a process have steps of 10 ms."""
+        tasks = [task for process in self.processes for task in Path(f"/proc/{process.pid}/task").iterdir()]
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def main(rounds: int, streams: int, tokens: int, step_ms: float) -> None:
@@ -135,25 +159,23 @@ def main(rounds: int, streams: int, tokens: int, step_ms: float) -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         redis = stack.enter_context(EmbeddedRedis(Path(folder) / "valkey"))
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-        arms = [Arm(name, redis.url, step_ms, traced if name == TRACES else {}) for name in (BARE, METRICS, TRACES)]
+        sampled = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.05"}
+        extras = {METRICS: {}, SAMPLED: traced | sampled, TRACES: traced}
+        arms = [Arm(name, redis.url, step_ms, extra) for name, extra in extras.items()]
         for arm in arms:
             arm.start(stack)
         for arm in arms:
             wait_until(arm.serves, f"{arm.name} serves", 120)
-            arm.measure(streams, tokens)
-            arm.tokens_per_s.clear()
-            arm.cpu_us.clear()
+            for state in (CUT, PUT_BACK):
+                arm.measure(state, streams, tokens)
+                arm.tokens_per_s[state].clear()
+                arm.cpu_us[state].clear()
         for number in range(rounds):
-            for arm in arms[number % 3 :] + arms[: number % 3]:
-                arm.measure(streams, tokens)
-    bare = arms[0]
+            for arm in arms:
+                for state in (CUT, PUT_BACK) if number % 2 else (PUT_BACK, CUT):
+                    arm.measure(state, streams, tokens)
     for arm in arms:
-        speed = [a / b - 1 for a, b in zip(arm.tokens_per_s, bare.tokens_per_s, strict=True)]
-        cpu = [a / b - 1 for a, b in zip(arm.cpu_us, bare.cpu_us, strict=True)]
-        print(
-            f"{arm.name:<8} {statistics.median(arm.tokens_per_s):7,.0f} tokens/s ({statistics.median(speed):+.2%} against bare), "
-            f"{statistics.median(arm.cpu_us):6.1f} us CPU per token ({statistics.median(cpu):+.2%})"
-        )
+        arm.tell()
 
 
 if __name__ == "__main__":
@@ -162,9 +184,9 @@ if __name__ == "__main__":
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--step-ms", type=float, default=5.0)
-    parser.add_argument("--bare", help=argparse.SUPPRESS)
+    parser.add_argument("--run", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.bare:
-        run_bare(given.bare)
+    if given.run:
+        sys.exit(run_switched(given.run))
     else:
         main(given.rounds, given.streams, given.tokens, given.step_ms)

@@ -13,10 +13,11 @@ from trace_collector import TraceCollector, attributes, black_hole, grpc_trace_c
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 HEADERS = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=1"}
+TOKENS = 60
 STREAM = {
     "model": "simulated",
     "messages": [{"role": "user", "content": "What is the secret word?"}],
-    "max_tokens": 60,
+    "max_tokens": TOKENS,
     "ignore_eos": True,
     "stream": True,
     "temperature": 0.5,
@@ -101,6 +102,16 @@ def test_a_request_is_one_trace_whose_parts_add_up_to_what_the_client_waited(
     assert total_s == pytest.approx(waited_s, rel=0.05), {name: seconds(span) for name, span in spans.items()}
     assert seconds(spans["POST /v1/chat/completions"]) == pytest.approx(waited_s, rel=0.05)
     assert response.headers["x-headrace-request-id"]
+    assert attributes(spans["decode"])["headrace.steps"] == TOKENS - 1
+
+
+def test_a_request_whose_trace_is_not_sampled_has_no_span_anywhere(valkey_url: str, collector: TraceCollector) -> None:
+    with serving(valkey_url) as (_, url):
+        unsampled = {"traceparent": f"00-{TRACE[::-1]}-{PARENT}-00"}
+        assert httpx.post(f"{url}/v1/chat/completions", json=STREAM, headers=unsampled, timeout=60).is_success
+        ask(url)
+        wait_until(lambda: whole(collector), "the second request's spans are there")
+    check_connected(collector.spans)
 
 
 def test_the_request_span_speaks_the_conventions_and_vllms_names_and_tells_no_text(

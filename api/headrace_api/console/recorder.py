@@ -2,10 +2,8 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from prometheus_client import Counter, Histogram
 
 from headrace_api.metrics import Metrics
 from headrace_api.schemas.console import Point
@@ -37,12 +35,11 @@ class Recorder:
     def record(self, at_ms: int, tokens_per_s: float) -> None:
         """Add a point."""
         metrics = self._metrics
-        metrics.gaps.settle()
         now = _Reading(
             at_ms,
-            _buckets(metrics.time_to_first_token),
-            _buckets(metrics.inter_token),
-            _total(metrics.generations),
+            metrics.time_to_first_token.buckets,
+            metrics.inter_token.buckets,
+            metrics.generations.total,
         )
         self._readings.append(now)
         then = self._readings[0]
@@ -81,24 +78,6 @@ def quantile(share: float, buckets: Buckets) -> float | None:
 
 def _since(then: Buckets, now: Buckets) -> dict[float, float]:
     return {edge: count - then.get(edge, 0.0) for edge, count in now.items()}
-
-
-def _buckets(histogram: Histogram) -> dict[float, float]:
-    """Of all models together."""
-    found: dict[float, float] = {}
-    for family in histogram.collect():
-        for sample in family.samples:
-            if sample.name.endswith("_bucket"):
-                edge = float(sample.labels["le"])
-                found[edge] = found.get(edge, 0.0) + sample.value
-    return found
-
-
-def _total(counter: Counter) -> float:
-    samples: Iterable[float] = (
-        sample.value for family in counter.collect() for sample in family.samples if sample.name.endswith("_total")
-    )
-    return sum(samples)
 
 
 def _ms(seconds: float | None) -> float | None:

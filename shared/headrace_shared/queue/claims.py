@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -162,7 +162,9 @@ class WorkerQueue:
             args += (frame.request_id, frame.epoch, frame.seq, _mark(frame), encode_frame(frame.events))
         flat = await self._run(Script.APPEND, self._worker_id, self._lease_ms, *args)
         answers = [Appended(AppendStatus(flat[i]), flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
-        watch_of(self._redis).appended(answer.status.name.lower() for answer in answers)
+        watch = watch_of(self._redis)
+        for status, count in Counter(flat[::3]).items():
+            watch.appended(AppendStatus(status).name.lower(), count)
         return answers
 
     async def renew(self) -> dict[str, AppendStatus]:

@@ -3,7 +3,6 @@
 The queue does not know of metrics. A process that wants to count puts a Watch on its connection, before it is used.
 """
 
-from collections.abc import Iterable
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -16,8 +15,8 @@ class Watch(Protocol):
     def called(self, operation: str, seconds: float, *, failed: bool) -> None:
         """A round trip to Redis, retries included: a script's name, or ``command``."""
 
-    def appended(self, statuses: Iterable[str]) -> None:
-        """What the log said to each frame, in small letters."""
+    def appended(self, status: str, frames: int) -> None:
+        """What the log said to so many frames of a call, in small letters."""
 
     def claimed(self, attempts: int) -> None:
         """A request was claimed, by so many workers by now."""
@@ -36,7 +35,7 @@ class _Nobody:
     """Counts nothing."""
 
     def called(self, operation: str, seconds: float, *, failed: bool) -> None: ...
-    def appended(self, statuses: Iterable[str]) -> None: ...
+    def appended(self, status: str, frames: int) -> None: ...
     def claimed(self, attempts: int) -> None: ...
     def reaped(self, requests: int) -> None: ...
     def log_read(self, why: str) -> None: ...

@@ -1,7 +1,6 @@
 """What API nodes and workers both measure: their way to Redis, and their event loop."""
 
 import asyncio
-from collections.abc import Callable, Iterable
 
 from headrace_shared.clock import mono_s
 from headrace_shared.telemetry.buckets import CALL_S
@@ -50,12 +49,8 @@ class ProcessMetrics(Instruments):
         if failed:
             self.redis_failures.labels(operation).inc()
 
-    def appended(self, statuses: Iterable[str]) -> None:
-        counts: dict[str, int] = {}
-        for status in statuses:
-            counts[status] = counts.get(status, 0) + 1
-        for status, count in counts.items():
-            self.frames_appended.labels(status).inc(count)
+    def appended(self, status: str, frames: int) -> None:
+        self.frames_appended.labels(status).inc(frames)
 
     def claimed(self, attempts: int) -> None:
         self.claims.inc()
@@ -71,10 +66,10 @@ class ProcessMetrics(Instruments):
     def frame_ignored(self) -> None:
         self.frames_ignored.inc()
 
-    async def follow_loop(self, at_each_look: Callable[[], None] = lambda: None) -> None:
-        """Measure the event loop's lag until cancelled."""
+    async def follow_loop(self) -> None:
+        """Measure the event loop's lag until cancelled, and settle: another process on our port may be asked for us."""
         while True:
             due_s = mono_s() + _LAG_EVERY_S
             await asyncio.sleep(_LAG_EVERY_S)
             self.loop_lag.observe(max(0.0, mono_s() - due_s))
-            at_each_look()
+            self.settle()

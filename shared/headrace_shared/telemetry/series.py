@@ -5,18 +5,22 @@
 
     metrics = Metrics(CollectorRegistry())
     metrics.steps.labels("tiny").inc()
+    metrics.settle()
 
 The declaration says name, unit (the name's end), help, labels and buckets, and the documentation and the dashboards are
 made from it. A label takes its values from a set that the process bounds: models of the fleet, routes, states; never
 what a client can make up.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any, Generic, Literal, Self, TypeVar, cast, overload
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from headrace_shared.telemetry.tallies import CountTally, SpreadTally, SumTally, Tally
 
 M = TypeVar("M")
 
@@ -75,13 +79,13 @@ class Series(Generic[M]):
         return [f"{name}{end}" for name in self.shown_names for end in ends]
 
 
-class Counted(Series[Counter]):
+class Counted(Series[CountTally]):
     """Only ever grows."""
 
     kind = Kind.COUNTER
 
-    def make(self, registry: CollectorRegistry) -> Counter:
-        return Counter(self.name, self.text, self.labels, registry=registry)
+    def make(self, registry: CollectorRegistry) -> CountTally:
+        return CountTally(Counter(self.name, self.text, self.labels, registry=registry))
 
 
 class Level(Series[Gauge]):
@@ -105,7 +109,7 @@ class Level(Series[Gauge]):
         return Gauge(self.name, self.text, self.labels, registry=registry, multiprocess_mode=self.across)
 
 
-class Spread(Series[Histogram]):
+class Spread(Series[SpreadTally]):
     """How values are distributed over ``buckets``."""
 
     kind = Kind.HISTOGRAM
@@ -122,17 +126,17 @@ class Spread(Series[Histogram]):
         super().__init__(name, text, labels, also=also)
         self.buckets = tuple(buckets)
 
-    def make(self, registry: CollectorRegistry) -> Histogram:
-        return Histogram(self.name, self.text, self.labels, buckets=self.buckets, registry=registry)
+    def make(self, registry: CollectorRegistry) -> SpreadTally:
+        return SpreadTally(Histogram(self.name, self.text, self.labels, buckets=self.buckets, registry=registry))
 
 
-class Totalled(Series[Summary]):
+class Totalled(Series[SumTally]):
     """Number and sum of values."""
 
     kind = Kind.SUMMARY
 
-    def make(self, registry: CollectorRegistry) -> Summary:
-        return Summary(self.name, self.text, self.labels, registry=registry)
+    def make(self, registry: CollectorRegistry) -> SumTally:
+        return SumTally(Summary(self.name, self.text, self.labels, registry=registry))
 
 
 class Observed(Series[None]):
@@ -174,6 +178,14 @@ class Instruments:
         self.made: dict[str, Any] = {}
         for series in self.declared():
             self.made[series._attribute] = series.make(registry)
+        self._tallies = [made for made in self.made.values() if isinstance(made, Tally)]
+        self._settling = threading.Lock()
+
+    def settle(self) -> None:
+        """Bring the registry up to date with what was counted; from any thread."""
+        with self._settling:
+            for tally in self._tallies:
+                tally.settle()
 
     @classmethod
     def declared(cls) -> Iterator[Series[Any]]:

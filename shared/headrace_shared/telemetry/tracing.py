@@ -98,6 +98,9 @@ def grpc_options(endpoint: str) -> dict[str, Any]:
 def context_of(traceparent: str | None, tracestate: str | None = None) -> "Context":
     """The context for children of a span of another process; an empty one when the text names none."""
     from opentelemetry.context import Context
+
+    if traceparent is None:
+        return Context()
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     carrier = {name: text for name, text in (("traceparent", traceparent), ("tracestate", tracestate)) if text}
@@ -106,6 +109,8 @@ def context_of(traceparent: str | None, tracestate: str | None = None) -> "Conte
 
 def link_to(traceparent: str | None) -> "list[Link]":
     """A link to the span of that name, if it names one."""
+    if traceparent is None:
+        return []
     from opentelemetry.trace import Link, get_current_span
 
     span_context = get_current_span(context_of(traceparent)).get_span_context()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from headrace_shared.clock import mono_s
-from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput
+from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput, Slice
 from headrace_worker.schedule.request import Request
 from headrace_worker.schedule.scheduler import Room, Scheduler, SchedulerStats
 
@@ -30,9 +30,14 @@ class StepFacts:
     """Of the execution, the model's own part."""
     sequences: int
     tokens: int
-    request_ids: frozenset[str]
+    slices: list[Slice]
     chunks: list[Chunk]
     preempted: list[str]
+
+    @property
+    def request_ids(self) -> frozenset[str]:
+        """Those that it computed something of."""
+        return frozenset(part.sequence.request_id for part in self.slices)
 
 
 class Runner(Protocol):
@@ -86,7 +91,7 @@ class GenerateEngine:
             forward_s=sampled.forward_s,
             sequences=len(plan.slices),
             tokens=plan.num_tokens,
-            request_ids=frozenset(part.sequence.request_id for part in plan.slices),
+            slices=plan.slices,
             chunks=chunks,
             preempted=self._scheduler.take_preempted(),
         )

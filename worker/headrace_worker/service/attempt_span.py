@@ -27,11 +27,12 @@ _WORTH_A_SPAN_S = 0.0005
 
 
 class AttemptSpan:
-    """Open from the claim until the request has ended here; without tracing it does nothing."""
+    """Open from the claim until the request has ended here; does nothing without tracing, or where it is not sampled."""
 
     def __init__(self, spans: "AttemptSpans", claim: Claim) -> None:
         self._spans = spans
         self._model = spans.model
+        self.traceparent: str | None = None
         self._span: Span | None = None
         if spans.tracing is None:
             return
@@ -46,10 +47,7 @@ class AttemptSpan:
         claimed_ns = claim.claimed_ms * 1_000_000
         if not 0 <= accepted_ns - claimed_ns < _MOST_SKEW_NS:
             claimed_ns = accepted_ns
-        if claim.attempt == 1:
-            waited_ns = max(0, claim.claimed_ms - claim.enqueued_ms) * 1_000_000
-            self._add("queue wait", claimed_ns - waited_ns, claimed_ns, context, {"headrace.priority": claim.priority})
-        self._span = self._tracer.start_span(
+        span = self._tracer.start_span(
             f"process {self._model}",
             context,
             kind=SpanKind.CONSUMER,
@@ -62,11 +60,14 @@ class AttemptSpan:
             },
             links=link_to(_last_traceparent(claim.log)),
         )
+        self.traceparent = traceparent_of(span)
+        if not span.is_recording():
+            return
+        self._span = span
         self._claim_ns = (claimed_ns, accepted_ns)
-
-    @property
-    def traceparent(self) -> str | None:
-        return None if self._span is None else traceparent_of(self._span)
+        if claim.attempt == 1:
+            waited_ns = max(0, claim.claimed_ms - claim.enqueued_ms) * 1_000_000
+            self._add("queue wait", claimed_ns - waited_ns, claimed_ns, context, {"headrace.priority": claim.priority})
 
     def end(self, marks: AttemptMarks, outcome: str, tokens: tuple[int, int], finish_reasons: Sequence[str]) -> None:
         """``tokens``: prompt and answer, of all attempts together."""
@@ -174,8 +175,13 @@ class AttemptSpans:
         self.tracing = tracing
         self.model = model
         self.worker_id = worker_id
-        self.worker_times = worker_times
-        self.model_times = model_times
+        self.worker_times = tracing is not None and worker_times
+        self.model_times = tracing is not None and model_times
+
+    @property
+    def times(self) -> bool:
+        """Whether each step of a request is to be told."""
+        return self.worker_times or self.model_times
 
     def start(self, claim: Claim) -> AttemptSpan:
         return AttemptSpan(self, claim)

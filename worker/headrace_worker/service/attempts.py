@@ -77,7 +77,7 @@ class Attempts:
         for run_id in facts.preempted:
             if (attempt := self._open.get(run_id)) is not None:
                 attempt.marks.preemptions += 1
-        if self.spans.tracing is not None:
+        if self.spans.times:
             for run_id in facts.request_ids:
                 if (attempt := self._open.get(run_id)) is not None:
                     attempt.marks.step(facts)

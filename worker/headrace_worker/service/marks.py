@@ -44,11 +44,9 @@ class AttemptMarks:
         return "prefill" if self.first_s is None else "decode"
 
     def step(self, facts: StepFacts) -> None:
-        """A step computed something of it."""
+        """A step computed something of it; told only where somebody wants to know the times."""
         self.execute_s += facts.executed_s - facts.planned_s
         self.forward_s += facts.forward_s
-        if self.first_s is not None:
-            self.decode_steps += 1
 
     def chunk(self, chunk: Chunk, facts: StepFacts) -> None:
         """A part of its prompt."""
@@ -59,9 +57,11 @@ class AttemptMarks:
             self.chunks.append(ChunkMark(chunk.start, chunk.count, facts.ended_s - facts.begun_s, facts.ended_s))
 
     def token(self, moment_s: float) -> None:
-        """It got a token then."""
+        """It got a token then; several of one moment are of one step."""
         if self.first_s is None:
             self.first_s = moment_s
+        elif moment_s != self.last_s:
+            self.decode_steps += 1
         self.last_s = moment_s
 
     def latencies(self) -> dict[str, float]:

@@ -13,8 +13,8 @@ from headrace_shared.telemetry.buckets import (
     tokens_up_to,
 )
 from headrace_shared.telemetry.queue_metrics import ProcessMetrics
-from headrace_shared.telemetry.series import ENGINE, MODEL, Counted, Observed, ObservedCount, Spread
-from headrace_shared.telemetry.tallies import Tally
+from headrace_shared.telemetry.series import ENGINE, MODEL, THE_ENGINE, Counted, Observed, ObservedCount, Spread
+from headrace_worker.engine.generate import StepFacts
 
 _RENEWING = ("append", "claim")
 CACHE_LABELS = (
@@ -152,15 +152,32 @@ class WorkerMetrics(ProcessMetrics):
         self.registry = CollectorRegistry()
         super().__init__(self.registry)
         self.lease_renewed_s = mono_s()
-        self.step_token_tally = Tally(self.step_tokens)
-        self.step_tally = Tally(self.step_parts)
-        self.batch_tally = Tally(self.batch)
 
     def called(self, operation: str, seconds: float, *, failed: bool) -> None:
         super().called(operation, seconds, failed=failed)
         if operation in _RENEWING and not failed:
             self.lease_renewed_s = mono_s()
 
-    def settle(self) -> None:
-        for tally in (self.step_token_tally, self.step_tally, self.batch_tally):
-            tally.settle()
+
+class StepTallies:
+    """What is counted of every step, its labels looked up once."""
+
+    def __init__(self, metrics: WorkerMetrics, model: str) -> None:
+        self._plan, self._execute, self._commit, self._handover, self._forward = (
+            metrics.step_parts.labels(model, part) for part in ("plan", "execute", "commit", "handover", "forward")
+        )
+        self._tokens = metrics.step_tokens.labels(model, THE_ENGINE)
+        self._sequences = metrics.batch.labels(model)
+        self._generated = metrics.generation_tokens.labels(model, THE_ENGINE)
+
+    def count(self, facts: StepFacts, generated: int, now_s: float) -> None:
+        """``generated``: tokens that it brought; ``now_s``: when the event loop learnt of it."""
+        self._plan.observe(facts.planned_s - facts.begun_s)
+        self._execute.observe(facts.executed_s - facts.planned_s)
+        self._commit.observe(facts.ended_s - facts.executed_s)
+        self._handover.observe(now_s - facts.ended_s)
+        if facts.forward_s:
+            self._forward.observe(facts.forward_s)
+        self._tokens.observe(facts.tokens)
+        self._sequences.observe(facts.sequences)
+        self._generated.inc(generated)

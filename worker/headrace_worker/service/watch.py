@@ -28,7 +28,7 @@ from headrace_worker.service.attempt_span import AttemptSpans
 from headrace_worker.service.attempts import Attempts
 from headrace_worker.service.bridge import EngineThread, StepReport
 from headrace_worker.service.listener import Listener
-from headrace_worker.service.metrics import CACHE_LABELS, WorkerMetrics
+from headrace_worker.service.metrics import CACHE_LABELS, StepTallies, WorkerMetrics
 from headrace_worker.service.pump import Pump
 from headrace_worker.settings import WorkerSettings
 
@@ -67,6 +67,7 @@ class WorkerWatch:
             model_times=settings.traces_model,
         )
         self.attempts = Attempts(self.metrics, spans)
+        self._steps = StepTallies(self.metrics, model)
         self._settings = settings
         self._model = model
         self._stats: SchedulerStats = setup.engine.stats()
@@ -86,23 +87,14 @@ class WorkerWatch:
             return
         now_s = mono_s()
         self.attempts.note(facts)
-        model, metrics = self._model, self.metrics
-        parts = metrics.step_tally
-        parts.labels(model, "plan").observe(facts.planned_s - facts.begun_s)
-        parts.labels(model, "execute").observe(facts.executed_s - facts.planned_s)
-        parts.labels(model, "commit").observe(facts.ended_s - facts.executed_s)
-        parts.labels(model, "handover").observe(now_s - facts.ended_s)
-        if facts.forward_s:
-            parts.labels(model, "forward").observe(facts.forward_s)
-        metrics.step_token_tally.labels(model, THE_ENGINE).observe(facts.tokens)
-        metrics.batch_tally.labels(model).observe(facts.sequences)
-        generated = sum(len(output.token_ids) for output in report.outputs)
-        metrics.generation_tokens.labels(model, THE_ENGINE).inc(generated)
+        generated = sum([len(output.token_ids) for output in report.outputs])
+        self._steps.count(facts, generated, now_s)
         second = self._second(now_s)
         second.steps += 1
         second.step_s += facts.ended_s - facts.begun_s
         second.generated += generated
-        second.prompt += sum(chunk.count for chunk in facts.chunks)
+        if facts.chunks:
+            second.prompt += sum(chunk.count for chunk in facts.chunks)
 
     @asynccontextmanager
     async def watching(self, queue: WorkerQueue, pump: Pump, engine: EngineThread) -> AsyncIterator[None]:
@@ -114,13 +106,14 @@ class WorkerWatch:
             [WorkerMetrics],
             [self],
             engine_series=settings.log_stats,
+            before=self.metrics.settle,
         )
         async with AsyncExitStack() as stack:
             if settings.metrics_port >= 0:
                 self._listener = self._listen(exposition)
                 stack.callback(self._listener.close)
                 log.info("metrics shown", extra={"url": self.metrics_url})
-            await stack.enter_async_context(in_background(self.metrics.follow_loop(self.metrics.settle)))
+            await stack.enter_async_context(in_background(self.metrics.follow_loop()))
             await stack.enter_async_context(in_background(self._follow_queue(queue)))
             if settings.log_stats:
                 await stack.enter_async_context(in_background(self._tell_statistics()))
