@@ -1,5 +1,6 @@
 """A whole answer taken apart: thoughts, calls, content and special tokens, however its text is cut."""
 
+import re
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -72,10 +73,8 @@ def test_nothing_depends_on_how_the_text_is_cut(text: str, cuts: list[int]) -> N
 
 
 @given(TEXTS, CUTS)
-def test_no_special_token_is_shown(text: str, cuts: list[int]) -> None:
+def test_special_tokens_are_taken_out_and_nothing_else_is(text: str, cuts: list[int]) -> None:
+    """What stood around one may spell another when it is gone: text that the model has written."""
     filter_ = SpecialTokenFilter(SPECIAL)
     shown = [filter_.feed(piece) for piece in cut(text, cuts)]
-    whole = "".join([*shown, filter_.finish()])
-    alone = SpecialTokenFilter(SPECIAL)
-    assert whole == alone.feed(text) + alone.finish()
-    assert whole.replace("<s>", "") == whole or "<s>" not in text
+    assert "".join([*shown, filter_.finish()]) == re.sub(r"<s>|</s>|<\|end\|>(ing)?", "", text)
