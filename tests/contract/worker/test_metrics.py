@@ -122,7 +122,7 @@ async def test_a_cancelled_request_counts_for_the_phase_it_was_in(valkey_url: st
 
 
 async def test_a_continuation_is_counted_where_it_goes_on(valkey_url: str, client: QueueClient) -> None:
-    with workers(valkey_url, 1, simulated_step_ms=5) as fleet:
+    with workers(valkey_url, 1, simulated_step_ms=20) as fleet:
         card = await card_of_fleet(client.presence, 1)
         running = asyncio.create_task(client.run(generate_job(card.queue, "r1", max_tokens=300, ignore_eos=True)))
         await until_running(client.presence, 1)
