@@ -72,8 +72,8 @@ def test_anthropics_client_talks_to_a_real_worker(fleet: Fleet) -> None:
         assert text == block.text
         for message in (whole, final):
             # It is a matter of chance whether the simulated engine comes to an end of its own before.
-            cut = message.usage.output_tokens == 40
-            assert message.stop_reason == ("max_tokens" if cut else "end_turn")
+            assert message.stop_reason in ("max_tokens", "end_turn")
+            assert message.usage.output_tokens == 40 or message.stop_reason == "end_turn"
         counted = client.messages.count_tokens(model="simulated", messages=asked["messages"])
         usage = whole.usage
         assert counted.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0)
