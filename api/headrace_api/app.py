@@ -1,5 +1,6 @@
 """create_app: the one place where an API process is wired together."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -72,6 +73,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with _services(settings, redis, limits, metrics, drain) as app.state.services:
+            gc.freeze()  # what is there by now stays: looking through it again and again would hold up streams
             yield
 
     app = Headrace(

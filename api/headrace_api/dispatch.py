@@ -47,8 +47,8 @@ class Terms:
     """How long the request goes on when the client has gone, in case that it comes back."""
 
     @property
-    def left_ms(self) -> int:
-        return round((self.arrived_s + self.timeout_s - mono_s()) * 1000)
+    def left_s(self) -> float:
+        return self.arrived_s + self.timeout_s - mono_s()
 
 
 class KeyTakenError(Exception):
@@ -103,7 +103,9 @@ class Dispatcher:
         first = job.header.request_id == ask.job_ids[0]
         kept = ask if first else msgspec.structs.replace(ask, body=b"")
         try:
-            enqueued = await self._queue.enqueue(job, idempotency=idempotency, ask=kept, timeout_ms=terms.left_ms)
+            enqueued = await self._queue.enqueue(
+                job, idempotency=idempotency, ask=kept, timeout_ms=round(terms.left_s * 1000)
+            )
             if enqueued.result is EnqueueResult.ATTACHED:
                 raise KeyTakenError
             if enqueued.result is EnqueueResult.CONFLICT:
@@ -130,7 +132,7 @@ class Dispatcher:
 
     async def _restore(self, job: GenerateJob, ask: Ask, terms: Terms, idempotency: IdempotencyKey | None) -> None:
         """Redis has lost the job. Whichever job comes first, the body must be there again."""
-        await self._queue.enqueue(job, idempotency=idempotency, ask=ask, timeout_ms=terms.left_ms)
+        await self._queue.enqueue(job, idempotency=idempotency, ask=ask, timeout_ms=round(terms.left_s * 1000))
 
     def _begin(self, job: GenerateJob, stream: ResultStream, terms: Terms) -> "Generation":
         progress = Progress(self._metrics, terms.model, terms.arrived_s)
@@ -182,11 +184,12 @@ class Generation:
         self._follows = False
         self._stream = stream
         self._progress = progress
-        self._end_s = terms.arrived_s + terms.timeout_s
         self._on_close = on_close
         self._ahead: list[Event] = []
-        self._timer: asyncio.Timeout | None = None
         self._failure: HeadraceError | None = None
+        # One timer for all of its frames: each of them would pay for one of its own.
+        late = DeadlineExceededError("The request was not finished within the time that it was given.")
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, terms.left_s), self.fail, late)
         self._closed = False
 
     @property
@@ -227,9 +230,9 @@ class Generation:
 
     def fail(self, error: HeadraceError) -> None:
         """End it from this side: whoever waits for events gets ``error``."""
-        self._failure = self._failure or error
-        if self._timer is not None:
-            self._timer.reschedule(asyncio.get_running_loop().time())
+        if not self.over:
+            self._failure = self._failure or error
+            self._stream.close()
 
     def keep(self) -> None:
         """Let it run when it is closed: its client will ask another node for the rest."""
@@ -253,7 +256,8 @@ class Generation:
         if self._closed:
             return
         self._closed = True
-        await self._stream.close()
+        self._timer.cancel()
+        self._stream.close()
         self._progress.close()
         self._on_close(self)
 
@@ -261,7 +265,7 @@ class Generation:
         if self.over and self._failure is None:
             return []
         frames = await self._frames()
-        events = [event for frame in frames for event in frame]
+        events = frames[0] if len(frames) == 1 else [event for frame in frames for event in frame]
         last = events[-1] if events else None
         self.over = last is None or isinstance(last, Finished | Failed)
         if isinstance(last, Failed):
@@ -276,19 +280,10 @@ class Generation:
         return events
 
     async def _frames(self) -> list[list[Event]]:
-        left_s = self._end_s - mono_s()
-        if self._failure is None:
-            try:
-                async with asyncio.timeout(left_s) as self._timer:
-                    return await self._stream.next_frames()
-            except TimeoutError:
-                if self._timer is None or not self._timer.expired():
-                    raise
-            finally:
-                self._timer = None
-        raise self._failed_with(
-            self._failure or DeadlineExceededError("The request was not finished within the time that it was given.")
-        )
+        frames = await self._stream.next_frames() if self._failure is None else []
+        if self._failure is not None:
+            raise self._failed_with(self._failure)
+        return frames
 
     def _failed_with(self, error: HeadraceError) -> HeadraceError:
         self._progress.outcome = error.code.value

@@ -1,9 +1,47 @@
 """What an API process counts, declared once; ``GET /metrics`` prints it."""
 
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 _SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _LONG_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Gaps:
+    """Counts of how long something took, by bucket; one for each model."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_SHORT_S) + 1)
+        self.sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(_SHORT_S, seconds)] += 1
+        self.sum_s += seconds
+
+
+class GapHistogram(Collector):
+    """A Histogram of one label for what happens with every token: a tenth of the cost, as it needs no locks."""
+
+    def __init__(self, name: str, documentation: str, label: str, registry: CollectorRegistry) -> None:
+        self._name, self._documentation, self._label = name, documentation, label
+        self._gaps: dict[str, Gaps] = {}
+        registry.register(self)
+
+    def labels(self, value: str) -> Gaps:
+        return self._gaps.setdefault(value, Gaps())
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])
+        bounds = [*map(floatToGoString, _SHORT_S), "+Inf"]
+        for value, gaps in self._gaps.items():
+            family.add_metric([value], list(zip(bounds, accumulate(gaps.counts), strict=True)), gaps.sum_s)
+        yield family
 
 
 class Metrics:
@@ -42,12 +80,8 @@ class Metrics:
             buckets=_LONG_S,
             registry=registry,
         )
-        self.inter_token = Histogram(
-            "headrace_api_inter_token_latency_seconds",
-            "Between two deltas of one choice.",
-            ("model",),
-            buckets=_SHORT_S,
-            registry=registry,
+        self.inter_token = GapHistogram(
+            "headrace_api_inter_token_latency_seconds", "Between two deltas of one choice.", "model", registry
         )
         self.end_to_end = Histogram(
             "headrace_api_generation_duration_seconds",

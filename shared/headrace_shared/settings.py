@@ -1,7 +1,7 @@
 """Settings that more than one kind of process reads."""
 
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -36,6 +36,9 @@ class RedisSettings(BaseSettings):
             raise ValueError("must name the service: redis+sentinel://host:26379/name")
         if parts.scheme.endswith("+cluster") and parts.path not in ("", "/", "/0"):
             raise ValueError("must not name a database: a cluster has only one")
+        encryption = [name for name in parse_qs(parts.query, keep_blank_values=True) if name.startswith("ssl_")]
+        if encryption and not parts.scheme.startswith("rediss"):
+            raise ValueError(f"{encryption[0]} is for TLS: the address must begin with rediss")
         return value
 
 

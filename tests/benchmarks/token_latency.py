@@ -8,8 +8,6 @@ gates nothing.
 """
 
 import argparse
-import asyncio
-import json
 import os
 import statistics
 import subprocess
@@ -19,9 +17,12 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import uvloop
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from fleet import fleet_on, wait_until
+from fleet import fleet_on
+from timed_stream import TimedStream
 
 from headrace_cli.embedded_redis import EmbeddedRedis
 from headrace_worker.__main__ import main as run_worker
@@ -33,18 +34,20 @@ Times = dict[str, list[float]]
 
 
 def work(notes: Path) -> None:
-    """A worker that writes down when the engine has made which token."""
+    """A worker that keeps in mind when the engine has made which token, and writes it down at its end."""
     step = GenerateEngine.step
-    with notes.open("w", buffering=1) as file:
+    kept: list[tuple[float, list[SequenceOutput]]] = []
 
-        def noted(engine: GenerateEngine) -> list[SequenceOutput]:
-            outputs = step(engine)
-            now_s = time.monotonic()
-            file.write("".join(f"{o.request_id.split('/')[0]} {len(o.token_ids)} {now_s}\n" for o in outputs))
-            return outputs
+    def noted(engine: GenerateEngine) -> list[SequenceOutput]:
+        outputs = step(engine)
+        kept.append((time.monotonic(), outputs))
+        return outputs
 
-        GenerateEngine.step = noted  # type: ignore[method-assign]
-        run_worker()
+    GenerateEngine.step = noted  # type: ignore[method-assign]
+    run_worker()
+    with notes.open("w") as file:
+        for now_s, outputs in kept:
+            file.writelines(f"{o.request_id.split('/')[0]} {len(o.token_ids)} {now_s}\n" for o in outputs)
 
 
 def made(notes: Path) -> Times:
@@ -53,27 +56,6 @@ def made(notes: Path) -> Times:
         request_id, tokens, now_s = line.split()
         times[request_id] += [float(now_s)] * int(tokens)
     return times
-
-
-async def stream(port: int, seed: int, tokens: int) -> tuple[str, list[float]]:
-    """The request's id, and when each token came."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    options = {"max_tokens": tokens, "seed": seed, "stream": True, "ignore_eos": True, "return_token_ids": True}
-    body = json.dumps({"model": "simulated", "prompt": [300, 301, 302], **options}).encode()
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    )
-    writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
-    came: list[float] = []
-    request_id = ""
-    while line := await reader.readline():
-        if line.lower().startswith(b"x-headrace-request-id:"):
-            request_id = line.split(b":")[1].strip().decode()
-        elif line.startswith(b"data: {"):
-            now_s = time.monotonic()
-            came += [now_s] * sum(len(c.get("token_ids") or []) for c in json.loads(line[6:])["choices"])
-    writer.close()
-    return request_id, came
 
 
 def measure(step_ms: float, tokens: int, concurrency: list[int]) -> None:
@@ -87,17 +69,18 @@ def measure(step_ms: float, tokens: int, concurrency: list[int]) -> None:
             with fleet_on(server.url) as fleet:
                 api = fleet.api()
                 api.wait_until_ready()
-                for streams in concurrency:
-                    show(step_ms, streams, *asyncio.run(once(api.port, streams, tokens, notes)))
+                came = [uvloop.run(once(api.port, streams, tokens)) for streams in concurrency]
         finally:
             worker.terminate()
             worker.wait()
+        for streams, times in zip(concurrency, came, strict=True):
+            show(step_ms, streams, made(notes), times)
 
 
-async def once(port: int, streams: int, tokens: int, notes: Path) -> tuple[Times, Times]:
-    came = dict(await asyncio.gather(*(stream(port, seed, tokens) for seed in range(streams))))
-    wait_until(lambda: all(len(made(notes)[request_id]) >= tokens for request_id in came), "all tokens are noted")
-    return made(notes), came
+async def once(port: int, streams: int, tokens: int) -> Times:
+    asked = [await TimedStream.open(port, seed, tokens) for seed in range(streams)]
+    answers = [await stream.answer() for stream in asked]
+    return {answer.request_id: answer.came_s for answer in answers}
 
 
 def show(step_ms: float, streams: int, made_s: Times, came_s: Times) -> None:

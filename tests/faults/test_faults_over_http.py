@@ -1,6 +1,7 @@
 """Processes that die while clients stream over HTTP."""
 
 import asyncio
+import re
 
 import httpx
 import openai
@@ -38,6 +39,11 @@ def test_a_killed_worker_changes_no_stream(valkey_url: str) -> None:
             return await running
 
         assert asyncio.run(disturbed()) == undisturbed
+        counted = re.search(
+            r'headrace_continuations_total\{model="simulated"\} (\S+)', httpx.get(f"{api.url}/metrics").text
+        )
+        assert counted is not None
+        assert 0 < float(counted[1]) <= 30
 
 
 def test_a_restarted_redis_changes_no_stream(own_valkey: EmbeddedRedis) -> None:

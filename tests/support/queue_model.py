@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+ACQUITTING = 8
+"""Frames of one attempt after which a request is taken for harmless."""
+
 
 @dataclass
 class ModelRequest:
@@ -15,6 +18,8 @@ class ModelRequest:
     epoch: int = 0
     seq: int = 0
     lost: int = 0
+    started: int = 0
+    """``seq`` when its owner took it."""
     owner: str | None = None
     cancelled: bool = False
     expired: bool = False
@@ -37,19 +42,26 @@ class QueueModel:
     def is_suspect(self, request: ModelRequest) -> bool:
         return request.lost >= max(self.max_lost - 2, 1)
 
-    def open_to(self, worker: str) -> dict[str, ModelRequest]:
-        """What waits, without the suspects when the worker holds one already."""
-        holds = any(self.is_suspect(self.requests[rid]) for rid in self.running(worker))
-        return {rid: r for rid, r in self.waiting().items() if not (holds and self.is_suspect(r))}
+    def open_to(self, worker: str) -> int:
+        """How many of those that wait a worker may take: a suspect only apart from all that are not acquitted."""
+        unproven = [r for rid in self.running(worker) if (r := self.requests[rid]).seq - r.started < ACQUITTING]
+        if any(self.is_suspect(request) for request in unproven):
+            return 0
+        ready = [request for request in self.waiting().values() if not request.expired]
+        suspects = [self.rank(request) for request in ready if self.is_suspect(request)]
+        if not suspects:
+            return len(ready)
+        before = sum(self.rank(request) < min(suspects) for request in ready)
+        return before or int(not unproven)
 
     def rank(self, request: ModelRequest) -> tuple[int, int]:
         """Lowest priority; in it what is to be continued, then suspects, then the rest."""
         return request.priority, 2 if request.state == "Q" else int(self.is_suspect(request))
 
-    def may_be_next(self, rid: str, worker: str) -> bool:
-        """Nothing of lower rank is open to the worker; first come first served within a tenant."""
+    def may_be_next(self, rid: str) -> bool:
+        """Nothing of lower rank waits; first come first served within a tenant."""
         mine = self.requests[rid]
-        others = self.open_to(worker)
+        others = self.waiting()
         if others.pop(rid, None) is None:
             return False
         for other in others.values():
@@ -63,7 +75,7 @@ class QueueModel:
     def claim(self, rid: str, worker: str, epoch: int) -> None:
         request = self.requests[rid]
         request.state, request.owner = "R", worker
-        request.epoch = epoch
+        request.epoch, request.started = epoch, request.seq
 
     def append(self, rid: str, worker: str, epoch: int, seq: int, *, final: bool) -> int:
         """The status that the script must answer."""

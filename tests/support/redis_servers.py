@@ -193,16 +193,33 @@ class SentinelGroup:
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.sentinels)
         return f"redis+sentinel://{hosts}/{self.service}/0"
 
-    def promote(self) -> None:
-        """An orderly failover; returns when it is done."""
-        until(lambda: self.sentinels[0].run("SENTINEL", "FAILOVER", self.service), "the sentinel takes the replica")
-        self.wait_for(self.replica)
+    def announce(self, primary_port: int, replica_port: int) -> None:
+        """Have the sentinels know both servers by these ports, which lead to them."""
+        self.replica.run("CONFIG", "SET", "replica-announce-port", replica_port)
+        self.primary.run("CLIENT", "KILL", "TYPE", "replica")  # it says its port when it comes back
+        for sentinel in self.sentinels:
+            sentinel.run("SENTINEL", "REMOVE", self.service)
+            sentinel.run("SENTINEL", "MONITOR", self.service, "127.0.0.1", primary_port, len(self.sentinels) // 2 + 1)
+            sentinel.run("SENTINEL", "SET", self.service, "failover-timeout", 3000)
+            until(
+                lambda s=sentinel: self._knows_replica(s, replica_port),
+                "the sentinel knows the replica by its new port",
+            )
 
-    def wait_for(self, server: RedisServer) -> None:
+    def promote(self, port: int | None = None) -> None:
+        """An orderly failover; returns when it is done. ``port``: by which the replica was announced."""
+        until(lambda: self.sentinels[0].run("SENTINEL", "FAILOVER", self.service), "the sentinel takes the replica")
+        self.wait_for(self.replica, port)
+
+    def wait_for(self, server: RedisServer, port: int | None = None) -> None:
         """Until every sentinel says that this is the primary, and it says so too."""
         for sentinel in self.sentinels:
-            until(lambda s=sentinel: self._primary_port(s) == server.port, "the sentinels agree")
+            until(lambda s=sentinel: self._primary_port(s) == (port or server.port), "the sentinels agree")
         until(lambda: server.info("role") == "master", "the new primary knows it")
+
+    def _knows_replica(self, sentinel: RedisServer, port: int) -> bool:
+        found = sentinel.run("SENTINEL REPLICAS", self.service)
+        return any(str(port) in replica for replica in found)
 
     def _primary_port(self, sentinel: RedisServer) -> int:
         with redis.Redis(port=sentinel.port, decode_responses=True) as client:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from headrace_shared.model_card import ModelCard
 from headrace_shared.queue.presence import Presence
@@ -15,16 +17,19 @@ LEASE_MS = 600
 
 
 class WorkerProcess:
-    """``python -m headrace_worker`` on a Redis URL."""
+    """``python -m headrace_worker`` on a Redis URL; ``program``: another module that runs one."""
 
-    def __init__(self, url: str, **settings: object) -> None:
+    def __init__(self, url: str, program: str = "headrace_worker", **settings: object) -> None:
         asked = {"model": "simulated", "engine": "simulated", "lease_ms": LEASE_MS, "simulated_step_ms": 2, **settings}
         environment = {
             **os.environ,
             "HEADRACE_REDIS_URL": url,
             **{f"HEADRACE_WORKER_{name.upper()}": str(value) for name, value in asked.items()},
         }
-        self.process = subprocess.Popen([sys.executable, "-P", "-m", "headrace_worker"], env=environment)
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(Path(__file__).parent), *filter(None, [environment.get("PYTHONPATH")])]
+        )
+        self.process = subprocess.Popen([sys.executable, "-P", "-m", program], env=environment)
 
     def kill(self) -> None:
         """As a lost machine would: no last word."""
@@ -38,7 +43,7 @@ class WorkerProcess:
 
 
 @contextmanager
-def workers(url: str, count: int, **settings: object) -> Iterator[list[WorkerProcess]]:
+def workers(url: str, count: int, **settings: Any) -> Iterator[list[WorkerProcess]]:
     """``count`` workers, killed at the end of the block if they still run."""
     started = [WorkerProcess(url, **settings) for _ in range(count)]
     try:

@@ -4,7 +4,7 @@
 local rid = ARGV[1]
 local key = request_key(rid)
 local now = now_ms()
-local h = redis.call('HMGET', key, 'state', 'seq', 'worker', 'cost', 'priority', 'tenant')
+local h = redis.call('HMGET', key, 'state', 'seq', 'worker', 'cost', 'priority', 'tenant', 'lane', 'entry')
 if not h[1] or h[1] == 'D' then return 0 end
 if ARGV[4] == '1' and redis.call('PUBSUB', 'SHARDNUMSUB', BASE .. 'tok:' .. rid)[2] > 0 then return 3 end
 
@@ -21,6 +21,7 @@ if h[1] == 'R' then
   count_running(-1)
 else
   stop_waiting(rid, h[5], h[6], h[4])
+  leave_lane(h[5], h[7], h[8])
 end
 log_frame(rid, h[2] + 1, ARGV[3])
 finish(rid, now, false)

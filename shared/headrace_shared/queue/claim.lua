@@ -13,15 +13,15 @@ local pace = redis.call('HMGET', BASE .. 'pace', 'aging', 'turn', 'hold')
 local aging, turn, hold = tonumber(pace[1] or '0'), tonumber(pace[2] or '0'), tonumber(pace[3] or '0')
 local replay = BASE .. 'nonce:' .. worker
 local last = redis.call('HMGET', replay, 'nonce', 'claimed', 'suspect')
-local suspect = last[3] and redis.call('ZSCORE', BASE .. 'own:' .. worker, last[3]) and last[3]
+local suspect = last[3] -- the one that this worker took last
+local APART_MS = 100 -- how soon to ask again when a suspect is kept apart
 
 local level -- the one being served
-local passed = 0 -- how many better ones have only suspects left, for other workers
 local tenants, gone, gone_due = {}, {}, {} -- of what was taken since the last flush
 
 local function open_lane(name, served)
   -- Two entries at first: whether there is another one after the first is then known without asking again.
-  return {name = name, served = tonumber(served), entries = {}, at = 1, batch = 2, taken = 0}
+  return {name = name, served = tonumber(served), entries = {}, at = 1, from = '-', batch = 2, gone = {}}
 end
 
 -- One lane more than can be picked: the last one is the horizon, behind which there may be others.
@@ -38,20 +38,14 @@ local function comes_after(one, other)
   return one.name > other.name
 end
 
--- The first entry of a lane that was never handed out, or nil.
+-- The first entry of a lane that was not handed out, or nil.
 local function head(lane)
   if lane.at > #lane.entries and not lane.drained then
-    local key = lane_key(level.priority, lane.name)
-    if not lane.from then
-      local groups = redis.pcall('XINFO', 'GROUPS', key)
-      if groups.err and not groups.err:find('no such key', 1, true) then error(groups.err) end -- else deleted by hand
-      for i = 1, #(groups[1] or ''), 2 do
-        if groups[1][i] == 'last-delivered-id' then lane.from = groups[1][i + 1] end
-      end
-    end
-    lane.entries = lane.from and redis.call('XRANGE', key, '(' .. lane.from, '+', 'COUNT', lane.batch) or {}
+    lane.entries = redis.call('XRANGE', lane_key(level.priority, lane.name), lane.from, '+', 'COUNT', lane.batch)
     lane.at, lane.drained = 1, #lane.entries < lane.batch
-    if not lane.drained then lane.from, lane.batch = lane.entries[#lane.entries][1], math.min(lane.batch * 4, 128) end
+    if not lane.drained then
+      lane.from, lane.batch = '(' .. lane.entries[#lane.entries][1], math.min(lane.batch * 4, 128)
+    end
   end
   return lane.entries[lane.at]
 end
@@ -59,11 +53,7 @@ end
 local function flush_lanes()
   local scores = {}
   for _, lane in ipairs(level.used) do
-    if lane.taken > 0 then
-      -- One consumer for all workers: the own sets say who holds what, and dead ones would pile up in busy lanes.
-      redis.call('XREADGROUP', 'GROUP', 'workers', 'any', 'COUNT', lane.taken, 'STREAMS',
-        lane_key(level.priority, lane.name), '>')
-    end
+    if #lane.gone > 0 then redis.call('XDEL', lane_key(level.priority, lane.name), unpack(lane.gone)) end
     if lane.charged then
       scores[#scores + 1] = lane.served
       scores[#scores + 1] = lane.name
@@ -71,7 +61,10 @@ local function flush_lanes()
   end
   if #scores > 0 then redis.call('ZADD', BASE .. 'lanes:' .. level.priority, 'XX', unpack(scores)) end
   for _, lane in ipairs(level.used) do
-    if not head(lane) then rest_lane(level.priority, lane.name) end
+    if not head(lane) then
+      redis.call('DEL', lane_key(level.priority, lane.name))
+      rest_lane(level.priority, lane.name)
+    end
   end
 end
 
@@ -90,29 +83,36 @@ local function flush()
   level, tenants, gone, gone_due = nil, {}, {}, {}
 end
 
--- The first lane in order that this worker may take from, or nil. A worker holds one suspect at a time: should that be
--- the one that kills its workers, no other suspect is convicted with it.
+-- The first lane in order, or nil.
 local function best_lane()
   while true do
     if not level then
-      local priority = redis.call('ZRANGE', BASE .. 'prios', passed, passed)[1]
+      local priority = redis.call('ZRANGE', BASE .. 'prios', 0, 0)[1]
       if not priority then return nil end
       level = open_level(priority)
     end
-    local lane
-    for _, candidate in ipairs(level.lanes) do
-      if not (suspect and candidate.name == SUSPECTS) then
-        lane = candidate
-        break
-      end
-    end
+    local lane = level.lanes[1]
     if lane and not (level.horizon and comes_after(lane, level.horizon)) then return lane end
     local done, priority = level, level.priority
     flush()
-    if not done.horizon then
-      if #done.lanes > 0 then passed = passed + 1 else redis.call('ZREM', BASE .. 'prios', priority) end
-    end
+    if not done.horizon then redis.call('ZREM', BASE .. 'prios', priority) end
   end
+end
+
+-- A suspect is kept apart: until it is acquitted, its worker has no other that is not. Who dies then has done it.
+local function holds_suspect()
+  if not suspect or not redis.call('ZSCORE', BASE .. 'own:' .. worker, suspect) then return false end
+  local h = redis.call('HMGET', request_key(suspect), 'seq', 'from')
+  return h[1] and not is_acquitted(h[1], h[2])
+end
+
+local function may_take_suspect()
+  if #claimed > 0 then return false end
+  for _, rid in ipairs(redis.call('ZRANGE', BASE .. 'own:' .. worker, 0, -1)) do
+    local h = redis.call('HMGET', request_key(rid), 'seq', 'from')
+    if h[1] and not is_acquitted(h[1], h[2]) then return false end
+  end
+  return true
 end
 
 -- With a bound on waiting, every eighth pick is for whoever waits longest, once that is longer than the bound.
@@ -127,7 +127,6 @@ local function aged_lane()
     redis.call('ZREM', BASE .. 'age', oldest[1]) -- its hash was lost
     return nil
   end
-  if suspect and h[2] == SUSPECTS then return nil end
   local lane = open_lane(h[2], served)
   level = {priority = h[1], lanes = {lane}, horizon = lane, used = {}, taken = 0, aged = true}
   return lane
@@ -174,13 +173,14 @@ local function take(lane, rid, cost, h)
   local epoch, attempt = math.max(h[7] + 1, now), (h[9] or 0) + 1
   redis.call('HSET', request_key(rid), 'epoch', epoch, 'state', 'R', 'worker', worker, 'claimed', now,
     'from', h[3], 'attempts', attempt)
-  lane.taken, level.taken, taken_tokens, room = lane.taken + 1, level.taken + 1, taken_tokens + cost, room - cost
+  lane.gone[#lane.gone + 1] = h[1]
+  level.taken, taken_tokens, room = level.taken + 1, taken_tokens + cost, room - cost
   local share = tenants[h[5]] or {requests = 0, tokens = 0}
   tenants[h[5]] = share
   share.requests, share.tokens = share.requests + 1, share.tokens + cost
   gone[#gone + 1] = rid
   if h[2] then gone_due[#gone_due + 1] = rid end
-  if lane.name == SUSPECTS then suspect = rid end
+  if lane.name == SUSPECTS then suspect, full, again = rid, true, APART_MS end
   if h[8] and hold > 0 then remember_owner(h[8]) end
   turn = turn + 1
   claimed[#claimed + 1] = {rid, epoch}
@@ -213,10 +213,14 @@ local function step()
   elseif h[2] and tonumber(h[2]) <= now then
     lane.at = lane.at + 1
     stop_waiting(rid, level.priority, h[5], cost)
+    leave_lane(level.priority, lane.name, entry[1])
     log_frame(rid, h[3] + 1, ARGV[6])
     finish(rid, now, false)
   elseif cost > room then -- wait for it rather than starve it with smaller ones
     full = true
+    return false
+  elseif lane.name == SUSPECTS and not may_take_suspect() then
+    full, again = true, APART_MS
     return false
   elseif h[8] and waited < hold and better_owner(h[8]) then
     again = hold - waited
@@ -232,8 +236,9 @@ end
 
 local function claim_anew()
   -- Bounded, so that a queue full of expired requests cannot hold up everybody else.
+  if holds_suspect() then full, again = true, APART_MS end
   for _ = 1, want + 256 do
-    if #claimed >= want or not step() then break end
+    if full or #claimed >= want or not step() then break end
   end
   flush()
   if #claimed > 0 then

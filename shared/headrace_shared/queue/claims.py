@@ -4,10 +4,10 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
@@ -24,8 +24,9 @@ from headrace_shared.queue.token_log import TokenLog
 
 log = logging.getLogger(__name__)
 
-_FRAMES_PER_CALL = 128
-"""A script blocks all of Redis while it runs; this many frames take about a millisecond."""
+_FIRST_FRAMES, _MOST_FRAMES = 4, 128
+"""Per call. Small ones first, so that readers have something to do while the rest is under way; none too large, as a
+script blocks all of Redis: this many frames take about a millisecond."""
 _REAP_PER_CALL = 64
 _DEADLINE = encode_frame([Failed(ErrorCode.DEADLINE_EXCEEDED, "the request's deadline passed before it was finished")])
 _CANCELLED = encode_frame([Failed(ErrorCode.CANCELLED, "the request was cancelled")])
@@ -48,15 +49,14 @@ class Claim:
     job: Job
     log: list[Event]
     """Everything that earlier owners said, in order; empty the first time."""
+    run_id: str = field(init=False)
+    """Names the request and this claim of it."""
 
-    @property
-    def run_id(self) -> str:
-        """Names the request and this claim of it."""
-        return f"{self.request_id}/{self.epoch}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run_id", f"{self.request_id}/{self.epoch}")
 
 
-@dataclass(frozen=True, slots=True)
-class FrameOut:
+class FrameOut(NamedTuple):
     """One frame to append; ``final`` means that its last event is terminal and the request is done with it."""
 
     request_id: str
@@ -82,8 +82,7 @@ class AppendStatus(IntEnum):
     """As CANCELLED; the deadline has passed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     status: AppendStatus
     seq: int
     """Number of the last frame in the log."""
@@ -140,16 +139,25 @@ class WorkerQueue:
     async def append(self, frames: Sequence[FrameOut]) -> list[Appended]:
         """Log and publish frames, as a rule those of one engine step; one answer per frame. Renews the lease.
 
-        A final frame also acknowledges and ends its request, in the same instant.
+        A final frame also ends its request, in the same instant.
         """
+        parts = list(_parts(frames))
+        if len({frame.request_id for frame in frames}) < len(frames):
+            return [answer for part in parts for answer in await self._append(part)]  # their order counts
+        answered = await asyncio.gather(*map(self._append, parts), return_exceptions=True)
         answers: list[Appended] = []
-        for start in range(0, len(frames), _FRAMES_PER_CALL):
-            args: list[bytes | str | int] = []
-            for frame in frames[start : start + _FRAMES_PER_CALL]:
-                args += (frame.request_id, frame.epoch, frame.seq, _mark(frame), encode_frame(frame.events))
-            flat = await self._run(Script.APPEND, self._worker_id, self._lease_ms, *args)
-            answers += [Appended(AppendStatus(flat[i]), flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+        for outcome in answered:
+            if isinstance(outcome, BaseException):
+                raise outcome  # what the others have done is known when it is sent again
+            answers += outcome
         return answers
+
+    async def _append(self, frames: Sequence[FrameOut]) -> list[Appended]:
+        args: list[bytes | str | int] = []
+        for frame in frames:
+            args += (frame.request_id, frame.epoch, frame.seq, _mark(frame), encode_frame(frame.events))
+        flat = await self._run(Script.APPEND, self._worker_id, self._lease_ms, *args)
+        return [Appended(AppendStatus(flat[i]), flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
 
     async def renew(self) -> dict[str, AppendStatus]:
         """Keep the lease while there is nothing to say.
@@ -245,10 +253,21 @@ class WorkerQueue:
         return Claim(request_id, epoch, seq, attempt, priority, enqueued_ms, claimed_ms, job, events)
 
 
+def _parts(frames: Sequence[FrameOut]) -> Iterator[Sequence[FrameOut]]:
+    start, size = 0, _FIRST_FRAMES
+    while len(frames) - start > min(2 * size, _MOST_FRAMES):
+        yield frames[start : start + size]
+        start, size = start + size, min(2 * size, _MOST_FRAMES)
+    yield frames[start:]
+
+
 def _mark(frame: FrameOut) -> str:
     """What append.lua must know of a frame without reading it."""
     if not frame.final:
-        return "t" if any(isinstance(event, Delta) for event in frame.events) else "s"
+        for event in frame.events:
+            if isinstance(event, Delta):
+                return "t"
+        return "s"
     last = frame.events[-1] if frame.events else None
     used = frame.used_tokens
     if not isinstance(last, Finished):

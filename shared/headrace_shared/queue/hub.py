@@ -35,7 +35,7 @@ class StreamHub:
     async def close(self) -> None:
         """End every stream and the connection."""
         for stream in [stream for streams in self._streams.values() for stream in streams]:
-            await stream.close()
+            stream.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -52,7 +52,7 @@ class StreamHub:
         try:
             await self._subscriber.subscribe(channel)
         except BaseException:
-            await stream.close()
+            stream.close()
             raise
         stream.listening = True
         return stream

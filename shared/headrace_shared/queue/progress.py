@@ -11,26 +11,28 @@ from headrace_shared.protocol.event import Delta, Event, PromptScored, Started
 
 
 @dataclass(slots=True)
-class _Point:
-    """A place in the output of one choice."""
+class _Choice:
+    """How much of one choice was handed out, and how much was told since its last beginning."""
 
-    tokens: int = 0
-    chars: int = 0
+    had_tokens: int = 0
+    had_chars: int = 0
+    told_tokens: int = 0
+    told_chars: int = 0
+    ended: bool = False
 
 
 class Progress:
     """Everything that is handed out goes through ``take``."""
 
     def __init__(self) -> None:
-        self._had: dict[int, _Point] = {}
-        self._told: dict[int, _Point] = {}
-        self._ended: set[int] = set()
+        self._choices: dict[int, _Choice] = {}
         self._starts: set[tuple[str, int]] = set()
         self._scored = False
 
     def tell_again(self) -> None:
         """From here on the answer is told from its beginning."""
-        self._told = {}
+        for choice in self._choices.values():
+            choice.told_tokens = choice.told_chars = 0
 
     def take(self, events: Sequence[Event]) -> list[Event]:
         """What is new of these events; a Delta that was had in part is split."""
@@ -50,16 +52,18 @@ class Progress:
         return event
 
     def _rest_of(self, delta: Delta) -> Delta | None:
-        told = self._told.setdefault(delta.choice, _Point())
-        had = self._had.setdefault(delta.choice, _Point())
-        old_tokens, old_chars = had.tokens - told.tokens, had.chars - told.chars
-        told.tokens += len(delta.token_ids)
-        told.chars += len(delta.text)
-        if delta.choice in self._ended:
+        choice = self._choices.get(delta.choice)
+        if choice is None:
+            choice = self._choices[delta.choice] = _Choice()
+        old_tokens = choice.had_tokens - choice.told_tokens
+        old_chars = choice.had_chars - choice.told_chars
+        choice.told_tokens += len(delta.token_ids)
+        choice.told_chars += len(delta.text)
+        if choice.ended:
             return None
-        if delta.finish_reason is not None:
-            self._ended.add(delta.choice)
-        had.tokens, had.chars = max(had.tokens, told.tokens), max(had.chars, told.chars)
+        choice.ended = delta.finish_reason is not None
+        choice.had_tokens = max(choice.had_tokens, choice.told_tokens)
+        choice.had_chars = max(choice.had_chars, choice.told_chars)
         if old_tokens <= 0 and old_chars <= 0:
             return delta
         rest = Delta(

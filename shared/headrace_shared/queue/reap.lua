@@ -5,7 +5,6 @@ local caller, victim, limit = ARGV[1], ARGV[3], tonumber(ARGV[4])
 local voluntary = victim ~= ''
 local now = now_ms()
 local put_back = 0
-local ACQUITTING = 8 -- frames of one attempt: what kills its worker does so at once, or at the same token again
 local MOST_LOST = 64
 
 local function end_with(rid, seq, frame)
@@ -27,17 +26,16 @@ local function bury(rid, h)
   end_with(rid, h[2], ARGV[5])
 end
 
--- Two more losses convict a suspect, and it is never held beside another one: the innocent are not convicted with it.
+-- Two more losses convict a suspect, and claim keeps it apart: the innocent are not convicted with it.
 local function put_back_request(rid, lost, max)
   local key = request_key(rid)
   local lane = lost >= math.max(max - 2, 1) and SUSPECTS or CONTINUATION
-  local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'tenant', 'cost', 'enqueued', 'deadline')
-  leave_lane(h[1], h[2], h[3])
-  local entry = enter_lane(rid, h[1], lane, h[5], h[6])
-  count_waiting(1, h[5])
-  count_share(1, h[4], h[5])
+  local h = redis.call('HMGET', key, 'priority', 'tenant', 'cost', 'enqueued', 'deadline')
+  local entry = enter_lane(rid, h[1], lane, h[3], h[4])
+  count_waiting(1, h[3])
+  count_share(1, h[2], h[3])
   redis.call('HSET', key, 'state', 'O', 'lane', lane, 'entry', entry)
-  if h[7] then redis.call('ZADD', BASE .. 'due', h[7], rid) end
+  if h[5] then redis.call('ZADD', BASE .. 'due', h[5], rid) end
   put_back = put_back + 1
 end
 
@@ -48,7 +46,7 @@ local function take_from_victim(rid)
   if not voluntary then
     h[4] = redis.call('HINCRBY', key, 'lost', 1)
     -- What runs well for so long has not killed its worker, or lives long enough to be finished by a few of them.
-    if h[2] - (h[7] or h[2]) >= ACQUITTING and tonumber(h[5]) < MOST_LOST then
+    if is_acquitted(h[2], h[7]) and tonumber(h[5]) < MOST_LOST then
       h[5] = redis.call('HINCRBY', key, 'max', 1)
     end
   end
@@ -62,9 +60,10 @@ end
 local function expire_queued()
   local due = redis.call('ZRANGEBYSCORE', BASE .. 'due', '-inf', now, 'LIMIT', 0, limit)
   for _, rid in ipairs(due) do
-    local h = redis.call('HMGET', request_key(rid), 'state', 'seq', 'cost', 'priority', 'tenant')
+    local h = redis.call('HMGET', request_key(rid), 'state', 'seq', 'cost', 'priority', 'tenant', 'lane', 'entry')
     if h[1] == 'Q' or h[1] == 'O' then
       stop_waiting(rid, h[4], h[5], h[3])
+      leave_lane(h[4], h[6], h[7])
       end_with(rid, h[2], ARGV[7])
     else
       redis.call('ZREM', BASE .. 'due', rid)

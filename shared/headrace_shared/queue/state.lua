@@ -9,6 +9,8 @@ local BASE = KEYS[1]
 -- Lanes of what is to be continued, first in their level: all tenants' lanes begin with '=', and '~' sorts before '~!'.
 local CONTINUATION = '~'
 local SUSPECTS = '~!'
+-- Frames of one attempt: what kills its worker does so at once, or at the same token again.
+local ACQUITTING = 8
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -18,6 +20,9 @@ end
 local function request_key(rid) return BASE .. 'req:' .. rid end
 
 local function lane_key(priority, lane) return BASE .. 'q:' .. priority .. ':' .. lane end
+
+-- Whether it has run well for a while in its present or last attempt, so that it is no danger to those beside it.
+local function is_acquitted(seq, from) return seq - (from or seq) >= ACQUITTING end
 
 local function is_returned(lane) return lane == CONTINUATION or lane == SUSPECTS end
 
@@ -37,6 +42,7 @@ local function count_share(requests, tenant, tokens)
   end
 end
 
+-- To be followed by leave_lane, which forgets the level when it was the last one there.
 local function stop_waiting(rid, priority, tenant, cost)
   count_waiting(-1, -cost)
   count_share(-1, tenant, -cost)
@@ -81,21 +87,15 @@ end
 -- Returns the id of the new lane entry, and which one it is on its level since that was last empty. The caller counts it.
 local function enter_lane(rid, priority, lane, cost, enqueued)
   local key = lane_key(priority, lane)
-  if not redis.call('ZSCORE', BASE .. 'lanes:' .. priority, lane) then -- so the lane may not exist either
-    if redis.call('EXISTS', key) == 0 then
-      redis.call('XGROUP', 'CREATE', key, 'workers', '0', 'MKSTREAM')
-    end
-    join_order(priority, lane)
-  end
+  if not redis.call('ZSCORE', BASE .. 'lanes:' .. priority, lane) then join_order(priority, lane) end
   redis.call('ZADD', BASE .. 'age', enqueued, rid)
   local ticket = redis.call('HINCRBY', BASE .. 'level:' .. priority, 'in', 1)
   return redis.call('XADD', key, '*', 'r', rid, 'c', cost), ticket
 end
 
--- Acknowledge and delete one entry, delivered or not; an empty lane disappears.
+-- Delete the entry of a request that waits; an empty lane disappears.
 local function leave_lane(priority, lane, entry)
   local key = lane_key(priority, lane)
-  redis.call('XACK', key, 'workers', entry)
   redis.call('XDEL', key, entry)
   if redis.call('XLEN', key) == 0 then
     redis.call('DEL', key)
@@ -116,20 +116,19 @@ local function close_ask(id, ttl)
   if redis.call('HINCRBY', ask, 'open', -1) <= 0 then redis.call('PEXPIRE', ask, ttl) end
 end
 
--- Whatever state it is in, the request is done now. Its terminal frame must be in the log already.
+-- The request is done now, and has left its lane before. Its terminal frame must be in the log already.
 -- Only an answer is worth coming back to: an idempotency key whose request has none is free again.
 local function finish(rid, now, answered)
   local key = request_key(rid)
-  local h = redis.call('HMGET', key, 'priority', 'lane', 'entry', 'ttl', 'idem', 'ask')
-  leave_lane(h[1], h[2], h[3])
+  local h = redis.call('HMGET', key, 'ttl', 'idem', 'ask')
   redis.call('DEL', BASE .. 'body:' .. rid)
   redis.call('HSET', key, 'state', 'D', 'finished', now, 'answered', answered and 1 or 0)
-  if h[5] then
-    local idem = BASE .. 'idem:' .. h[5]
-    if answered then redis.call('PEXPIRE', idem, h[4])
+  if h[2] then
+    local idem = BASE .. 'idem:' .. h[2]
+    if answered then redis.call('PEXPIRE', idem, h[1])
     elseif redis.call('HGET', idem, 'rid') == rid then redis.call('DEL', idem) end
   end
-  if h[6] then close_ask(h[6], h[4]) end
-  redis.call('PEXPIRE', key, h[4])
-  redis.call('PEXPIRE', BASE .. 'out:' .. rid, h[4])
+  if h[3] then close_ask(h[3], h[1]) end
+  redis.call('PEXPIRE', key, h[1])
+  redis.call('PEXPIRE', BASE .. 'out:' .. rid, h[1])
 end

@@ -57,8 +57,8 @@ class ResultStream:
         self._behind = False
         self._ended = False
         self._aside: list[tuple[int, bytes]] | None = None  # live frames that arrive while the log is read
-        self._wake = asyncio.Event()
-        self._waiting = False
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
         self._heard_s = mono_s()
 
     def __aiter__(self) -> "ResultStream":
@@ -90,8 +90,8 @@ class ResultStream:
         self._progress = Progress() if seq == 0 else None
         self._go_to(seq)
 
-    async def close(self) -> None:
-        """Stop listening. Returns at once and talks to nobody, so it fits into any ``finally``."""
+    def close(self) -> None:
+        """Stop listening; its reader sees the end. Talks to nobody, so it fits into any ``finally``."""
         self._end()
 
     # What the hub calls.
@@ -112,16 +112,16 @@ class ResultStream:
             self.fall_behind()
         else:
             self._push(seq, frame)
-            self._wake.set()
+            self._wake()
 
     def fall_behind(self) -> None:
         """The channel cannot be trusted to have said everything: look into the log."""
         self._behind = True
-        self._wake.set()
+        self._wake()
 
     def silent(self, now_s: float, for_s: float) -> bool:
         """True when the reader has waited ``for_s`` without hearing anything; starts a new silence."""
-        if not self._waiting or now_s - self._heard_s < for_s:
+        if self._waiter is None or now_s - self._heard_s < for_s:
             return False
         self._heard_s = now_s
         return True
@@ -139,12 +139,15 @@ class ResultStream:
             if self._behind:
                 await self._catch_up()
                 continue
-            self._wake.clear()
-            self._waiting = True
+            self._waiter = self._loop.create_future()
             try:
-                await self._wake.wait()
+                await self._waiter
             finally:
-                self._waiting = False
+                self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def _catch_up(self) -> None:
         self._aside = []
@@ -237,5 +240,5 @@ class ResultStream:
             return
         self._ended = True
         self._buffer.clear()
-        self._wake.set()
+        self._wake()
         self._on_end(self)

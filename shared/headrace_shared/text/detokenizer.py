@@ -71,6 +71,8 @@ class _PieceAssembly:
     def feed(self, ids: Sequence[int]) -> str:
         skipped, later = self._skipped, self._pieces.later
         if self._begun:
+            if len(ids) == 1:  # a step's worth, as a rule
+                return "" if ids[0] in skipped else self._read(later(ids[0]))
             return self._read(b"".join([later(token_id) for token_id in ids if token_id not in skipped]))
         for index, token_id in enumerate(ids):
             if self._shows(token_id):

@@ -56,7 +56,7 @@ async def test_a_request_is_served_by_users_with_least_privilege(server: RedisSe
             ["SCRIPT", "FLUSH"],
             ["CLIENT", "KILL", "TYPE", "pubsub"],
             ["ACL", "LIST"],
-            ["XREADGROUP", "GROUP", "workers", "w", "STREAMS", "hr:{m}:q", ">"],
+            ["XREADGROUP", "GROUP", "g", "w", "STREAMS", "hr:{m}:q", ">"],
         ):
             with pytest.raises(redis.ResponseError, match="permission"):
                 client.execute_command(*command)
@@ -104,10 +104,10 @@ async def test_a_claim_that_the_server_refuses_strands_nothing(server: RedisServ
     with redis.Redis.from_url(f"redis://admin:admin@127.0.0.1:{server.port}") as admin:
         async with both_ends(*(url_of(server, user) for user in USERS)) as ends:
             await ends.requests.enqueue(make_job("r"))
-            admin.execute_command("ACL", "SETUSER", "headrace-worker", "-xinfo|groups")
+            admin.execute_command("ACL", "SETUSER", "headrace-worker", "-xrange")
             with pytest.raises(redis.ResponseError):
                 await ends.worker.claim(1, 10**9)
-            admin.execute_command("ACL", "SETUSER", "headrace-worker", "+xinfo|groups")
+            admin.execute_command("ACL", "SETUSER", "headrace-worker", "+xrange")
             [claim] = await ends.worker.claim(1, 10**9)
             assert claim.request_id == "r"
 

@@ -71,7 +71,7 @@ async def test_what_somebody_listens_to_goes_on_when_only_the_unheard_are_to_end
         assert await requests.cancel(QUEUE, f"r{n}", "x", unless_heard=True) is CancelOutcome.HEARD
     assert [a.status for a in await speak(worker, claim, 0)] == [AppendStatus.OK]
     for stream in streams:
-        await stream.close()
+        stream.close()
 
     async def unheard() -> bool:
         channels = [keys.token_channel(QUEUE, f"r{n}") for n in range(2)]

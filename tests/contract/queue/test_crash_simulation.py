@@ -118,7 +118,7 @@ class Simulation:
             if self.rng.random() < 0.01:  # the API node is gone, another one goes on
                 self.seen["failovers"] += 1
                 seq = stream.last_seq
-                await stream.close()
+                stream.close()
                 stream = await self.hub.open(QUEUE, request_id)
                 await stream.replay_from(seq)
             if cancel_at is not None and len(events) >= cancel_at:

@@ -136,7 +136,7 @@ async def test_redis_that_swallows_everything_is_noticed_in_two_seconds(valkey_u
         assert time.monotonic() - started < 2.5
         network.replies = True
         assert (await requests.enqueue(make_job("r"))).result is EnqueueResult.DUPLICATE
-        await stream.close()
+        stream.close()
 
 
 async def test_cut_connections_in_the_middle_of_everything_cost_nothing(valkey_url: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 from queue_traffic import QUEUE, make_job
-from redis_servers import RedisServer, running_cluster
+from redis_servers import RedisServer, running_cluster, running_sentinels
 from streams_in_progress import both_ends, hold_streams_through, one_request
 from tcp_proxy import TcpProxy
 
@@ -155,6 +155,26 @@ async def test_a_client_shows_its_certificate_for_commands_and_for_channels(
                 await ends.requests.enqueue(make_job("stranger"))
             with pytest.raises(UnavailableError):
                 await ends.hub.open(QUEUE, "stranger")
+
+
+async def test_streams_do_not_notice_a_failover_of_sentinels_that_are_reached_over_tls(
+    tmp_path: Path, tls: tuple[ssl.SSLContext, str]
+) -> None:
+    context, query = tls
+    with running_sentinels(tmp_path / "sentinel") as group:
+        [sentinel] = group.sentinels
+        async with (
+            TcpProxy(group.primary.url, tls=context, plain_too=True) as first,
+            TcpProxy(group.replica.url, tls=context, plain_too=True) as second,
+            TcpProxy(sentinel.url, tls=context) as door,
+        ):
+            await asyncio.to_thread(group.announce, first.port, second.port)
+            address = f"rediss+sentinel://127.0.0.1:{door.port}/{group.service}/0"
+            async with both_ends(f"{address}?{query}") as ends:
+                await hold_streams_through(ends, lambda: asyncio.to_thread(group.promote, second.port))
+            async with both_ends(f"{address}?{query.partition('&')[0]}") as ends:
+                with pytest.raises(UnavailableError):
+                    await ends.requests.enqueue(make_job("stranger"))
 
 
 async def test_a_cluster_is_reached_over_tls(tmp_path: Path, tls: tuple[ssl.SSLContext, str]) -> None:

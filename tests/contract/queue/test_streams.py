@@ -127,7 +127,7 @@ async def test_several_readers_of_one_request_each_get_everything(
     readers = [await hub.open(QUEUE, "r") for _ in range(3)]
     claim = await begin(requests, worker)
     await speak(worker, claim, 0)
-    await readers[0].close()
+    readers[0].close()
     await speak(worker, claim, 1, first_seq=2)
     await finish(worker, claim, 3)
     assert positions(await read(readers[1])) == positions(await read(readers[2])) == [0, 1]
@@ -140,7 +140,7 @@ async def test_opening_again_right_after_closing_is_heard(
     hub: StreamHub, requests: RequestQueue, worker: WorkerQueue, redis: Redis
 ) -> None:
     for _ in range(5):
-        await (await hub.open(QUEUE, "r")).close()
+        (await hub.open(QUEUE, "r")).close()
     stream = await hub.open(QUEUE, "r")
     await asyncio.sleep(0.15)
     assert await subscribers(redis) == 1

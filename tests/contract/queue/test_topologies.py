@@ -124,7 +124,7 @@ async def test_a_cluster_survives_the_death_of_a_primary(tmp_path: Path) -> None
             await asyncio.to_thread(until, lambda: _hears(first, "heard"), "the channel has moved with its primary")
             outcome = await ends.requests.cancel(QUEUE, "heard", "nobody", unless_heard=True)
             assert outcome is CancelOutcome.HEARD
-            await stream.close()
+            stream.close()
 
 
 def _hears(server: RedisServer, request_id: str) -> bool:
@@ -158,7 +158,7 @@ async def test_streams_do_not_notice_an_orderly_failover(sentinels: SentinelGrou
         await hold_streams_through(ends, lambda: asyncio.to_thread(sentinels.promote))
         stream = await ends.hub.open(QUEUE, "after")
         await asyncio.to_thread(until, lambda: _hears(sentinels.replica, "after"), "it is heard at the new primary")
-        await stream.close()
+        stream.close()
 
 
 async def test_streams_survive_the_death_of_the_primary(sentinels: SentinelGroup) -> None:

@@ -69,7 +69,12 @@ def simulated_token(sequence: Sequence) -> int:
     seed, choice, position = sequence.sampling.seed, sequence.choice, sequence.output_len
     length = _SHORTEST + _draw(seed, choice, -1) % (_LONGEST - _SHORTEST)
     ends = position >= max(length, sequence.stopping.min_tokens) and not sequence.stopping.ignore_eos
-    return EOS_ID if ends else _FIRST_WORD + _draw(seed, choice, position) % len(_WORDS)
+    return EOS_ID if ends else simulated_id(seed, choice, position)
+
+
+def simulated_id(seed: int, choice: int, position: int) -> int:
+    """The token at that position of an answer that does not end there."""
+    return _FIRST_WORD + _draw(seed, choice, position) % len(_WORDS)
 
 
 def simulated_candidates(sequence: Sequence, width: int) -> list[Candidate]:

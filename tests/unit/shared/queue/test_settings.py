@@ -64,6 +64,8 @@ def test_every_part_of_an_address_of_many_servers_is_understood() -> None:
         "redis+sentinel://localhost",
         "redis+cluster://localhost/1",
         "unix+cluster://localhost",
+        "redis://localhost/0?ssl_ca_certs=/ca.pem",
+        "redis+sentinel://localhost/name/0?ssl_ca_certs=/ca.pem",
     ],
 )
 def test_something_that_is_no_address_is_refused(url: str) -> None:
