@@ -19,7 +19,7 @@ from headrace_api.operations.endpoint import (
 )
 from headrace_api.operations.reading import AnswerReading, read_answers
 from headrace_api.operations.services import Services
-from headrace_api.operations.tool_use import tool_use
+from headrace_api.operations.tool_use import ToolUse, tool_use
 from headrace_api.output.call_ids import CallIdMinter
 from headrace_api.output.chat import ChatAnswer, ChatShape, ChatStream
 from headrace_api.output.message import MessageForm
@@ -51,9 +51,7 @@ async def plan_chat(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trac
     """Render, tokenize and check. Raises InvalidRequestError."""
     use = await tool_use(body, model, services)
     [ticket] = tickets(ask, trace, services, use.constraint.spec if use.constraint else None)
-    prompt = await services.tokenizers.run(_prompt, body, model, use.shown)
-    reading = read_answers(body, model, use, prompt)
-    job = await services.tokenizers.run(_job, body, model, prompt, reading, ticket)
+    prompt, reading, job = await services.tokenizers.run(_planned, body, model, use, ticket)
     form = MessageForm(
         parser=reading.parser,
         call_ids=CallIdMinter(ask.request_id, *_call_ids(body, model)),
@@ -93,6 +91,14 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
 
 
 CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare)
+
+
+def _planned(
+    body: ChatRequest, model: ServedModel, use: ToolUse, ticket: Ticket
+) -> tuple[Prompt, AnswerReading, GenerateJob]:
+    prompt = _prompt(body, model, use.shown)
+    reading = read_answers(body, model, use, prompt)
+    return prompt, reading, _job(body, model, prompt, reading, ticket)
 
 
 def _prompt(body: ChatRequest, model: ServedModel, tools: list[JsonObject]) -> Prompt:

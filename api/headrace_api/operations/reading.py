@@ -46,10 +46,10 @@ class AnswerReading:
 def read_answers(body: ChatRequest, model: ServedModel, use: ToolUse, prompt: Prompt) -> AnswerReading:
     """Whether the model thinks first can depend on how its prompt ends. Raises InvalidRequestError."""
     kind = model.reasoning
-    thoughts = _Thoughts.of(kind, body, prompt.tail(model.tokenizer)) if kind is not None else None
+    tail = prompt.tail(model.tokenizer) if kind is not None or use.reader is not None else ""
+    thoughts = _Thoughts.of(kind, body, tail) if kind is not None else None
     skips = body.skip_special_tokens is not False
     keeps = skips and (use.keeps_special_tokens or (kind is not None and kind.keeps_special_tokens))
-    tail = prompt.tail(model.tokenizer)
 
     def parser() -> MessageParser:
         return MessageParser(

@@ -38,6 +38,14 @@ class ToolUse:
     """Whether calls are marked by special tokens, which the worker must then write."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Grammar:
+    constraint: Constraint | None
+    to_check: list[Constraint]
+    native: bool = False
+    holds_calls: bool = False
+
+
 async def tool_use(body: ChatRequest, model: ServedModel, services: Services) -> ToolUse:
     """Raises InvalidRequestError for what this model cannot do, and for grammars that no worker could use."""
     mode = body.tool_mode
@@ -45,7 +53,9 @@ async def tool_use(body: ChatRequest, model: ServedModel, services: Services) ->
         _check_auto(model)
     tools = {index: _tool(tool) for index, tool in body.allowed_tools.items()}
     parallel = body.parallel_tool_calls is not False
-    grammar = await services.tokenizers.run(_grammar, body, model, tools, parallel)
+    grammar = _Grammar(None, [])
+    if body.tools or body.constraints() or body.guided_decoding_backend is not None:
+        grammar = await services.tokenizers.run(_grammar, body, model, tools, parallel)
     for constraint in grammar.to_check:
         await services.grammars.check(constraint)
     forced = mode in ("required", "named")
@@ -60,14 +70,6 @@ async def tool_use(body: ChatRequest, model: ServedModel, services: Services) ->
         holds_calls=grammar.holds_calls,
         keeps_special_tokens=bool(shown and kind and kind.keeps_special_tokens),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Grammar:
-    constraint: Constraint | None
-    to_check: list[Constraint]
-    native: bool = False
-    holds_calls: bool = False
 
 
 def _grammar(body: ChatRequest, model: ServedModel, tools: Mapping[int, Tool], parallel: bool) -> _Grammar:

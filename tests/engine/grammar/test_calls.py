@@ -144,6 +144,15 @@ def test_a_grammar_waits_only_for_thoughts_that_have_begun(engine: ConstrainedEn
     assert engine.run([free])[0][0].finish_reason is FinishReason.STOP
 
 
+def test_thoughts_that_a_grammar_would_allow_are_none_of_it(engine: ConstrainedEngine) -> None:
+    spec = GrammarSpec(GrammarKind.REGEX, "[<t>a-z]{6}", after="</t>", unless_begun=("<t>",))
+    for begun, rest in (("<t>ABC</t>", "[<t>a-z]{6}"), ("<tt", "[<t>a-z]{3}"), ("<t", ".*"), ("ab", "[<t>a-z]{4}")):
+        asked = engine.ask(grammar=spec, seed=3, max_tokens=60)
+        asked.resumed = {0: engine.tokenizer.encode(begun, add_special_tokens=False)}
+        [[answer]] = engine.run([asked])
+        assert re.fullmatch(rest, answer.text.removeprefix(begun), re.DOTALL), (begun, answer.text)
+
+
 def test_special_tokens_that_a_tag_spells_may_be_written(tmp_path: Path) -> None:
     engine = ConstrainedEngine(tmp_path, "qwen")
     name = next(token for token in engine.tokenizer.special_texts if engine.tokenizer.token_to_id(token) != engine.eos)

@@ -32,25 +32,27 @@ class TokenMatcher:
     """In the prelude everything is allowed; after the grammar's end, and when it is broken, only end-of-text."""
 
     def __init__(self, raw: RawGrammar, vocabulary: Vocabulary, prelude: Prelude | None) -> None:
+        self._raw = raw
         self._matcher = raw.matcher()
         self._vocabulary = vocabulary
         self._prelude = PreludeReader(prelude)
         self._starts = prelude.starts if prelude is not None else ()
+        self._fits = True
+        """While a prelude may be beginning: the answer so far is in the grammar as well."""
         self._ended = False
         self.broken = False
         """The grammar can neither end nor go on."""
 
     def accept(self, token_id: int) -> None:
         """Go on by one token of the output."""
-        prelude = self._prelude
-        if prelude.part is PreludePart.OPENING and not prelude.opening and self._goes_on(token_id):
-            prelude.grammar_begins()
-        elif prelude.part is not PreludePart.OVER:
-            prelude.feed(self._text_of(token_id))
-            if prelude.part is PreludePart.OPENING and not prelude.may_open():
-                self._break("a token is neither in the grammar nor before it")
-        elif not self._ended and not self._goes_on(token_id):
-            self._break("a token is not in the grammar")
+        match self._prelude.part:
+            case PreludePart.OPENING:
+                self._open(token_id)
+            case PreludePart.INSIDE:
+                self._prelude.feed(self._text_of(token_id))
+            case PreludePart.OVER:
+                if not self._ended and not self._goes_on(token_id):
+                    self._break("a token is not in the grammar")
 
     def fill(self, bitmask: NDArray[np.int32], row: int) -> None:
         """Set the row of a bitmask [rows, words] to the tokens that may come next."""
@@ -58,7 +60,7 @@ class TokenMatcher:
         if part is PreludePart.INSIDE:
             bitmask[row] = -1
             return
-        if part is PreludePart.OPENING and self._prelude.opening:
+        if not self._fits:
             bitmask[row] = 0
         elif not self._ended and not self._matcher.fill(bitmask, row):
             self._break("a grammar became too complex")
@@ -68,6 +70,19 @@ class TokenMatcher:
             self._break("the vocabulary has no token for what a grammar wants")
         if self._ended:
             self._only_end(bitmask[row])
+
+    def _open(self, token_id: int) -> None:
+        """A prelude that has begun goes before the grammar, which may allow the same text."""
+        prelude = self._prelude
+        self._fits = self._fits and self._goes_on(token_id)
+        prelude.feed(self._text_of(token_id))
+        if prelude.part is not PreludePart.OPENING:
+            self._matcher, self._fits, self._ended = self._raw.matcher(), True, False
+        elif self._ended or not prelude.may_open():
+            prelude.grammar_begins()
+            if not self._fits:
+                self._fits = True
+                self._break("a token is neither in the grammar nor before it")
 
     def _goes_on(self, token_id: int) -> bool:
         """Goes on by a token of the grammar; False when it is none."""
