@@ -256,7 +256,7 @@ class Scheduler:
     def _displace_for(self, head: Sequence, draft: Draft) -> bool:
         """Preempt the least urgent running sequence, if ``head`` has the better priority, or else an idle beam."""
         victim = self._running.last()
-        if victim is None or victim.priority <= head.priority:
+        if victim is None or victim.urgency <= head.urgency:
             victim = self._beams.idle_for(head)
         if victim is None:
             return False
