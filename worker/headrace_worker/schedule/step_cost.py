@@ -7,12 +7,9 @@ still knows what few rows cost.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
 from math import log2
 from statistics import median
 from typing import NamedTuple
-
-from headrace_worker.schedule.plan import Slice
 
 _KEPT_TIMES = 7
 """Per cell; the median outvotes three that are wrong."""
@@ -46,13 +43,6 @@ class Load(NamedTuple):
         if count == 1:
             return cls(decode_rows=1, decode_context=start + 1)
         return cls(prefill_tokens=count, prefill_context=count * start + count * (count + 1) // 2)
-
-    @classmethod
-    def of_slices(cls, slices: Iterable[Slice]) -> "Load":
-        load = cls()
-        for part in slices:
-            load = load.plus(cls.of(part.start, part.count))
-        return load
 
     def plus(self, other: "Load") -> "Load":
         return Load(*(mine + its for mine, its in zip(self, other, strict=True)))

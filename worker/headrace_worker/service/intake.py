@@ -6,7 +6,7 @@ import logging
 from headrace_shared.errors import UnavailableError
 from headrace_shared.protocol.job import Job
 from headrace_shared.queue.claims import WorkerQueue
-from headrace_worker.schedule.scheduler import Room
+from headrace_worker.schedule.room import Room
 from headrace_worker.service.bridge import StepReport
 from headrace_worker.service.pump import Pump
 
