@@ -13,6 +13,7 @@ from headrace_api.schemas.anthropic import CountTokensRequest, Message, Messages
 from headrace_api.schemas.autoscale import ScaleSignals
 from headrace_api.schemas.base import RequestModel
 from headrace_api.schemas.chat import ChatChunk, ChatCompletion, ChatRequest
+from headrace_api.schemas.chat_batch import ChatBatchRequest
 from headrace_api.schemas.completions import Completion, CompletionChunk, CompletionRequest
 from headrace_api.schemas.console import RetriedDeadLetter, RetryDeadLetter
 from headrace_api.schemas.health import Readiness, ScrapeTarget, ServerLoad, Version
@@ -30,6 +31,7 @@ from headrace_api.schemas.tokenize import (
 
 REQUESTS: tuple[type[RequestModel], ...] = (
     ChatRequest,
+    ChatBatchRequest,
     CompletionRequest,
     ResponsesRequest,
     MessagesRequest,

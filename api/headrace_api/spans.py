@@ -19,7 +19,7 @@ from headrace_shared.telemetry.tracing import Tracing, context_of, traceparent_o
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-_OPERATIONS = {"chat": "chat", "completions": "text_completion"}
+_OPERATIONS = {"chat": "chat", "chat_batch": "chat", "completions": "text_completion"}
 _QUIET_OUTCOMES = (ErrorCode.CANCELLED.value, "cancelled", "finished")
 _LONGEST_CONTENT = 65_536
 
