@@ -235,7 +235,7 @@ class WorkerSettings(BaseSettings):
     orphan_grace_s: float = Field(
         default=10.0,
         gt=0,
-        description="A request whose tokens no API node has listened to for that long is ended, unless it was sent to run on by itself, seconds.",
+        description="A request that no API node has listened to for that long is ended, unless it was sent to run on by itself, seconds.",
     )
     metrics_host: str = Field(default="127.0.0.1", description="Address that /metrics and /health listen on.")
     metrics_port: int = Field(

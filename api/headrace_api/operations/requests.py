@@ -27,6 +27,7 @@ from headrace_shared.queue.status import RequestPhase, RequestState
 ENDPOINTS: Mapping[str, Endpoint[Any]] = {
     endpoint.name: endpoint for endpoint in (CHAT, CHAT_BATCH, COMPLETIONS, MESSAGES, RESPONSES)
 }
+CANCELLED_BY_HAND = "the request was cancelled"
 _WORST_FIRST = (
     RequestPhase.FAILED,
     RequestPhase.RESUMING,
@@ -66,8 +67,9 @@ async def report(request_id: str, call: Call, services: Services) -> RequestRepo
 async def cancel(request_id: str, call: Call, services: Services) -> RequestReport:
     """Stop all jobs of a request that are not done; a second time changes nothing. Raises as ``report``."""
     queue, ask = await find_ask(request_id, _managed_by(call), services)
-    reason = "the request was cancelled"
-    outcomes = await asyncio.gather(*(services.queue.cancel(queue, job_id, reason) for job_id in ask.job_ids))
+    outcomes = await asyncio.gather(
+        *(services.queue.cancel(queue, job_id, CANCELLED_BY_HAND) for job_id in ask.job_ids)
+    )
     services.metrics.cancellations.labels("queued").inc(outcomes.count(CancelOutcome.CANCELLED))
     return await _report(queue, ask, services)
 

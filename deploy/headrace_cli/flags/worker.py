@@ -142,7 +142,7 @@ WORKER_FLAGS = (
     _worker(
         "orphan-grace-s",
         float,
-        "A request whose tokens nobody has listened to for that long is ended (default 10).",
+        "A request that nobody has listened to for that long is ended (default 10).",
         "SECONDS",
     ),
 )
