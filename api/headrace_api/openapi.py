@@ -14,6 +14,7 @@ from headrace_api.schemas.autoscale import ScaleSignals
 from headrace_api.schemas.base import RequestModel
 from headrace_api.schemas.batches import Batch, BatchList, BatchRequest
 from headrace_api.schemas.chat import ChatChunk, ChatCompletion, ChatRequest
+from headrace_api.schemas.chat_batch import ChatBatchRequest
 from headrace_api.schemas.completions import Completion, CompletionChunk, CompletionRequest
 from headrace_api.schemas.console import RetriedDeadLetter, RetryDeadLetter
 from headrace_api.schemas.files import DeletedFile, FileList, FileObject
@@ -32,6 +33,7 @@ from headrace_api.schemas.tokenize import (
 
 REQUESTS: tuple[type[RequestModel], ...] = (
     ChatRequest,
+    ChatBatchRequest,
     CompletionRequest,
     ResponsesRequest,
     MessagesRequest,

@@ -14,6 +14,7 @@ from headrace_cli.config_command import app as config_app
 from headrace_cli.dlq import commands as dlq
 from headrace_cli.errors import EXIT_CONFIGURATION, EXIT_INTERRUPTED, CliError
 from headrace_cli.flag import Flag, accepts
+from headrace_cli.run_batch.options import run_batch
 from headrace_cli.terminal import Terminal
 
 app = typer.Typer(
@@ -191,6 +192,9 @@ def worker(
 def _settings(known: tuple[Flag, ...], given: dict[str, Any], served: str | None = None) -> dict[str, str]:
     """What was set, as environment variables. ``served``: the command's MODEL."""
     return configuration.texts(configuration.configured(known, given, served))
+
+
+app.command(name="run-batch", cls=ServerCommand)(run_batch)
 
 
 _Url = Annotated[str, typer.Option("--url", help="Base URL of an OpenAI-compatible server.")]

@@ -24,7 +24,7 @@ from headrace_shared.errors import InvalidRequestError, UnavailableError
 from headrace_shared.queue.batch_jobs import QUEUE, TAG, WORK, decode, encode
 
 # arq names this key in the transaction that ends a job; on a cluster it has to be where the job's other keys are.
-arq.worker.abort_jobs_ss = f"arq:abort:{TAG}"
+arq.worker.abort_jobs_ss = f"arq:abort:{TAG}"  # type: ignore[attr-defined]
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from headrace_api.operations.anthropic import MESSAGES
 from headrace_api.operations.asks import attach, find_ask
 from headrace_api.operations.call import Call
 from headrace_api.operations.chat import CHAT
+from headrace_api.operations.chat_batch import CHAT_BATCH
 from headrace_api.operations.completions import COMPLETIONS
 from headrace_api.operations.endpoint import Endpoint, Trace
 from headrace_api.operations.responses import RESPONSES
@@ -24,7 +25,7 @@ from headrace_shared.queue.requests import CancelOutcome
 from headrace_shared.queue.status import RequestPhase, RequestState
 
 ENDPOINTS: Mapping[str, Endpoint[Any]] = {
-    endpoint.name: endpoint for endpoint in (CHAT, COMPLETIONS, MESSAGES, RESPONSES)
+    endpoint.name: endpoint for endpoint in (CHAT, CHAT_BATCH, COMPLETIONS, MESSAGES, RESPONSES)
 }
 CANCELLED_BY_HAND = "the request was cancelled"
 _WORST_FIRST = (

@@ -19,6 +19,7 @@ class Script(StrEnum):
     ENQUEUE = "enqueue"
     CLAIM = "claim"
     APPEND = "append"
+    RENEW = "renew"
     REAP = "reap"
     CANCEL = "cancel"
     FORGET = "forget"

@@ -164,6 +164,8 @@ class Request:
     leader: the others wait until it has computed the prompt, and share its full blocks."""
     cached_tokens: int = 0
     """Prompt tokens that the leader's first admission found in the prefix cache."""
+    background: bool = False
+    """Takes only what others leave: see ``JobHeader.background``."""
     beams: BeamSearch | None = None
     """With it ``sequences`` are places for beams, each at its ``choice``; a HELD one without an offer is empty."""
     prompt_scores: list[TokenLogprob | None] | None = None
@@ -217,6 +219,7 @@ class Request:
         if sequences and job.sampling.prompt_logprobs is not None and not prompt_scored:
             sequences[0].prompt_scores = [None]
         request = cls(request_id, header.priority, arrival, len(prompt), sequences)
+        request.background = header.background
         if job.sampling.beams is not None:
             request.beams = BeamSearch(job.sampling.beams, job.n)
         return request

@@ -188,9 +188,9 @@ class Driver:
             assert part.count >= 1
             assert part.start == sequence.num_computed
             assert len(sequence.block_table) * self.limits.block_size >= part.start + part.count
-            if id(sequence) not in running_before:
+            if id(sequence) not in running_before and not self.limits.prefills.long_tokens:
                 assert all(sequence.order < other.order for other in waiting), "somebody was passed"
-        if waiting and plan.num_tokens < self.limits.max_num_batched_tokens:
+        if waiting and not self.limits.prefills.long_tokens and plan.num_tokens < self.limits.max_num_batched_tokens:
             urgent = min(other.urgency for other in waiting)
             assert all(other.urgency <= urgent for other in self.live(SequenceState.RUNNING)), "an urgent one waits"
 
