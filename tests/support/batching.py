@@ -106,10 +106,12 @@ class BatchWorkerProcess:
 
 
 @asynccontextmanager
-async def running_batch_worker(url: str, files: object, **settings: Any) -> AsyncIterator[Services]:
+async def running_batch_worker(
+    url: str, files: object, *, queue: QueueSettings | None = None, **settings: Any
+) -> AsyncIterator[Services]:
     """A batch worker in this process; stopped at the end, as a signal would."""
     options = ApiSettings(files=str(files), **settings)
-    async with serving("test", options, RedisSettings(url=url), QueueSettings()) as services:
+    async with serving("test", options, RedisSettings(url=url), queue or QueueSettings()) as services:
         work = asyncio.create_task(BatchWorker(services).run())
         try:
             yield services

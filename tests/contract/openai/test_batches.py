@@ -11,9 +11,13 @@ import pytest
 from batching import OVER, chats, item, results, running_batch_worker
 from eventually import eventually
 from live_api import Api, data_lines, running_api
+from redis.asyncio import Redis
 from scripted_worker import Gated, ScriptedWorker, running_worker
 
+from headrace_api.batches.worker import BatchWorker
 from headrace_api.operations.services import Services
+from headrace_shared.queue import keys
+from headrace_shared.settings import QueueSettings
 
 HI: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 BATCH = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
@@ -128,10 +132,65 @@ async def test_an_item_that_finds_no_worker_waits_for_one(valkey_url: str, tmp_p
     assert (found["status"], found["request_counts"]) == ("completed", {"total": 3, "completed": 3, "failed": 0})
 
 
-async def test_a_full_queue_is_no_failure_of_an_item(served: Api, valkey_url: str, tmp_path: Path) -> None:
-    content = b"\n".join(item(str(n), HI | {"max_tokens": 3}).encode() for n in range(60))
-    batch = await over(served, (await create(served, content)).json()["id"])
-    assert batch["request_counts"] == {"total": 60, "completed": 60, "failed": 0}
+async def test_a_full_queue_is_no_failure_of_an_item(valkey_url: str, worker: ScriptedWorker, tmp_path: Path) -> None:
+    narrow = running_batch_worker(valkey_url, tmp_path, queue=QueueSettings(max_requests=2))
+    async with running_api(valkey_url, files=tmp_path) as api, narrow as services:
+        await worker.stop_claiming()
+        content = b"\n".join(item(str(n), HI).encode() for n in range(30))
+        batch = (await create(api, content)).json()
+        await eventually(lambda: full(services, worker))
+        worker.go_on_claiming()
+        found = await over(api, batch["id"])
+    assert found["request_counts"] == {"total": 30, "completed": 30, "failed": 0}
+
+
+async def full(services: Services, worker: ScriptedWorker) -> bool:
+    return (await services.queue.depth(worker.card.queue)).queued_requests == 2
+
+
+async def test_what_is_safe_in_a_file_is_not_kept_in_redis_too(served: Api, valkey_url: str) -> None:
+    await over(served, (await create(served, chats(30, model="tiny"))).json()["id"])
+    async with Redis.from_url(valkey_url) as redis:
+        left = [key async for key in redis.scan_iter("*batch_*") if b":batch:" not in key and b":batches:" not in key]
+    assert left == []
+
+
+async def test_a_response_that_is_stored_can_be_fetched_after_its_batch(served: Api) -> None:
+    content = item("a", {"model": "tiny", "input": "hi"}, "/v1/responses").encode()
+    batch = await over(served, (await create(served, content, endpoint="/v1/responses")).json()["id"])
+    text = (await served.http.get(f"/v1/files/{batch['output_file_id']}/content")).text
+    body = results(text)["a"]["response"]["body"]
+    assert (await served.http.get(f"/v1/responses/{body['id']}")).json() == body
+
+
+async def test_what_has_expired_and_what_is_left_over_is_swept_away(
+    valkey_url: str, worker: ScriptedWorker, tmp_path: Path
+) -> None:
+    async with running_api(valkey_url, files=tmp_path) as api, running_batch_worker(valkey_url, tmp_path) as services:
+        batch = await over(api, (await create(api, chats(3, model="tiny"))).json()["id"])
+        kept = {path.name for path in (tmp_path / "files").iterdir()}
+        assert kept == {batch["input_file_id"], batch["output_file_id"]}
+        assert len(list((tmp_path / "batches" / batch["id"]).iterdir())) > 0
+        async with Redis.from_url(valkey_url) as redis:
+            # As if their time was over.
+            await redis.zadd(keys.trash(), {f"batches/{batch['id']}/": 1, f"files/{batch['output_file_id']}": 1})
+            await redis.zadd(keys.file_expiry(), {batch["input_file_id"]: 1})
+        await BatchWorker(services).sweep()
+        # The output is a file that somebody can ask for, whatever the trash says.
+        assert {path.name for path in (tmp_path / "files").iterdir()} == {batch["output_file_id"]}
+        assert not (tmp_path / "batches" / batch["id"]).exists()
+        assert (await api.http.get(f"/v1/files/{batch['input_file_id']}")).status_code == 404
+        assert (await api.http.get(f"/v1/files/{batch['output_file_id']}/content")).status_code == 200
+
+
+async def test_what_was_written_and_does_not_count_is_in_no_file(served: Api, tmp_path: Path) -> None:
+    batch = (await create(served, chats(3, model="tiny"))).json()
+    stray = tmp_path / "batches" / batch["id"] / "1-00000001.output"
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_bytes(b"of an owner that has died before it counted\n")
+    found = await over(served, batch["id"])
+    text = (await served.http.get(f"/v1/files/{found['output_file_id']}/content")).text
+    assert set(results(text)) == {"item-0", "item-1", "item-2"}
 
 
 async def test_a_model_that_nobody_serves_fails_the_batch(
