@@ -91,8 +91,14 @@ WORKER_FLAGS = (
     _worker("response-role", str, "Role of generated messages (default assistant).", "ROLE"),
     _worker(
         "guided-decoding-backend",
-        Literal["auto", "xgrammar", "guidance"],
-        "What constrains answers to a grammar: xgrammar, guidance, or whichever can (auto, the default).",
+        Literal["auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer"],
+        "What constrains answers to a grammar: xgrammar, guidance, or whichever can (auto, the default); or one of the extras.",
+    ),
+    _worker(
+        "structured-outputs-config",
+        str,
+        'The same by its newer name, as a JSON object: {"backend": "guidance"}.',
+        "JSON",
     ),
     _worker("max-logprobs", int, "Most logprobs that a request may ask for (default 20); -1: all.", "N"),
     _worker(
@@ -157,7 +163,7 @@ WORKER_FLAGS = (
     _worker(
         "orphan-grace-s",
         float,
-        "A request whose tokens nobody has listened to for that long is ended (default 10).",
+        "A request that nobody has listened to for that long is ended (default 10).",
         "SECONDS",
     ),
 )

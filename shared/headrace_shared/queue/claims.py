@@ -99,6 +99,14 @@ class Appended(NamedTuple):
     """API nodes that listened; meaningful with OK."""
 
 
+class Renewal(NamedTuple):
+    condemned: dict[str, AppendStatus]
+    """Requests of this worker that it has to end, with CANCELLED or DEADLINE: their next frame would be refused, but in
+    a long prefill there is none, and the control message may have been lost."""
+    listeners: dict[str, int]
+    """API nodes that listen, for each request that was asked about."""
+
+
 class ControlKind(StrEnum):
     WORK = "work"
     """There may be something to claim."""
@@ -176,14 +184,11 @@ class WorkerQueue:
             watch.appended(AppendStatus(status).name.lower(), count)
         return answers
 
-    async def renew(self) -> dict[str, AppendStatus]:
-        """Keep the lease while there is nothing to say.
-
-        Returns the requests of this worker that it has to end, with CANCELLED or DEADLINE: their next frame would be
-        refused, but in a long prefill there is none, and the control message may have been lost.
-        """
-        flat = await self._run(Script.APPEND, self._worker_id, self._lease_ms)
-        return {flat[i].decode(): AppendStatus(flat[i + 1]) for i in range(0, len(flat), 2)}
+    async def renew(self, silent: Sequence[str] = ()) -> Renewal:
+        """Keep the lease while there is nothing to say; also tells who listens to the requests of ``silent``."""
+        condemned, listeners = await self._run(Script.RENEW, self._worker_id, self._lease_ms, *silent)
+        ends = {condemned[i].decode(): AppendStatus(condemned[i + 1]) for i in range(0, len(condemned), 2)}
+        return Renewal(ends, dict(zip(silent, listeners, strict=True)))
 
     async def release(self) -> int:
         """Hand back every request this worker owns; others continue them. Returns how many."""

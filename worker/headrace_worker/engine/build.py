@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headrace_shared.errors import HeadraceError
+from headrace_shared.protocol.grammar import GrammarBackend
 from headrace_shared.protocol.sampling import ProcessorCall
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.engine.generate import GenerateEngine, Runner
@@ -78,11 +79,15 @@ def _build_simulated(settings: WorkerSettings) -> EngineSetup:
 def _build_torch(settings: WorkerSettings) -> EngineSetup:
     from headrace_worker.execute.build import build_runner
     from headrace_worker.execute.grammar.compiler import GrammarCompiler
+    from headrace_worker.execute.grammar.installed import how_to_install, is_installed
     from headrace_worker.execute.grammar.vocabulary import Vocabulary
     from headrace_worker.execute.logits.own import ProcessorLoader
     from headrace_worker.models.errors import ModelLoadError
     from headrace_worker.models.tokenizer import load_files
 
+    backend = GrammarBackend(settings.grammar_backend)
+    if not is_installed(backend):
+        raise EngineSetupError(f"guided_decoding_backend: {how_to_install(backend)}")
     try:
         built = build_runner(settings)
         files = load_files(settings)

@@ -17,7 +17,7 @@ from headrace_shared.telemetry.queue_metrics import ProcessMetrics
 from headrace_shared.telemetry.series import ENGINE, MODEL, THE_ENGINE, Counted, Observed, ObservedCount, Spread
 from headrace_worker.engine.generate import StepFacts
 
-_RENEWING = ("append", "claim")
+_RENEWING = ("append", "claim", "renew")
 CACHE_LABELS = (
     *ENGINE,
     "block_size",
