@@ -82,6 +82,7 @@ class GenerateEngine:
         ]
         sampled = self._runner.execute(plan)
         executed_s = mono_s()
+        self._scheduler.timed(plan, executed_s - begun_s)
         outputs = self._scheduler.commit(plan, sampled)
         self._facts = StepFacts(
             begun_s=begun_s,

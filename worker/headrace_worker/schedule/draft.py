@@ -18,6 +18,23 @@ class Draft:
     def __contains__(self, sequence: Sequence) -> bool:
         return sequence in self._slices
 
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def decodes(self) -> list[Slice]:
+        """Slices of one token after which another one is drawn; those of beams aside."""
+        return [
+            part
+            for part in self._slices.values()
+            if part.samples and part.count == 1 and part.sequence.sampling.beams is None
+        ]
+
+    def widen(self, part: Slice, guesses: list[int]) -> None:
+        """Compute guesses behind a slice's token; they must fit into the budget."""
+        part.guesses = guesses
+        part.count += len(guesses)
+        self.budget -= len(guesses)
+
     def add(self, part: Slice) -> None:
         self._slices[part.sequence] = part
         self.budget -= part.count
@@ -30,4 +47,6 @@ class Draft:
 
     def plan(self, copies: list[tuple[int, int]]) -> Plan:
         """``copies`` as in ``Plan``."""
-        return Plan(list(self._slices.values()), copies)
+        # Stable: slices of one token first, as far as they came first.
+        slices = sorted(self._slices.values(), key=lambda part: bool(part.guesses))
+        return Plan(slices, copies)

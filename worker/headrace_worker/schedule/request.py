@@ -75,7 +75,7 @@ class Sequence:
     order: tuple[int, int, int]
     """(priority, arrival, choice): the smaller goes first and is preempted last. Unique among live sequences."""
     token_ids: list[int]
-    """Prompt, then output. Only ever appended to, and only by the scheduler."""
+    """Prompt, then output. Only ever appended to, and only by the scheduler; within a step others lend it guesses."""
     prompt_len: int
     sampling: SamplingSpec
     stopping: StoppingSpec
