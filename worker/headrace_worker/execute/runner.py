@@ -10,6 +10,7 @@ from headrace_worker.execute.rows import RowSampler
 from headrace_worker.execute.verify import draw
 from headrace_worker.models.network import Network
 from headrace_worker.schedule.plan import Plan, Sampled, Slice
+from headrace_worker.schedule.request import Sequence
 
 _SCORED_LOGITS = 16 * 1024 * 1024
 """Logits that exist at once while prompts are scored; 64 MiB in float32."""
@@ -50,6 +51,10 @@ class ModelRunner:
                 hidden = hidden[step.sample_rows]
             draw(self._sampler, self._network.logits(hidden), drawing, sampled)
         return sampled
+
+    def possible(self, sequence: Sequence, token_ids: list[int]) -> int:
+        """How many of some tokens, the first ones, a sequence's grammar allows behind its own."""
+        return self._sampler.possible(sequence, token_ids)
 
     def time_forward(self) -> None:
         """Have ``Sampled.forward_s`` be exact on a device that works ahead, at the price of waiting for it."""

@@ -12,7 +12,7 @@ from headrace_worker.execute.logits.beams import BeamRows
 from headrace_worker.execute.logits.bias import AllowedTokens, BadWords, LogitBias
 from headrace_worker.execute.logits.draw import draw
 from headrace_worker.execute.logits.forced import ForcedTokens
-from headrace_worker.execute.logits.grammar import GrammarMask, MatcherCache
+from headrace_worker.execute.logits.grammar import GrammarMask, MatcherCache, followed
 from headrace_worker.execute.logits.limits import MinTokens
 from headrace_worker.execute.logits.logprobs import LogprobsMode, RowLogprobs, Wanted, describe
 from headrace_worker.execute.logits.own import OwnProcessors
@@ -45,9 +45,19 @@ class Sampler:
     """
 
     def __init__(
-        self, vocab_size: int, eos_token_ids: frozenset[int], mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS
+        self,
+        vocab_size: int,
+        eos_token_ids: frozenset[int],
+        mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS,
+        *,
+        guesses: bool = False,
     ) -> None:
-        """``mode``: what is told of sampled tokens; those of prompts get raw log-probabilities."""
+        """``mode``: what is told of sampled tokens; those of prompts get raw log-probabilities.
+
+        ``guesses``: only draw, without what follows a sequence token by token, which guesses would lead astray:
+        grammars, penalties, own processors, thinking budgets; nothing is told then.
+        """
+        self._guesses = guesses
         self._vocab_size = vocab_size
         self._mode = mode
         self._eos_token_ids = eos_token_ids
@@ -85,6 +95,10 @@ class Sampler:
         targets = sequence.token_ids[start + 1 : start + 1 + len(logits)]
         return describe(logits, targets, Wanted(sequence.sampling.prompt_logprobs or 0))
 
+    def possible(self, sequence: request.Sequence, token_ids: list[int]) -> int:
+        """How many of some tokens, the first ones, a sequence's grammar allows behind its own."""
+        return followed(sequence, self._matchers).possible(sequence, token_ids)
+
     def forget(self, request_id: str) -> None:
         """Let go of a request that has ended, if a batch still holds it."""
         for sequences in list(self._batches):
@@ -102,18 +116,21 @@ class Sampler:
         return found
 
     def _assemble(self, sequences: Sequence[request.Sequence], device: torch.device) -> "_Batch":
-        mask = GrammarMask.for_batch(sequences, self._vocab_size, device, self._matchers)
         limits: list[LogitsProcessor | None] = [
             AllowedTokens.for_batch(sequences, self._vocab_size, device),
             BadWords.for_batch(sequences, self._vocab_size, device),
             MinTokens.for_batch(sequences, self._eos_token_ids, self._vocab_size, device),
         ]
+        bias = LogitBias.for_batch(sequences, self._vocab_size, device)
+        if self._guesses:
+            return _Batch(sequences, [each for each in (*limits, bias) if each is not None], self._vocab_size, device)
+        mask = GrammarMask.for_batch(sequences, self._vocab_size, device, self._matchers)
         own = OwnProcessors.for_batch(sequences)
         rescue = mask.rescue() if mask is not None and any([*limits, own]) else None
         wanted: list[LogitsProcessor | None] = [
             mask,
             *limits,
-            LogitBias.for_batch(sequences, self._vocab_size, device),
+            bias,
             own,
             Penalties.for_batch(sequences, self._counts),
             rescue,

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headrace_shared.protocol.event import FinishReason, TokenLogprob
+from headrace_shared.protocol.event import FinishReason
 from headrace_worker.schedule.allocator import BlockAllocator
 from headrace_worker.schedule.beam import Candidate
 from headrace_worker.schedule.beam_steps import BeamSteps

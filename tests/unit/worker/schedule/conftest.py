@@ -224,7 +224,9 @@ class Driver:
         drawn: list[Drawn] = []
         wants = sequence.sampling.logprobs is not None
         for guess in [*guesses, None]:
-            token = next_token(sequence.sampling.seed, sequence.choice, sequence.token_ids + [each for each, _ in drawn])
+            token = next_token(
+                sequence.sampling.seed, sequence.choice, sequence.token_ids + [each for each, _ in drawn]
+            )
             drawn.append((token, TokenLogprob(token, -1.0, 1) if wants else None))
             if token != guess:
                 break

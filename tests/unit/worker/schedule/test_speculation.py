@@ -53,7 +53,9 @@ def test_guesses_never_displace_anybody(lab):
 def test_steps_with_prompts_have_no_guesses_and_the_budget_bounds_them(lab):
     driver = lab.drive(lab.speculation(4, wrong_in=2, disable_by_batch_size=9), max_num_batched_tokens=8)
     for arrival in range(3):
-        driver.add(lab.request(f"r{arrival}", (2, 3, 4, 5, 6, 7 + arrival), arrival=arrival, max_tokens=12, seed=arrival))
+        driver.add(
+            lab.request(f"r{arrival}", (2, 3, 4, 5, 6, 7 + arrival), arrival=arrival, max_tokens=12, seed=arrival)
+        )
     driver.run()
     for plan in driver.plans:
         assert plan.num_tokens <= 8

@@ -114,7 +114,9 @@ class Payoff:
         ]
         return sorted(chances, key=lambda each: -each[0])
 
-    def _look_again(self, sequence: Sequence, count: int, lengths: dict[Sequence, int], taken: dict[Sequence, int]) -> None:
+    def _look_again(
+        self, sequence: Sequence, count: int, lengths: dict[Sequence, int], taken: dict[Sequence, int]
+    ) -> None:
         record = self._record(sequence)
         record.idle = 0 if count else record.idle + 1
         if record.idle >= _LOOK_AGAIN and lengths[sequence]:

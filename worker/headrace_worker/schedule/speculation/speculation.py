@@ -90,7 +90,9 @@ class Speculation:
 
     def timed(self, plan: Plan, seconds: float) -> None:
         """How long a step took, its proposals included."""
-        if self._payoff is not None and all(part.samples and part.count == 1 + len(part.guesses) for part in plan.slices):
+        if self._payoff is not None and all(
+            part.samples and part.count == 1 + len(part.guesses) for part in plan.slices
+        ):
             self._payoff.time.note(plan.num_tokens, seconds)
 
     def ended(self, sequence: Sequence) -> None:
