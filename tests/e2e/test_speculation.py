@@ -114,6 +114,7 @@ def with_stop(answer: dict[str, Any]) -> dict[str, Any]:
 def plain(system: Fleet, folder: Path, api: ApiProcess) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """What is asked, and what a worker without guesses says."""
     worker = start(system, folder)
+    api.wait_until_ready(timeout_s=90)
     answers = [(fields, ask(api, **fields)) for fields in ASKED]
     stopped = with_stop(answers[5][1])
     answers.append((stopped, ask(api, **stopped)))
@@ -146,6 +147,7 @@ def test_answers_are_those_of_a_worker_that_does_not_guess(
     port = free_port()
     worker = start(system, folder, port, **speculation[method])
     try:
+        api.wait_until_ready(timeout_s=90)
         for fields, answer in plain:
             assert ask(api, **fields) == answer
             text = answer["choices"][0]["message"]["content"]
@@ -163,6 +165,7 @@ def test_an_answer_goes_on_when_its_guessing_worker_is_lost(system: Fleet, folde
     """The successor does not guess."""
     wish = {**COMPACT, "guided_json": {**SCHEMA, "minItems": 22, "maxItems": 24}}
     lost = start(system, folder, model=str(folder), num_speculative_tokens=2, disable_by_batch_size=100)
+    api.wait_until_ready(timeout_s=90)
     whole = ask(api, **wish)["choices"][0]["message"]["content"]
     jsonschema.validate(json.loads(whole), wish["guided_json"])
     text, killed_s = "", 0.0
