@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -26,23 +27,38 @@ _QUEUE_CHECK_S = 0.5
 _STOP_MARGIN_S = 10.0
 """How much longer than its own settings allow a server may take to stop."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Work = Callable[[Ready], Awaitable[None]]
+"""What a local stack is wanted for, given what is ready."""
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
 
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """``environment``: the servers', their settings included. ``redis_url`` None: a queue below ``state_dir``."""
+    """``environment``: the servers', their settings included. ``redis_url`` None: a queue below ``state_dir``.
+
+    ``uds``: the socket that the API node listens on, instead of ``host`` and ``port``.
+    """
 
     host: str
     port: int
     state_dir: Path
     redis_url: str | None
     environment: Mapping[str, str]
+    uds: Path | None = None
 
     @property
     def base_url(self) -> str:
         host = _ANY_ADDRESS.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        """Of the API node, whatever proxies there are for others."""
+        transport = (
+            httpx.AsyncHTTPTransport(uds=str(self.uds), limits=options.get("limits", httpx.Limits()))
+            if self.uds
+            else None
+        )
+        return httpx.AsyncClient(base_url=self.base_url, transport=transport, trust_env=False, **options)
 
 
 def free_port(host: str, port: str) -> int:
@@ -63,7 +79,7 @@ def free_port(host: str, port: str) -> int:
 
 
 class LocalStack:
-    """The processes of one ``headrace serve``, from the first start to the last stop. Made inside a running loop."""
+    """Queue, worker and API node, from the first start to the last stop. Made inside a running loop."""
 
     def __init__(self, settings: LocalSettings, terminal: Terminal) -> None:
         self._settings = settings
@@ -73,16 +89,17 @@ class LocalStack:
         self._stop_asked = asyncio.Event()
         self._hurry = False
 
-    async def run(self) -> int:
-        """Serve until a signal comes or something cannot be kept running; nothing that was started outlives this.
+    async def run(self, work: Work) -> int:
+        """Do ``work`` until it is done, a signal comes or something cannot be kept running.
 
-        Returns the exit status: 0 after a drain, 130 after a second Ctrl-C. Raises CliError for a failure.
+        Nothing that was started outlives this. Returns the exit status: 0 after a drain, 130 after a second Ctrl-C.
+        Raises CliError for a failure, and what ``work`` raises.
         """
         loop = asyncio.get_running_loop()
         for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_stop_signal)
         tasks = [
-            asyncio.create_task(self._serve()),
+            asyncio.create_task(self._serve(work)),
             asyncio.create_task(self._fail_with_supervisor()),
             asyncio.create_task(self._stop_asked.wait()),
         ]
@@ -97,23 +114,32 @@ class LocalStack:
             task.result()
         return EXIT_INTERRUPTED if self._hurry else 0
 
-    async def _serve(self) -> None:
-        """Start everything, say so when it is ready, and look after the queue for ever."""
+    async def _serve(self, work: Work) -> None:
+        """Start everything, and look after the queue while the work is done."""
         with self._terminal.busy("Starting"):
             redis_url = self._start_queue()
             self._supervisor.start(self._spec("worker", servers.WORKER, redis_url))
+            self._supervisor.start(self._spec("batch-worker", servers.BATCH_WORKER, redis_url))
             self._supervisor.start(self._spec("api", servers.API, redis_url))
             ready = await self._wait_ready(redis_url)
         self._supervisor.settle()
-        self._terminal.show(*ready.forms())
-        await self._keep_queue()
-        await asyncio.Event().wait()
+        keeper = asyncio.create_task(self._keep_queue())
+        try:
+            await work(ready)
+        finally:
+            keeper.cancel()
+            await asyncio.wait([keeper])
 
     async def _fail_with_supervisor(self) -> None:
         raise await self._supervisor.failure()
 
     def _spec(self, name: str, package: str, redis_url: str) -> ProcessSpec:
-        environment = {**self._settings.environment, "HEADRACE_REDIS_URL": redis_url}
+        files = str(self._settings.state_dir / "files")
+        environment = {
+            "HEADRACE_API_FILES": files,
+            **self._settings.environment,
+            "HEADRACE_REDIS_URL": redis_url,
+        }
         stop_timeout_s = servers.stop_s(package, environment) + _STOP_MARGIN_S
         return ProcessSpec(name, servers.command(package), environment, stop_timeout_s)
 
@@ -150,7 +176,7 @@ class LocalStack:
         redis = connect(RedisSettings(url=redis_url))
         presence = Presence(redis)
         try:
-            async with httpx.AsyncClient(base_url=self._settings.base_url, timeout=5.0, trust_env=False) as api:
+            async with self._settings.client(timeout=5.0) as api:
                 while True:
                     if (ready := await self._readiness(presence, api)) is not None:
                         return ready
@@ -175,8 +201,6 @@ class LocalStack:
 
     async def _stop(self) -> None:
         """The API stops accepting and finishes what runs, then the worker, then the queue they needed for it."""
-        if self._supervisor.pids():
-            self._terminal.line("Stopping; running requests are finished first (Ctrl-C again: stop now)")
         await self._supervisor.stop()
         if self._redis is not None:
             self._redis.stop()
@@ -194,5 +218,13 @@ async def _hands_out(api: httpx.AsyncClient, model: str) -> bool:
 
 
 async def serve(settings: LocalSettings, terminal: Terminal) -> int:
-    """``LocalStack.run`` for a caller without a loop of its own."""
-    return await LocalStack(settings, terminal).run()
+    """Serve until a signal comes; returns and raises as ``LocalStack.run``."""
+
+    async def until_stopped(ready: Ready) -> None:
+        terminal.show(*ready.forms())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            terminal.line("Stopping; running requests are finished first (Ctrl-C again: stop now)")
+
+    return await LocalStack(settings, terminal).run(until_stopped)

@@ -14,6 +14,7 @@ from headrace_cli.config_command import app as config_app
 from headrace_cli.dlq import commands as dlq
 from headrace_cli.errors import EXIT_CONFIGURATION, EXIT_INTERRUPTED, CliError
 from headrace_cli.flag import Flag, accepts
+from headrace_cli.run_batch.options import run_batch
 from headrace_cli.terminal import Terminal
 
 app = typer.Typer(
@@ -29,6 +30,16 @@ _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8000
 _API_FLAGS = (
     *flags.API_FLAGS,
+    *flags.BATCH_FLAGS,
+    *flags.QUEUE_FLAGS,
+    *flags.plugin_flags("API"),
+    *flags.logging_flags("API"),
+    *flags.REDIS_FLAGS,
+    flags.CONFIG_FLAG,
+)
+_BATCH_WORKER_FLAGS = (
+    *flags.BATCH_FLAGS,
+    *flags.ANSWER_FLAGS,
     *flags.QUEUE_FLAGS,
     *flags.plugin_flags("API"),
     *flags.logging_flags("API"),
@@ -136,6 +147,21 @@ def api(**given: Any) -> None:
     servers.become(servers.API, _settings(_API_FLAGS, given))
 
 
+@app.command(cls=ServerCommand, name="batch-worker")
+@accepts(*_BATCH_WORKER_FLAGS)
+def batch_worker(**given: Any) -> None:
+    """Run one batch worker: it feeds what /v1/batches is given into the queue, and writes the results.
+
+    It answers as API nodes do, so it takes their options, without those of HTTP. Any number may run.
+
+    \b
+    Example:
+      headrace batch-worker --redis redis://queue:6379/0 --files s3://bucket/headrace
+    """
+    servers.require(servers.BATCH_WORKER)
+    servers.become(servers.BATCH_WORKER, _settings(_BATCH_WORKER_FLAGS, given))
+
+
 @app.command(cls=ServerCommand)
 @accepts(*_WORKER_FLAGS)
 def worker(
@@ -166,6 +192,9 @@ def worker(
 def _settings(known: tuple[Flag, ...], given: dict[str, Any], served: str | None = None) -> dict[str, str]:
     """What was set, as environment variables. ``served``: the command's MODEL."""
     return configuration.texts(configuration.configured(known, given, served))
+
+
+app.command(name="run-batch", cls=ServerCommand)(run_batch)
 
 
 _Url = Annotated[str, typer.Option("--url", help="Base URL of an OpenAI-compatible server.")]

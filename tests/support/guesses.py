@@ -108,7 +108,7 @@ def answer(
     while scheduler.has_work():
         plan = scheduler.plan()
         sampled = built.runner.execute(plan)
-        scheduler.timed(plan, 0.02 + 0.002 * plan.num_tokens)
+        scheduler.cost.note(plan.load, 0.02 + 0.002 * plan.num_tokens)
         for output in scheduler.commit(plan, sampled):
             told = answers[output.request_id, output.choice]
             told.steps += 1

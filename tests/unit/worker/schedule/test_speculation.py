@@ -3,7 +3,8 @@
 import pytest
 
 from headrace_shared.protocol.event import FinishReason
-from headrace_worker.schedule.speculation.payoff import Payoff, StepTime
+from headrace_worker.schedule.speculation.payoff import Payoff
+from headrace_worker.schedule.step_cost import Load, StepCost
 
 
 def test_right_guesses_come_with_one_token_more_in_one_step(lab):
@@ -86,26 +87,19 @@ def test_a_failure_after_right_guesses_comes_after_their_tokens(lab):
     assert not scheduler.has_work()
 
 
-def test_the_time_of_a_row_is_learned_and_kept_while_steps_are_alike():
-    time = StepTime()
-    for rows in [1, 5, 3, 1, 5] * 4:
-        time.note(rows, 20 + 2 * rows)
-    assert time.per_row == pytest.approx(2)
-    for _ in range(2000):
-        time.note(1, 22)
-    assert time.per_row == pytest.approx(2)
-    assert time.at(5) == pytest.approx(30)
-
-
-def learned(lab, base: float, per_row: float, right: int, guesses: int = 4) -> tuple[Payoff, list]:
-    payoff = Payoff()
+def learned(lab, base: float, per_row: float, right: int) -> tuple[Payoff, StepCost, list]:
+    payoff, cost = Payoff(), StepCost()
     rows = [lab.request(f"r{i}").sequences[0] for i in range(16)]
     for _ in range(20):
         for sequence in rows:
-            payoff.accepted(sequence, right, guesses)
+            payoff.accepted(sequence, right, 4)
     for count in (1, 5, 16, 80) * 10:
-        payoff.time.note(count, base + per_row * count)
-    return payoff, rows
+        cost.note(decoding(count), base + per_row * count)
+    return payoff, cost, rows
+
+
+def decoding(rows: int) -> Load:
+    return Load(decode_rows=rows, decode_context=200 * rows)
 
 
 @pytest.mark.parametrize(
@@ -114,13 +108,40 @@ def learned(lab, base: float, per_row: float, right: int, guesses: int = 4) -> t
 )
 def test_guesses_are_taken_as_far_as_they_pay(lab, batch, right, taken):
     """20 ms for the weights and 2 ms for each row, as measured on two cores."""
-    payoff, rows = learned(lab, 20, 2, right)
-    found = payoff.limit(dict.fromkeys(rows[:batch], 4), batch)
+    payoff, cost, rows = learned(lab, 20, 2, right)
+    found = payoff.limit(dict.fromkeys(rows[:batch], 4), decoding(batch), cost)
     assert set(found.values()) == {taken}
 
 
 def test_what_does_not_pay_is_tried_again_now_and_then(lab):
-    payoff, rows = learned(lab, 1, 10, 0)
-    tries = [payoff.limit({rows[0]: 4}, 1)[rows[0]] for _ in range(200)]
+    payoff, cost, rows = learned(lab, 1, 10, 0)
+    tries = [payoff.limit({rows[0]: 4}, decoding(1), cost)[rows[0]] for _ in range(200)]
     assert sorted(set(tries)) == [0, 1]
     assert tries.count(1) == 3
+
+
+def test_as_long_as_nothing_is_known_of_steps_all_guesses_are_taken(lab):
+    rows = [lab.request().sequences[0]]
+    assert Payoff().limit({rows[0]: 4}, decoding(1), StepCost()) == {rows[0]: 4}
+
+
+def test_a_step_of_guesses_has_the_load_of_so_many_rows(lab):
+    driver = lab.drive(lab.speculation(4, wrong_in=0, disable_by_batch_size=9))
+    driver.add(lab.request("r", seed=3, max_tokens=11, ignore_eos=True))
+    driver.run()
+    assert [plan.load for plan in driver.plans[1:]] == [
+        Load(0, 5, 4 + 5 + 6 + 7 + 8),
+        Load(0, 5, 9 + 10 + 11 + 12 + 13),
+    ]
+
+
+def test_background_sequences_have_guesses_when_they_are_alone(lab):
+    driver = lab.drive(lab.speculation(2, wrong_in=0, disable_by_batch_size=9))
+    driver.add(lab.request("b", background=True, max_tokens=30, ignore_eos=True))
+    driver.step(), driver.step()
+    assert driver.plans[-1].slices[0].guesses
+    driver.add(lab.request("f", arrival=1, max_tokens=12, ignore_eos=True))
+    driver.run()
+    for plan in driver.plans:
+        both = {part.sequence.background for part in plan.slices} == {False, True}
+        assert not (both and any(part.guesses for part in plan.slices if part.sequence.background))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from headrace_worker.schedule.request import Sequence
+from headrace_worker.schedule.step_cost import Load, StepCost
 
-_FORGET_STEP = 0.98
 _FORGET_GUESS = 0.95
 _HOPE = 0.7
 """Share of guesses that are right, before any is known."""
@@ -16,7 +16,6 @@ _TRUST = 2.0
 """How many guesses of its own outweigh what a sequence has in common with others."""
 _LOOK_AGAIN = 64
 """Steps without a guess after which a sequence tries one."""
-_LEAST_STEPS = 8
 
 
 @dataclass(slots=True)
@@ -37,44 +36,10 @@ class _Record:
         return (self.right + _TRUST * otherwise) / (self.tried + _TRUST)
 
 
-class StepTime:
-    """Seconds of a step by its rows: a straight line through the latest ones."""
-
-    def __init__(self) -> None:
-        self._weight = self._rows = self._seconds = self._squares = self._products = 0.0
-        self.steps = 0
-        self._per_row = 0.0
-
-    def note(self, rows: int, seconds: float) -> None:
-        keep = _FORGET_STEP
-        self._weight = self._weight * keep + 1
-        self._rows = self._rows * keep + rows
-        self._seconds = self._seconds * keep + seconds
-        self._squares = self._squares * keep + rows * rows
-        self._products = self._products * keep + rows * seconds
-        self.steps += 1
-        spread = self._squares / self._weight - (self._rows / self._weight) ** 2
-        # Steps that are all alike say nothing of the slope: what was known stays.
-        if spread > 0.05:
-            together = self._products / self._weight - self._rows * self._seconds / self._weight**2
-            self._per_row = max(0.0, together / spread)
-
-    @property
-    def per_row(self) -> float:
-        """What one more row costs, seconds."""
-        return self._per_row
-
-    def at(self, rows: int) -> float:
-        """How long a step with so many rows takes, seconds."""
-        mean = self._seconds / self._weight
-        return max(mean / 10, mean + self._per_row * (rows - self._rows / self._weight))
-
-
 class Payoff:
     """Weighs guesses of all sequences of a step against each other."""
 
     def __init__(self) -> None:
-        self.time = StepTime()
         self._all = _Record()
         self._records: WeakKeyDictionary[Sequence, _Record] = WeakKeyDictionary()
 
@@ -84,22 +49,23 @@ class Payoff:
         for record in (self._record(sequence), self._all):
             record.note(right, tried)
 
-    def limit(self, lengths: dict[Sequence, int], rows: int) -> dict[Sequence, int]:
-        """How many of each sequence's guesses to take; ``rows``: those of the step without any.
+    def limit(self, lengths: dict[Sequence, int], load: Load, cost: StepCost) -> dict[Sequence, int]:
+        """How many of each sequence's guesses to take; ``load``: that of the step without any.
 
-        Takes the likeliest first, as long as they pay; before a few steps are known, all.
+        Takes the likeliest first, as long as they pay; as long as nothing is known of steps, all.
         """
-        if self.time.steps < _LEAST_STEPS:
+        seconds, per_guess = _times(load, cost)
+        if not seconds:
             return lengths
         common = self._all.share(_HOPE)
         taken = dict.fromkeys(lengths, 0)
-        tokens, seconds = float(len(lengths)), self.time.at(rows)
+        tokens = float(load.decode_rows)
         for chance, sequence in self._by_chance(lengths, common):
-            if chance * seconds <= self.time.per_row * tokens:
+            if chance * seconds <= per_guess * tokens:
                 break
             taken[sequence] += 1
             tokens += chance
-            seconds += self.time.per_row
+            seconds += per_guess
         for sequence, count in taken.items():
             self._look_again(sequence, count, lengths, taken)
         return taken
@@ -127,3 +93,13 @@ class Payoff:
         if record is None:
             record = self._records[sequence] = _Record()
         return record
+
+
+def _times(load: Load, cost: StepCost) -> tuple[float, float]:
+    """Seconds of a step, and of one row more in it; 0 as long as too little is known."""
+    rows = max(1, load.decode_rows)
+    alone, doubled = (
+        cost.seconds(load),
+        cost.seconds(load.plus(Load(decode_rows=rows, decode_context=load.decode_context))),
+    )
+    return (0.0, 0.0) if alone is None or doubled is None else (alone, (doubled - alone) / rows)

@@ -1,15 +1,16 @@
 """Speculation: adds guesses to a step, and keeps account of what became of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from headrace_worker.schedule.allocator import BlockAllocator
 from headrace_worker.schedule.draft import Draft
 from headrace_worker.schedule.end_rules import EndRules
-from headrace_worker.schedule.plan import Plan, Slice
+from headrace_worker.schedule.plan import Slice
 from headrace_worker.schedule.request import Sequence
 from headrace_worker.schedule.speculation.payoff import Payoff
 from headrace_worker.schedule.speculation.proposer import Proposer, Wish
+from headrace_worker.schedule.step_cost import StepCost
 
 CutByGrammar = Callable[[Sequence, list[int]], int]
 """How many of some guesses, the first ones, a sequence's grammar allows."""
@@ -52,30 +53,42 @@ class Speculation:
         """As it is now."""
         return self._stats.copy()
 
-    def widen(self, draft: Draft, rules: EndRules, blocks: BlockAllocator) -> None:
-        """Add guesses to the slices of sequences that decode."""
+    def widen(self, draft: Draft, rules: EndRules, blocks: BlockAllocator, cost: StepCost) -> None:
+        """Add guesses to the slices of sequences that decode; ``cost``: what is known of steps."""
         parts = draft.decodes()
         if not parts or len(parts) < len(draft) or self._too_many(len(parts)):
             return
-        wanted = {part.sequence: min(self._most, rules.most_guesses(part.sequence)) for part in parts}
-        if self._payoff is not None and not self._proposer.free:
-            wanted = self._payoff.limit(wanted, len(parts))
-        budget = draft.budget
-        wishes: list[Wish] = []
+        # Background sequences get what others leave of a step, and that is no reason to make it longer.
+        urgent = [part for part in parts if not part.sequence.background] or parts
+        wanted = {part.sequence: min(self._most, rules.most_guesses(part.sequence)) for part in urgent}
+        if not self._proposer.free:
+            wanted = self._limit(wanted, draft, cost)
+        found = {
+            sequence: self._cut(sequence, guesses, rules) for sequence, guesses in self._propose(wanted, draft, blocks)
+        }
+        if self._proposer.free:
+            taken = self._limit({sequence: len(found.get(sequence, ())) for sequence in wanted}, draft, cost)
+            found = {sequence: guesses[: taken[sequence]] for sequence, guesses in found.items()}
+        for part in urgent:
+            draft.widen(part, found.get(part.sequence, []))
+
+    def _limit(self, lengths: dict[Sequence, int], draft: Draft, cost: StepCost) -> dict[Sequence, int]:
+        return lengths if self._payoff is None else self._payoff.limit(lengths, draft.load, cost)
+
+    def _propose(
+        self, wanted: dict[Sequence, int], draft: Draft, blocks: BlockAllocator
+    ) -> Iterator[tuple[Sequence, list[int]]]:
+        """Guesses for which there is room, of the sequences for which there are some."""
+        budget, wishes = draft.budget, []
         for sequence, most in wanted.items():
             most = _with_places(sequence, min(most, budget), blocks)
             if most > 0:
                 wishes.append(Wish(sequence, most))
                 budget -= most
         proposals = self._proposer.propose(wishes) if wishes else []
-        found = {wish.sequence: guesses for wish, guesses in zip(wishes, proposals, strict=True)}
-        found = {sequence: self._cut(sequence, guesses, rules) for sequence, guesses in found.items() if guesses}
-        if self._payoff is not None and self._proposer.free:
-            lengths = {part.sequence: len(found.get(part.sequence, ())) for part in parts}
-            taken = self._payoff.limit(lengths, len(parts))
-            found = {sequence: guesses[: taken[sequence]] for sequence, guesses in found.items()}
-        for part in parts:
-            draft.widen(part, found.get(part.sequence, []))
+        for wish, guesses in zip(wishes, proposals, strict=True):
+            if guesses:
+                yield wish.sequence, guesses
 
     def note(self, part: Slice, accepted: int) -> None:
         """A slice with guesses has been computed, and so many of them were right."""
@@ -87,13 +100,6 @@ class Speculation:
             stats.accepted_per_position[place] += 1
         if self._payoff is not None:
             self._payoff.accepted(part.sequence, accepted, len(part.guesses))
-
-    def timed(self, plan: Plan, seconds: float) -> None:
-        """How long a step took, its proposals included."""
-        if self._payoff is not None and all(
-            part.samples and part.count == 1 + len(part.guesses) for part in plan.slices
-        ):
-            self._payoff.time.note(plan.num_tokens, seconds)
 
     def ended(self, sequence: Sequence) -> None:
         self._proposer.ended(sequence)
