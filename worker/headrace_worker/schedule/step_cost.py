@@ -51,6 +51,11 @@ class Load(NamedTuple):
         return Load(self[0] - other[0], self[1] - other[1], self[2] - other[2], self[3] - other[3])
 
 
+def guesses_load(start: int, count: int) -> Load:
+    """That of so many guesses behind the token at ``start``: each is a row like one that decodes."""
+    return Load(decode_rows=count, decode_context=count * (start + 1) + count * (count + 1) // 2)
+
+
 class _Cell:
     """Steps of about one size."""
 
