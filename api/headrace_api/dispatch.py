@@ -178,8 +178,8 @@ class Generation:
         """The worker has said its last word, or has never heard of the request."""
         self.failed = False
         """That word was a failure."""
-        self.used_tokens: int | None = None
-        """Prompt and answer, once it has finished well."""
+        self.finished: Finished | None = None
+        """Its last word, once it has finished well."""
         self.served_s = mono_s()
         self.linger_s = terms.linger_s
         self._detached = job.header.detached
@@ -199,6 +199,11 @@ class Generation:
     def unwanted(self) -> bool:
         """Whether it is to be cancelled once it is closed."""
         return not (self.over or self._kept or self._detached)
+
+    @property
+    def used_tokens(self) -> int | None:
+        """Prompt and answer, once it has finished well."""
+        return None if self.finished is None else self.finished.prompt_tokens + self.finished.completion_tokens
 
     @property
     def begun(self) -> bool:
@@ -278,7 +283,7 @@ class Generation:
                 raise self._failed_with(self._failure)
             events.pop()  # The tokens first; the next call raises.
         if isinstance(last, Finished):
-            self.used_tokens = last.prompt_tokens + last.completion_tokens
+            self.finished = last
         self._progress.saw(events)
         return events
 

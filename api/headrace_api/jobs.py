@@ -43,6 +43,7 @@ class Ticket:
     tenant: str = "-"
     priority: int = 0
     detached: bool = False
+    background: bool = False
     max_stop_strings: int = 64
     strict_max_tokens: bool = False
     grammar: GrammarSpec | None = None
@@ -103,6 +104,7 @@ def _job(
         traceparent=ticket.traceparent,
         tracestate=ticket.tracestate,
         detached=ticket.detached,
+        background=ticket.background,
         affinity=prefix_digests(packed, body.cache_salt or ""),
     )
     return GenerateJob(

@@ -119,6 +119,7 @@ class LocalStack:
         with self._terminal.busy("Starting"):
             redis_url = self._start_queue()
             self._supervisor.start(self._spec("worker", servers.WORKER, redis_url))
+            self._supervisor.start(self._spec("batch-worker", servers.BATCH_WORKER, redis_url))
             self._supervisor.start(self._spec("api", servers.API, redis_url))
             ready = await self._wait_ready(redis_url)
         self._supervisor.settle()
@@ -133,7 +134,12 @@ class LocalStack:
         raise await self._supervisor.failure()
 
     def _spec(self, name: str, package: str, redis_url: str) -> ProcessSpec:
-        environment = {**self._settings.environment, "HEADRACE_REDIS_URL": redis_url}
+        files = str(self._settings.state_dir / "files")
+        environment = {
+            "HEADRACE_API_FILES": files,
+            **self._settings.environment,
+            "HEADRACE_REDIS_URL": redis_url,
+        }
         stop_timeout_s = servers.stop_s(package, environment) + _STOP_MARGIN_S
         return ProcessSpec(name, servers.command(package), environment, stop_timeout_s)
 

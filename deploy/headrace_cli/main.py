@@ -32,6 +32,16 @@ _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8000
 _API_FLAGS = (
     *flags.API_FLAGS,
+    *flags.BATCH_FLAGS,
+    *flags.QUEUE_FLAGS,
+    *flags.plugin_flags("API"),
+    *flags.logging_flags("API"),
+    *flags.REDIS_FLAGS,
+    flags.CONFIG_FLAG,
+)
+_BATCH_WORKER_FLAGS = (
+    *flags.BATCH_FLAGS,
+    *flags.ANSWER_FLAGS,
     *flags.QUEUE_FLAGS,
     *flags.plugin_flags("API"),
     *flags.logging_flags("API"),
@@ -137,6 +147,21 @@ def api(**given: Any) -> None:
     """
     servers.require(servers.API)
     servers.become(servers.API, _settings(_API_FLAGS, given))
+
+
+@app.command(cls=ServerCommand, name="batch-worker")
+@accepts(*_BATCH_WORKER_FLAGS)
+def batch_worker(**given: Any) -> None:
+    """Run one batch worker: it feeds what /v1/batches is given into the queue, and writes the results.
+
+    It answers as API nodes do, so it takes their options, without those of HTTP. Any number may run.
+
+    \b
+    Example:
+      headrace batch-worker --redis redis://queue:6379/0 --files s3://bucket/headrace
+    """
+    servers.require(servers.BATCH_WORKER)
+    servers.become(servers.BATCH_WORKER, _settings(_BATCH_WORKER_FLAGS, given))
 
 
 @app.command(cls=ServerCommand)

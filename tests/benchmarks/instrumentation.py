@@ -1,24 +1,31 @@
-"""What metrics and traces cost: the same load with them and without, in turns.
+"""What metrics and traces cost: processor time for the same work with them and without, in turns.
 
-    python tests/benchmarks/instrumentation.py [--rounds 12] [--streams 32] [--tokens 200] [--step-ms 5]
+    python tests/benchmarks/instrumentation.py [--rounds 20] [--requests 320] [--streams 32] [--tokens 32] [--step-ms 0]
 
 Three fleets: one as it is shipped, with metrics; one that sends traces to a collector as well, one those of every
 twentieth request. In each, signals cut the instrumentation out and put it back, so that both are measured of the same
-processes: two that run the same code may differ by several percent. Prints tokens per second and CPU time; gates nothing.
+processes: two that run the same code may differ by several percent. With steps of 0 ms nothing is computed, and what
+instrumentation takes is as large a share as it can be; 20 ms is the pace of a real engine.
+
+Prints microseconds of processor time per request, of both processes: the least of all rounds, the median of what a
+round's halves differ by, and where that median lies with 95 % confidence. Gates nothing.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import random
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +38,13 @@ from trace_collector import trace_collector
 
 from headrace_cli.embedded_redis import EmbeddedRedis
 
-METRICS, SAMPLED, TRACES = "metrics", "sampled", "traces"
+FLEETS = METRICS, SAMPLED, TRACES = "metrics", "sampled", "traces"
 CUT, PUT_BACK = signal.SIGUSR1, signal.SIGUSR2
-SETTLE_S = 0.5
+SETTLE_S = 0.2
 """Every process has met the signal by then."""
+EXPORT_S = 0.5
+"""All spans have left within two of these."""
+RESAMPLES = 4000
 
 
 def run_switched(package: str) -> int:
@@ -74,6 +84,15 @@ def run_switched(package: str) -> int:
     return main()
 
 
+@dataclass(frozen=True)
+class Load:
+    """So many requests for so many tokens each, of which ``streams`` run at a time."""
+
+    requests: int
+    streams: int
+    tokens: int
+
+
 @dataclass
 class Arm:
     """One fleet: an API node and a worker of a model that has the arm's name."""
@@ -82,9 +101,8 @@ class Arm:
     redis_url: str
     step_ms: float
     extra: dict[str, str]
-    tokens_per_s: dict[signal.Signals, list[float]] = field(default_factory=lambda: {CUT: [], PUT_BACK: []})
-    cpu_us: dict[signal.Signals, list[float]] = field(default_factory=lambda: {CUT: [], PUT_BACK: []})
-    """Of both processes, per token."""
+    cpu_us: dict[signal.Signals, list[tuple[float, float]]] = field(default_factory=lambda: {CUT: [], PUT_BACK: []})
+    """Of the worker and of the API node, per request."""
 
     def start(self, stack: ExitStack) -> None:
         self.port = free_port()
@@ -114,28 +132,36 @@ class Arm:
             return False
         return any(model["id"] == self.name for model in ready["models"])
 
-    def measure(self, state: signal.Signals, streams: int, tokens: int) -> None:
+    def measure(self, state: signal.Signals, load: Load) -> None:
         for process in self.processes:
             process.send_signal(state)
         time.sleep(SETTLE_S)
-        cpu_s, begun_s = self._cpu_s(), time.perf_counter()
-        asyncio.run(self._load(streams, tokens))
-        seconds = time.perf_counter() - begun_s
-        self.tokens_per_s[state].append(streams * tokens / seconds)
-        self.cpu_us[state].append((self._cpu_s() - cpu_s) / (streams * tokens) * 1e6)
+        before_s = self._cpu_s()
+        asyncio.run(self._load(load))
+        time.sleep(2 * EXPORT_S)  # what is sent afterwards belongs to it
+        worker_s, api_s = (after - before for after, before in zip(self._cpu_s(), before_s, strict=True))
+        self.cpu_us[state].append((worker_s / load.requests * 1e6, api_s / load.requests * 1e6))
 
     def tell(self) -> None:
-        cells = []
-        for values in (self.tokens_per_s, self.cpu_us):
-            without, with_it = values[CUT], values[PUT_BACK]
-            more = [a / b - 1 for a, b in zip(with_it, without, strict=True)]
-            low, middle, high = statistics.quantiles(more, n=4)
-            medians = f"{statistics.median(with_it):7,.1f} for {statistics.median(without):7,.1f}"
-            cells.append(f"{medians} ({middle:+.2%}, quartiles {low:+.2%} {high:+.2%})")
-        print(f"{self.name:<8} {cells[0]} tokens/s, {cells[1]} us CPU per token")
+        for name, of in (("worker", itemgetter(0)), ("API node", itemgetter(1)), ("both", sum)):
+            without, with_it = ([of(both) for both in self.cpu_us[state]] for state in (CUT, PUT_BACK))
+            more_us = [a - b for a, b in zip(with_it, without, strict=True)]
+            low, high = confidence(more_us)
+            least = f"least {min(with_it):8,.1f} for {min(without):8,.1f} ({min(with_it) / min(without) - 1:+6.2%})"
+            middle = statistics.median(more_us)
+            share = middle / statistics.median(without)
+            print(
+                f"{self.name:<8} {name:<9} {least}, median {middle:+7.1f} us ({share:+.2%}), 95 %: {low:+.1f} to {high:+.1f}"
+            )
 
-    async def _load(self, streams: int, tokens: int) -> None:
-        await asyncio.gather(*(self._stream(seed, tokens) for seed in range(streams)))
+    async def _load(self, load: Load) -> None:
+        seeds = iter(range(load.requests))
+
+        async def user() -> None:
+            for seed in seeds:
+                await self._stream(seed, load.tokens)
+
+        await asyncio.gather(*(user() for _ in range(load.streams)))
 
     async def _stream(self, seed: int, tokens: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**22)
@@ -147,46 +173,55 @@ class Arm:
         writer.close()
         assert b"data: [DONE]" in answer
 
-    def _cpu_s(self) -> float:
-        """Of all threads, to the nanosecond: the usual counters of a process have steps of 10 ms."""
-        tasks = [task for process in self.processes for task in Path(f"/proc/{process.pid}/task").iterdir()]
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    def _cpu_s(self) -> list[float]:
+        """Of all threads that there are or were, to the nanosecond: the counters in /proc have steps of 10 ms."""
+        return [time.clock_gettime(~process.pid << 3 | 2) for process in self.processes]
 
 
-def main(rounds: int, streams: int, tokens: int, step_ms: float) -> None:
+def confidence(values: list[float]) -> tuple[float, float]:
+    """Where their median lies with 95 % confidence, by drawing from them again and again."""
+    dice = random.Random(0)
+    medians = sorted(statistics.median(dice.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return medians[RESAMPLES // 40], medians[-RESAMPLES // 40]
+
+
+def main(names: Sequence[str], rounds: int, step_ms: float, load: Load) -> None:
+    dice = random.Random(0)
     with ExitStack() as stack:
         collector = stack.enter_context(trace_collector())
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         redis = stack.enter_context(EmbeddedRedis(Path(folder) / "valkey"))
-        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": str(round(EXPORT_S * 1000))}
         sampled = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.05"}
         extras = {METRICS: {}, SAMPLED: traced | sampled, TRACES: traced}
-        arms = [Arm(name, redis.url, step_ms, extra) for name, extra in extras.items()]
+        arms = [Arm(name, redis.url, step_ms, extra) for name, extra in extras.items() if name in names]
         for arm in arms:
             arm.start(stack)
         for arm in arms:
             wait_until(arm.serves, f"{arm.name} serves", 120)
             for state in (CUT, PUT_BACK):
-                arm.measure(state, streams, tokens)
-                arm.tokens_per_s[state].clear()
+                arm.measure(state, load)
                 arm.cpu_us[state].clear()
-        for number in range(rounds):
-            for arm in arms:
-                for state in (CUT, PUT_BACK) if number % 2 else (PUT_BACK, CUT):
-                    arm.measure(state, streams, tokens)
+        for _ in range(rounds):
+            for arm in dice.sample(arms, len(arms)):
+                for state in dice.sample((CUT, PUT_BACK), 2):
+                    arm.measure(state, load)
+                collector.spans.clear()
     for arm in arms:
         arm.tell()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measure what metrics and traces cost.")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--fleets", nargs="+", default=FLEETS, choices=FLEETS)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--requests", type=int, default=320)
     parser.add_argument("--streams", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--step-ms", type=float, default=5.0)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--step-ms", type=float, default=0.0)
     parser.add_argument("--run", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.run:
         sys.exit(run_switched(given.run))
     else:
-        main(given.rounds, given.streams, given.tokens, given.step_ms)
+        main(given.fleets, given.rounds, given.step_ms, Load(given.requests, given.streams, given.tokens))

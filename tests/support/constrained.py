@@ -14,7 +14,7 @@ from headrace_api.grammar.translate import constraint_of
 from headrace_api.schemas.completions import CompletionRequest
 from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
-from headrace_shared.protocol.grammar import GrammarSpec
+from headrace_shared.protocol.grammar import GrammarBackend, GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
 from headrace_shared.text.tokenizer import Tokenizer
@@ -32,7 +32,7 @@ PADDING = 13
 def spec_of(**fields: Any) -> GrammarSpec:
     """The grammar of a request with these fields."""
     body = CompletionRequest.parse(json.dumps({"prompt": "x", **fields}).encode())
-    constraint = constraint_of(body, ["xgrammar", "guidance"])
+    constraint = constraint_of(body, list(GrammarBackend)[1:])
     assert constraint is not None
     return constraint.spec
 

@@ -73,7 +73,14 @@ async def chat_prompt_of(body: ChatRequest, model: ServedModel, services: Servic
 
 async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> Prepared:
     plan = await plan_chat(body, ask, model, trace, services)
-    shape = ChatShape(
+    shape = chat_shape(body, plan, ask, model, services)
+    collector = collector_of(body, 1, partial(ChatAnswer, shape))
+    return Prepared(ask, model.card, [plan.job], renderer_of(body, services, partial(ChatStream, shape)), collector)
+
+
+def chat_shape(body: ChatRequest, plan: ChatPlan, ask: Ask, model: ServedModel, services: Services) -> ChatShape:
+    """How the answer is told. Raises InvalidRequestError."""
+    return ChatShape(
         envelope=envelope("chatcmpl", ask, body, model.card, services),
         tokenizer=model.tokenizer,
         role=plan.role,
@@ -89,8 +96,6 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         prompt_details=services.settings.enable_prompt_tokens_details,
         timings=tells_timings(body, services),
     )
-    collector = collector_of(body, 1, partial(ChatAnswer, shape))
-    return Prepared(ask, model.card, [plan.job], renderer_of(body, services, partial(ChatStream, shape)), collector)
 
 
 CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare)

@@ -132,7 +132,7 @@ async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Se
             timeline.prepared(prepared.jobs, call.body)
             linger_s = services.settings.disconnect_linger_s if body.stream else 0.0
             terms = Terms(model.card.name, call.arrived_s, call.timeout_s, linger_s, timeline)
-            generations = await _enqueue(prepared, terms, services, idempotency)
+            generations = await enqueue(prepared, terms, services, idempotency)
         except KeyTakenError:
             timeline.end("attached")
             continue
@@ -145,8 +145,8 @@ async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Se
     raise UnavailableError("An earlier request with this Idempotency-Key is just beginning or ending; try again.")
 
 
-async def _enqueue(
-    prepared: Prepared, terms: Terms, services: Services, idempotency: IdempotencyKey | None
+async def enqueue(
+    prepared: Prepared, terms: Terms, services: Services, idempotency: IdempotencyKey | None = None
 ) -> list[Generation]:
     """All or none: when one job is refused, those before it are cancelled."""
     generations: list[Generation] = []

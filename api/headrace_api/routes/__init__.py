@@ -5,7 +5,9 @@ from fastapi import APIRouter
 from headrace_api.routes import (
     anthropic,
     autoscale,
+    batches,
     console,
+    files,
     generation,
     health,
     metrics,
@@ -20,6 +22,6 @@ from headrace_api.routes import (
 
 def all_routers() -> list[APIRouter]:
     """Every router that the application serves."""
-    asked = (generation, responses, anthropic, render, tokenize, other_tasks)
+    asked = (generation, responses, anthropic, files, batches, render, tokenize, other_tasks)
     modules = (*asked, requests, models, autoscale, console, health, metrics)
     return [module.router for module in modules]

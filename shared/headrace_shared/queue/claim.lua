@@ -1,4 +1,4 @@
--- ARGV: worker nonce want max_cost lease_ms deadline_frame
+-- ARGV: worker nonce want max_cost lease_ms deadline_frame background_want background_max_cost (absent: as the others)
 -- Returns after how many ms to ask again (0: no need), then one {rid, epoch, seq, priority, enqueued, claimed, attempt,
 -- body} per claimed request. The same nonce again (a lost reply) gets the same requests again.
 --
@@ -6,6 +6,8 @@
 -- a level's lanes are kept in Lua while they are served, in the order that Redis keeps them in, and written by flush().
 local worker, nonce, room = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local want = math.min(tonumber(ARGV[3]), 1000)
+-- What background requests may take of both.
+local back_want, back_room = tonumber(ARGV[7] or ARGV[3]), tonumber(ARGV[8] or ARGV[4])
 local now = now_ms()
 local rows, claimed, taken_tokens, again = {}, {}, 0, 0
 local full, company = false, nil
@@ -118,13 +120,18 @@ local function may_take_suspect()
   return true
 end
 
+local function has_no_room_for(background, cost)
+  return cost > room or (background and (back_want < 1 or cost > back_room))
+end
+
 -- With a bound on waiting, every eighth pick is for whoever waits longest, once that is longer than the bound.
 local function aged_lane()
   if aging == 0 or turn % 8 ~= 0 then return nil end
   flush()
   local oldest = redis.call('ZRANGE', BASE .. 'age', 0, 0, 'WITHSCORES')
   if not oldest[1] or tonumber(oldest[2]) + aging > now then return nil end
-  local h = redis.call('HMGET', request_key(oldest[1]), 'priority', 'lane')
+  local h = redis.call('HMGET', request_key(oldest[1]), 'priority', 'lane', 'background', 'cost')
+  if h[3] and has_no_room_for(true, tonumber(h[4])) then return nil end -- nobody waits for its sake
   local served = h[1] and redis.call('ZSCORE', BASE .. 'lanes:' .. h[1], h[2])
   if not served then
     redis.call('ZREM', BASE .. 'age', oldest[1]) -- its hash was lost
@@ -178,7 +185,8 @@ local function take(lane, rid, cost, h)
     'from', h[3], 'attempts', attempt)
   lane.gone[#lane.gone + 1] = h[1]
   level.taken, level.cost = level.taken + 1, level.cost + cost
-  taken_tokens, room = taken_tokens + cost, room - cost
+  taken_tokens, room, back_room = taken_tokens + cost, room - cost, back_room - cost
+  if h[10] then back_want = back_want - 1 end
   local share = tenants[h[5]] or {requests = 0, tokens = 0}
   tenants[h[5]] = share
   share.requests, share.tokens = share.requests + 1, share.tokens + cost
@@ -207,7 +215,7 @@ local function step()
   end
   local rid, cost = entry[2][2], tonumber(entry[2][4])
   local h = redis.call('HMGET', request_key(rid), 'entry', 'deadline', 'seq', 'enqueued', 'tenant', 'weight', 'epoch',
-    'affinity', 'attempts')
+    'affinity', 'attempts', 'background')
   local waited = now - (h[4] or 0)
   if h[1] ~= entry[1] then -- its hash was lost or deleted by hand
     lane.at = lane.at + 1
@@ -220,8 +228,8 @@ local function step()
     leave_lane(level.priority, lane.name, entry[1])
     log_frame(rid, h[3] + 1, ARGV[6])
     finish(rid, now, false)
-  elseif cost > room then -- wait for it rather than starve it with smaller ones
-    full = true
+  elseif has_no_room_for(h[10], cost) then -- wait for it rather than starve it with smaller ones
+    full = cost > room
     return false
   elseif lane.name == SUSPECTS and not may_take_suspect() then
     full, again = true, APART_MS

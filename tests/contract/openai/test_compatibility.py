@@ -18,6 +18,7 @@ from headrace_api.routes import other_tasks
 from headrace_api.schemas.anthropic import CountTokensRequest, MessagesRequest
 from headrace_api.schemas.base import RequestModel
 from headrace_api.schemas.chat import ChatRequest
+from headrace_api.schemas.chat_batch import ChatBatchRequest
 from headrace_api.schemas.completions import CompletionRequest
 from headrace_api.schemas.console import RetryDeadLetter
 from headrace_api.schemas.responses import ResponsesRequest
@@ -31,6 +32,7 @@ COMPARED = [model for model in REQUESTS if model is not RetryDeadLetter]
 """Bodies that other servers have too."""
 ENDPOINTS: dict[type[RequestModel], tuple[str, dict[str, Any]]] = {
     ChatRequest: ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+    ChatBatchRequest: ("/v1/chat/completions/batch", {"messages": [[{"role": "user", "content": "hi"}]]}),
     CompletionRequest: ("/v1/completions", {"prompt": "hi"}),
     TokenizeRequest: ("/tokenize", {"prompt": "hi"}),
     DetokenizeRequest: ("/detokenize", {"tokens": [1]}),

@@ -82,7 +82,7 @@ async def test_nothing_that_the_two_sides_do_is_refused(server: RedisServer) -> 
         for request_id in ("a", "b", "c"):
             await ends.requests.enqueue(make_job(request_id), idempotency=IdempotencyKey(request_id, "f"))
         await ends.worker.claim(2, 10**9)
-        await ends.worker.renew()
+        await ends.worker.renew(["a"])
         for request_id in ("a", "c"):
             await ends.requests.cancel(QUEUE, request_id, "test", unless_heard=True)
         await ends.requests.state(QUEUE, "b")

@@ -52,7 +52,11 @@ class ModelRunner:
         self._rows_at_once = max(1, _SCORED_LOGITS // vocab_size)
 
     def execute(self, plan: Plan) -> Sampled:
-        """Compute every slice of ``plan``; one token for each slice that samples, in order."""
+        """Compute every slice of ``plan``; one token for each slice that samples, in order.
+
+        Raises StepGivenUpError when the plan becomes unwanted before its layers are computed. A device that works
+        ahead is hardly ever that late.
+        """
         with torch.inference_mode():
             return self._execute(plan)
 
@@ -60,7 +64,7 @@ class ModelRunner:
         if plan.copies:
             self._attention.cache.copy(plan.copies)
         step = build_inputs(plan.slices, self._attention.cache.block_size, self._device)
-        self._attention.begin(step.batch)
+        self._attention.begin(step.batch, plan.unwanted)
         begun_s = mono_s()
         hidden = self._network.hidden(step.input_ids, step.positions)
         if self._device.type == "cuda" and self._timed:

@@ -93,6 +93,14 @@ class BlockAllocator:
         blocks -= sum(self._blocks_for(sequence.num_tokens) for sequence in waiting)
         return max(0, blocks) * self._block_size
 
+    def spare_tokens_without_background(self, running: Iterable[Sequence], waiting: Iterable[Sequence]) -> int:
+        """Places that only background sequences need. Blocks that others share count for each of them: rather fewer."""
+        needed = sum(self._blocks_for(each.num_tokens) for each in waiting if not each.background)
+        needed += sum(
+            max(self._blocks_for(each.num_tokens) + 1, len(each.block_table)) for each in running if not each.background
+        )
+        return max(0, self._pool.total - needed) * self._block_size
+
     def _blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self._block_size)
 

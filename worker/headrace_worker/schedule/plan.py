@@ -1,10 +1,16 @@
 """What one step computes, what came out of it, and what that means for each sequence."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
 from headrace_worker.schedule.beam import Candidate
 from headrace_worker.schedule.request import Sequence
+from headrace_worker.schedule.step_cost import Load
+
+
+class StepGivenUpError(Exception):
+    """The plan became unwanted while it was computed: nothing came out of it."""
 
 
 @dataclass(slots=True)
@@ -41,6 +47,12 @@ class Plan:
     slices: list[Slice] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
     """(from, to): blocks whose content is copied first, all of it read before any is written."""
+    load: Load = field(default_factory=Load)
+    """What it amounts to."""
+    interruptible: bool = False
+    """All of it is background: it may be given up for somebody else, and is planned again."""
+    unwanted: Callable[[], bool] | None = None
+    """Asked while it is computed: whether it is to be given up. Set by the engine."""
 
     @property
     def num_tokens(self) -> int:

@@ -2,17 +2,23 @@
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from heapq import merge
 
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
 from headrace_worker.schedule.allocator import BlockAllocator
+from headrace_worker.schedule.background import BackgroundCount
 from headrace_worker.schedule.beam import Candidate
 from headrace_worker.schedule.beam_steps import BeamSteps
 from headrace_worker.schedule.draft import Draft
 from headrace_worker.schedule.end_rules import EndRules
 from headrace_worker.schedule.ending import Ending
 from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput, Slice
+from headrace_worker.schedule.prefill_shares import PrefillLimits, PrefillShares
 from headrace_worker.schedule.request import Request, Sequence, SequenceState
+from headrace_worker.schedule.room import Room
+from headrace_worker.schedule.step_cost import StepCost
+from headrace_worker.schedule.step_pace import PaceLimits, StepPace
 from headrace_worker.schedule.waiting import SequenceQueue
 
 
@@ -30,6 +36,8 @@ class SchedulerLimits:
     """Tokens per block."""
     num_blocks: int
     enable_prefix_caching: bool = True
+    pace: PaceLimits = field(default_factory=PaceLimits)
+    prefills: PrefillLimits = field(default_factory=PrefillLimits)
 
     def __post_init__(self) -> None:
         if min(self.max_num_seqs, self.max_model_len, self.block_size, self.num_blocks) < 1:
@@ -47,16 +55,6 @@ class SchedulerLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """What could be added now without anything having to wait for long."""
-
-    slots: int
-    """Sequences."""
-    tokens: int
-    """K/V places that neither running nor waiting sequences need for the tokens they have."""
-
-
-@dataclass(frozen=True, slots=True)
 class SchedulerStats:
     """A snapshot; preemptions and tokens only ever grow."""
 
@@ -69,6 +67,11 @@ class SchedulerStats:
     prefix_hit_tokens: int
     cached_blocks: int = 0
     """Free ones that can still be found."""
+    background_running: int = 0
+    """Of ``running`` and ``waiting`` together, background sequences that the last plan computes."""
+    background_paused: int = 0
+    """And those that it does not."""
+    steps_given_up: int = 0
 
 
 class Scheduler:
@@ -76,8 +79,9 @@ class Scheduler:
 
     Everything goes by ``Sequence.order``: the smallest is served first, and when blocks run out the
     largest that runs is preempted: its blocks are freed, its tokens kept, and it computes them again
-    later. The first that waits is never passed by a later one; a strictly more urgent one takes the
-    place of running ones.
+    later. The first that waits is never passed by a later one, unless limits on long prompts say
+    so; a strictly more urgent one takes the place of running ones. Background sequences are less
+    urgent than any other, and get what the others leave of a step: see ``StepPace``.
 
     One thread owns it and alternates ``plan`` and ``commit``. ``add``, ``abort`` and ``finish`` may
     come at any moment, between the two as well: results of a sequence that has ended are ignored,
@@ -92,7 +96,10 @@ class Scheduler:
         self._running = SequenceQueue()
         self._waiting = SequenceQueue()
         self._beams = BeamSteps(self._rules, self._running, self._waiting, self._blocks, limits.max_num_seqs)
+        self.cost = StepCost()
+        self._pace = StepPace(limits.pace, self.cost)
         self._unfinished = 0
+        self._background = BackgroundCount()
         self._preemptions = 0
         self._preempted: list[str] = []
 
@@ -116,6 +123,8 @@ class Scheduler:
                 )
         self._requests[request.request_id] = request
         self._unfinished += len(request.sequences)
+        if request.background:
+            self._background.unfinished += len(request.sequences)
         for sequence in request.sequences[1:]:
             sequence.state = SequenceState.HELD
         self._waiting.push(request.sequences[0])
@@ -143,8 +152,15 @@ class Scheduler:
         return self._unfinished > 0
 
     def room(self) -> Room:
-        slots = self._limits.max_num_seqs - self._unfinished
-        return Room(max(0, slots), self._blocks.spare_tokens(self._running, self._waiting))
+        slots = max(0, self._limits.max_num_seqs - self._unfinished)
+        tokens = self._blocks.spare_tokens(self._running, self._waiting)
+        others = self._unfinished - self._background.unfinished
+        wanted = self._background.wanted(slots, others)
+        room = Room(slots, tokens, wanted, tokens if wanted else 0)
+        if not self._background.unfinished:
+            return room
+        without = self._blocks.spare_tokens_without_background(self._running, self._waiting)
+        return replace(room, slots=max(0, self._limits.max_num_seqs - others), tokens=max(tokens, without))
 
     def stats(self) -> SchedulerStats:
         return SchedulerStats(
@@ -156,6 +172,9 @@ class Scheduler:
             prefix_queried_tokens=self._blocks.prefix_queried_tokens,
             prefix_hit_tokens=self._blocks.prefix_hit_tokens,
             cached_blocks=self._blocks.pool.cached,
+            background_running=self._background.planned,
+            background_paused=self._background.paused,
+            steps_given_up=self._background.steps_given_up,
         )
 
     def take_preempted(self) -> list[str]:
@@ -165,15 +184,18 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The next step; empty exactly when no sequence is unfinished."""
-        draft = Draft(self._limits.max_num_batched_tokens)
-        prefills: deque[Sequence] = deque()
-        for sequence in list(self._running):
-            if sequence.remaining > 1:
-                prefills.append(sequence)
-            elif sequence.remaining and sequence.state is SequenceState.RUNNING:
-                self._schedule(sequence, draft)
-        self._plan_prefills(prefills, draft)
-        return draft.plan(self._blocks.take_copies())
+        draft = Draft(self._limits.max_num_batched_tokens, self._pace)
+        self._plan_kind(draft, background=False)
+        if self._background.unfinished:
+            draft.begin_background()
+            self._plan_kind(draft, background=True)
+        plan = draft.plan(self._blocks.take_copies())
+        self._background.note(plan, held_back=draft.held_back)
+        return plan
+
+    def give_up(self) -> None:
+        """The latest plan was not computed; what it has of blocks and places stays where it is, and is planned again."""
+        self._background.steps_given_up += 1
 
     def commit(self, plan: Plan, sampled: Sampled) -> list[SequenceOutput]:
         """Take in a step's result; one output for each sequence that got a token or ended."""
@@ -206,27 +228,47 @@ class Scheduler:
                 outputs.append(SequenceOutput(sequence.request_id, sequence.choice, [], failure=failure))
         return outputs
 
-    def _plan_prefills(self, prefills: deque[Sequence], draft: Draft) -> None:
+    def _plan_kind(self, draft: Draft, *, background: bool) -> None:
+        """Those that decode, and then prompts."""
+        prefills: deque[Sequence] = deque()
+        for sequence in list(self._running):
+            if sequence.background is not background:
+                continue
+            if sequence.remaining > 1:
+                prefills.append(sequence)
+            elif sequence.remaining and sequence.state is SequenceState.RUNNING:
+                self._schedule(sequence, draft)
+        waiting = [sequence for sequence in self._waiting if sequence.background is background]
+        prompts = merge(prefills, waiting, key=lambda sequence: sequence.order)
+        self._plan_prefills(prefills, draft, PrefillShares(self._limits.prefills, prompts, draft), background)
+
+    def _plan_prefills(self, prefills: deque[Sequence], draft: Draft, shares: PrefillShares, background: bool) -> None:
         """Spend the rest of the budget on prompts, running and waiting ones in one order."""
         blocked = False
         while True:
             # Preempted meanwhile, and perhaps admitted again.
-            while prefills and (prefills[0].state is not SequenceState.RUNNING or prefills[0] in draft):
+            while prefills and (
+                prefills[0].state is not SequenceState.RUNNING or prefills[0] in draft or shares.must_wait(prefills[0])
+            ):
                 prefills.popleft()
-            head = None if blocked else self._waiting.first()
+            head = None if blocked else self._next_waiting(shares, background)
             if head is not None and (not prefills or head.order < prefills[0].order):
-                blocked = not self._admit(head, draft)
+                blocked = not self._admit(head, draft, shares)
             elif prefills and draft.budget:
-                self._schedule(prefills.popleft(), draft)
+                self._schedule(prefills[0], draft, shares.cap(prefills.popleft()))
             else:
                 return
 
-    def _admit(self, head: Sequence, draft: Draft) -> bool:
-        """Start the first waiting sequence, if need be in the place of less urgent ones."""
+    def _next_waiting(self, shares: PrefillShares, background: bool) -> Sequence | None:
+        head = next((each for each in self._waiting if not shares.must_wait(each)), None)
+        return head if head is not None and head.background is background else None
+
+    def _admit(self, head: Sequence, draft: Draft, shares: PrefillShares) -> bool:
+        """Start a waiting sequence, if need be in the place of less urgent ones."""
         while len(self._running) >= self._limits.max_num_seqs:
             if not self._displace_for(head, draft):
                 return False
-        if not draft.budget:
+        if not draft.room_for(head):
             return False
         recomputed = head.admitted
         while not self._blocks.admit(head, self._running):
@@ -238,12 +280,14 @@ class Scheduler:
         self._waiting.remove(head)
         self._running.push(head)
         head.state = SequenceState.RUNNING
-        self._schedule(head, draft)
+        self._schedule(head, draft, shares.cap(head))
         return True
 
-    def _schedule(self, sequence: Sequence, draft: Draft) -> None:
-        """Plan as much of a running sequence as the budget allows, unless it loses its own blocks over it."""
-        count = min(sequence.remaining, draft.budget)
+    def _schedule(self, sequence: Sequence, draft: Draft, most: int = 1) -> None:
+        """Plan as much of a running sequence as ``most`` and the budgets allow, unless it loses its own blocks over it."""
+        count = min(most, draft.room_for(sequence))
+        if not count:
+            return
         end = sequence.num_computed + count
         while not self._blocks.grow(sequence, end):
             victim = self._running.last() or sequence
@@ -256,7 +300,7 @@ class Scheduler:
     def _displace_for(self, head: Sequence, draft: Draft) -> bool:
         """Preempt the least urgent running sequence, if ``head`` has the better priority, or else an idle beam."""
         victim = self._running.last()
-        if victim is None or victim.priority <= head.priority:
+        if victim is None or victim.urgency <= head.urgency:
             victim = self._beams.idle_for(head)
         if victim is None:
             return False
@@ -315,6 +359,8 @@ class Scheduler:
         sequence.state = SequenceState.FINISHED
         sequence.finish_reason = reason
         self._unfinished -= 1
+        if sequence.background:
+            self._background.unfinished -= 1
         self._release_held(sequence)
         if all(other.finished for other in self._requests[sequence.request_id].sequences):
             del self._requests[sequence.request_id]

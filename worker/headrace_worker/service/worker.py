@@ -26,6 +26,7 @@ from headrace_worker.service.beat import Heart, starting_state
 from headrace_worker.service.bridge import EngineThread, StepReport
 from headrace_worker.service.card import publish_card
 from headrace_worker.service.intake import Intake
+from headrace_worker.service.lease import Lease
 from headrace_worker.service.outbox import Outbox
 from headrace_worker.service.pump import Pump
 from headrace_worker.service.watch import SERVICE, WorkerWatch
@@ -96,7 +97,7 @@ class Worker:
         pump.connect(engine, outbox)
         presence = Presence(redis)
         state = starting_state(worker_id, card, setup.engine.stats(), settings.max_num_seqs)
-        self._heart = Heart(queue, presence, engine, pump, state, publish)
+        self._heart = Heart(queue, presence, state, publish)
         self._heart.announced = watch.announced
         self._intake = Intake(queue, pump, setup.engine.room())
         self._pump = pump
@@ -113,7 +114,7 @@ class Worker:
         heart = self._heart
         tasks = {
             "outbox": outbox.run(),
-            "lease": heart.run_lease(settings.lease_ms),
+            "lease": Lease(queue, engine, pump, outbox).run(settings.lease_ms),
             "announcement": heart.run_announcement(card, settings.lease_ms),
             "reaper": heart.run_reaper(),
             "control": self._obey(queue),

@@ -31,7 +31,11 @@ def make_request(
     sampling = SamplingSpec(**{key: rest.pop(key) for key in list(rest) if key in SamplingSpec.__struct_fields__})
     attempt = {key: rest.pop(key) for key in list(rest) if key in ("resumed", "finished", "prompt_scored")}
     job = GenerateJob(
-        JobHeader(name, "queue", priority), pack_ids(prompt), n=n, sampling=sampling, stopping=StoppingSpec(**rest)
+        JobHeader(name, "queue", priority, background=rest.pop("background", False)),
+        pack_ids(prompt),
+        n=n,
+        sampling=sampling,
+        stopping=StoppingSpec(**rest),
     )
     return Request.from_job(job, arrival=arrival, **attempt)
 
@@ -184,11 +188,11 @@ class Driver:
             assert part.count >= 1
             assert part.start == sequence.num_computed
             assert len(sequence.block_table) * self.limits.block_size >= part.start + part.count
-            if id(sequence) not in running_before:
+            if id(sequence) not in running_before and not self.limits.prefills.long_tokens:
                 assert all(sequence.order < other.order for other in waiting), "somebody was passed"
-        if waiting and plan.num_tokens < self.limits.max_num_batched_tokens:
-            urgent = min(other.priority for other in waiting)
-            assert all(other.priority <= urgent for other in self.live(SequenceState.RUNNING)), "an urgent one waits"
+        if waiting and not self.limits.prefills.long_tokens and plan.num_tokens < self.limits.max_num_batched_tokens:
+            urgent = min(other.urgency for other in waiting)
+            assert all(other.urgency <= urgent for other in self.live(SequenceState.RUNNING)), "an urgent one waits"
 
     def _execute(self, plan: Plan) -> Sampled:
         sampled = Sampled()
