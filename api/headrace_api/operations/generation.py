@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from headrace_api.answer_log import answer_log
 from headrace_api.dispatch import Generation, KeyTakenError, Terms
 from headrace_api.limits import RateLimiter
 from headrace_api.operations.answering import GenerationStream, collect
@@ -131,7 +132,8 @@ async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Se
                     await services.tokenizers.run(log_prompts, prepared, model, services.settings)
             timeline.prepared(prepared.jobs, call.body)
             linger_s = services.settings.disconnect_linger_s if body.stream else 0.0
-            terms = Terms(model.card.name, call.arrived_s, call.timeout_s, linger_s, timeline)
+            answers = answer_log(services.settings, model.card.name, stream=bool(body.stream))
+            terms = Terms(model.card.name, call.arrived_s, call.timeout_s, linger_s, timeline, answers)
             generations = await enqueue(prepared, terms, services, idempotency)
         except KeyTakenError:
             timeline.end("attached")
