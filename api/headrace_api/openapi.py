@@ -12,10 +12,12 @@ from headrace_api.errors import ErrorBody, MessagesErrorBody
 from headrace_api.schemas.anthropic import CountTokensRequest, Message, MessagesRequest, TokenCount
 from headrace_api.schemas.autoscale import ScaleSignals
 from headrace_api.schemas.base import RequestModel
+from headrace_api.schemas.batches import Batch, BatchList, BatchRequest
 from headrace_api.schemas.chat import ChatChunk, ChatCompletion, ChatRequest
 from headrace_api.schemas.chat_batch import ChatBatchRequest
 from headrace_api.schemas.completions import Completion, CompletionChunk, CompletionRequest
 from headrace_api.schemas.console import RetriedDeadLetter, RetryDeadLetter
+from headrace_api.schemas.files import DeletedFile, FileList, FileObject
 from headrace_api.schemas.health import Readiness, ScrapeTarget, ServerLoad, Version
 from headrace_api.schemas.models import Model, ModelList
 from headrace_api.schemas.render import Rendered
@@ -36,6 +38,7 @@ REQUESTS: tuple[type[RequestModel], ...] = (
     ResponsesRequest,
     MessagesRequest,
     CountTokensRequest,
+    BatchRequest,
     TokenizeRequest,
     DetokenizeRequest,
     RetryDeadLetter,
@@ -50,6 +53,11 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     ItemList,
     Message,
     TokenCount,
+    FileObject,
+    FileList,
+    DeletedFile,
+    Batch,
+    BatchList,
     TokenizeAnswer,
     DetokenizeAnswer,
     TokenizerInfo,

@@ -51,7 +51,7 @@ _NO_SOFT_PROMPTS = "soft prompts are not supported"
 _NO_MEDIA = "only text is served yet"
 _NO_SPECULATION = "speculative decoding is not supported yet; leave it out"
 _ONE_DEVICE = "a worker computes on one device; start further workers on the same --redis for more throughput"
-_RECOMPUTES = "a sequence that has to make room is computed again, never swapped"
+_RECOMPUTES = "a sequence that has to make room is computed again, from what is still cached of it, never swapped"
 _TOKENIZERS = "templates and tokenizers run in threads of the API node; use --tokenizer-threads"
 _EAGER = "steps are not compiled or captured, so there is nothing to limit"
 _NO_PLUGINS = "the engine's parts cannot be replaced from outside"
@@ -99,10 +99,7 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused(_RECOMPUTES, "swap-space", off=["0"]),
     *_refused(_RECOMPUTES, "preemption-mode", off=["recompute"]),
     *_refused("weights are kept on the device as a whole", "cpu-offload-gb", off=["0"]),
-    *_refused("use --kv-cache-memory SIZE", "num-gpu-blocks-override", "kv-cache-memory-bytes"),
-    *_refused("prompts share a step's tokens in the order of their arrival", "max-num-partial-prefills", off=["1"]),
-    *_refused("prompts share a step's tokens in the order of their arrival", "max-long-partial-prefills", off=["1"]),
-    *_refused(_ALWAYS_CHUNKED, "long-prefill-token-threshold", off=["0"]),
+    *_refused("use --kv-cache-memory SIZE", "kv-cache-memory-bytes"),
     *_harmless(_ALWAYS_CHUNKED, "enable-chunked-prefill"),
     *_switches(_ALWAYS_CHUNKED, "no-enable-chunked-prefill"),
     *_refused(_QUEUE_ORDER, "scheduler-cls"),

@@ -228,6 +228,11 @@ WORKER = Board(
                 "ops",
             ),
             spread("Wait in the worker", "headrace:worker_wait_seconds"),
+            lines("Time by what was expected", mean("headrace:step_time_ratio", "instance"), "{{instance}}"),
+        ),
+        "Background": (
+            lines("Sequences", level("headrace:background_sequences", "state", "sum"), "{{state}}", stacked=True),
+            lines("Steps given up", rate("headrace:steps_given_up_total", "instance"), "{{instance}}", "ops"),
         ),
         "KV cache": (
             lines("In use", level("vllm:kv_cache_usage_perc", "instance"), "{{instance}}", "percentunit"),

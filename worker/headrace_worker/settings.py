@@ -156,6 +156,32 @@ class WorkerSettings(BaseSettings):
     max_num_batched_tokens: int = Field(
         default=512, ge=1, description="Tokens computed in one step, prefill chunks and decodes together."
     )
+    target_step_ms: float = Field(
+        default=0.0,
+        ge=0,
+        description="How long a step may take in which prompts are computed beside sequences that decode: it gets as much of the prompts as fits, by what steps have taken so far, milliseconds; 0: as much as max_num_batched_tokens allows.",
+    )
+    interactive_itl_slack: float = Field(
+        default=1.5,
+        ge=1,
+        description="How much longer a step may take with background requests in it than without them, as a factor; 1: they run only when nobody else does.",
+    )
+    max_num_partial_prefills: int = Field(
+        default=1, ge=1, description="Prompts that share a step's tokens evenly; 1: one prompt after the other."
+    )
+    max_long_partial_prefills: int = Field(
+        default=1,
+        ge=1,
+        description="How many long prompts are computed in one step; shorter ones pass those beyond. At most max_num_partial_prefills.",
+    )
+    long_prefill_token_threshold: int = Field(
+        default=0,
+        ge=0,
+        description="More tokens than these make a prompt a long one; 0: 4 % of the context length when max_num_partial_prefills is above 1, else no prompt is.",
+    )
+    num_gpu_blocks_override: int | None = Field(
+        default=None, ge=1, description="KV blocks, on whatever device, instead of what fits into its memory."
+    )
     enable_prefix_caching: bool = Field(default=True, description="Share the KV blocks of equal prompt beginnings.")
     chat_template: str | None = Field(default=None, description="Jinja chat template: a file, or the template itself.")
     chat_template_content_format: Literal["auto", "string", "openai"] = Field(

@@ -18,6 +18,8 @@ from headrace_shared.queue.file_book import path_of
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 15.0
+_LAST_WORD_S = 30.0
+"""How much longer than the batch its requests may take: it ends them itself, unless nobody works on it."""
 _LATE_SHARE = 0.25
 """Of a batch's time: when less is left, its items become more urgent."""
 
@@ -55,7 +57,7 @@ class Order:
             tenant=spec.tenant,
             priority=self.priority(),
             usual_priority=spec.priority,
-            timeout_s=max(0.001, self.left_s()),
+            timeout_s=max(0.0, self.left_s()) + _LAST_WORD_S,
         )
 
 

@@ -121,6 +121,27 @@ WORKER_FLAGS = (
     _worker("block-size", int, "Tokens per KV block (default 16).", "TOKENS"),
     _worker("max-num-seqs", int, "Sequences computed at once (default 64).", "N"),
     _worker("max-num-batched-tokens", int, "Tokens computed in one step (default 512).", "TOKENS"),
+    _worker(
+        "target-step-ms",
+        float,
+        "Longest step in which prompts are computed beside sequences that decode; 0: any (default).",
+        "MS",
+    ),
+    _worker(
+        "interactive-itl-slack",
+        float,
+        "How much longer a step may take with batch requests in it than without them (default 1.5).",
+        "FACTOR",
+    ),
+    _worker("max-num-partial-prefills", int, "Prompts that share a step's tokens evenly (default 1).", "N"),
+    _worker("max-long-partial-prefills", int, "How many long prompts are computed in one step (default 1).", "N"),
+    _worker(
+        "long-prefill-token-threshold",
+        int,
+        "More tokens than these make a prompt long (default: 4 % of the context when prompts share steps).",
+        "TOKENS",
+    ),
+    _worker("num-gpu-blocks-override", int, "KV blocks instead of what fits into the device's memory.", "N"),
     _worker("enable-prefix-caching", bool, "Share the KV blocks of equal prompt beginnings (default on)."),
     _worker(
         "engine",

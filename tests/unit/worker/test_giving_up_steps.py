@@ -39,7 +39,7 @@ def test_a_step_that_was_given_up_is_computed_again_with_the_same_outcome(steps_
     begun = [token for _ in range(steps_before) for output in engine.step() for token in output.token_ids]
     engine.hurry()
     assert engine.step() == []
-    assert (engine.given_up, engine.take_facts() is None) == (1, steps_before == 0)
+    assert (engine.stats().steps_given_up, engine.take_facts() is None) == (1, steps_before == 0)
     engine.calm_down()
     assert begun + answers(engine)["batch"] == answers(expected)["batch"]
 
@@ -51,4 +51,4 @@ def test_a_step_with_others_in_it_is_never_given_up() -> None:
     engine.hurry()
     outputs = [output for _ in range(3) for output in engine.step()]
     assert {output.request_id for output in outputs} == {"user"}
-    assert engine.given_up == 0
+    assert engine.stats().steps_given_up == 0

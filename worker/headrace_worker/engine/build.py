@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,12 +13,17 @@ from headrace_shared.protocol.sampling import ProcessorCall
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.engine.generate import GenerateEngine, Runner
 from headrace_worker.models.files import ModelFiles
+from headrace_worker.schedule.prefill_shares import PrefillLimits
 from headrace_worker.schedule.request import RowProcessor
 from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
+from headrace_worker.schedule.step_pace import PaceLimits
 from headrace_worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from headrace_worker.execute.grammar.compiler import GrammarCompiler
+
+_LONG_SHARE = 0.04
+"""Of the context length: what makes a prompt long where nothing is said and prompts share steps, as in vLLM."""
 
 
 class EngineSetupError(HeadraceError):
@@ -56,7 +62,8 @@ def _build_simulated(settings: WorkerSettings) -> EngineSetup:
 
     max_model_len = min(settings.max_model_len or simulate.MAX_MODEL_LEN, simulate.MAX_MODEL_LEN)
     blocks_per_sequence = -(-max_model_len // settings.block_size)
-    limits = _limits(settings, max_model_len, num_blocks=blocks_per_sequence * min(settings.max_num_seqs, 64))
+    num_blocks = settings.num_gpu_blocks_override or blocks_per_sequence * min(settings.max_num_seqs, 64)
+    limits = _limits(settings, max_model_len, num_blocks)
     eos = frozenset({simulate.EOS_ID})
     return EngineSetup(
         engine=_engine(limits, eos, simulate.SimulatedRunner(settings.simulated_step_ms)),
@@ -113,6 +120,9 @@ def _with_own_defaults(files: ModelFiles, settings: WorkerSettings) -> ModelFile
 
 
 def _limits(settings: WorkerSettings, max_model_len: int, num_blocks: int) -> SchedulerLimits:
+    long_tokens = settings.long_prefill_token_threshold
+    if not long_tokens and settings.max_num_partial_prefills > 1:
+        long_tokens = max(1, int(max_model_len * _LONG_SHARE))
     try:
         return SchedulerLimits(
             max_num_seqs=settings.max_num_seqs,
@@ -121,6 +131,8 @@ def _limits(settings: WorkerSettings, max_model_len: int, num_blocks: int) -> Sc
             block_size=settings.block_size,
             num_blocks=num_blocks,
             enable_prefix_caching=settings.enable_prefix_caching,
+            pace=PaceLimits(settings.target_step_ms / 1000 or inf, settings.interactive_itl_slack),
+            prefills=PrefillLimits(settings.max_num_partial_prefills, settings.max_long_partial_prefills, long_tokens),
         )
     except ValueError as error:
         raise EngineSetupError(str(error)) from error

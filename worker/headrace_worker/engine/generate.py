@@ -62,8 +62,6 @@ class GenerateEngine:
         self._runner = runner
         self._facts: StepFacts | None = None
         self._hurry = threading.Event()
-        self.given_up = 0
-        """Steps that were, for somebody more urgent."""
 
     def add(self, request: Request) -> None:
         """Take a request in. Raises ValueError when it can never run here."""
@@ -104,7 +102,7 @@ class GenerateEngine:
         try:
             sampled = self._runner.execute(plan)
         except StepGivenUpError:
-            self.given_up += 1
+            self._scheduler.give_up()
             return []
         executed_s = mono_s()
         outputs = self._scheduler.commit(plan, sampled)

@@ -70,6 +70,7 @@ def build_runner(settings: WorkerSettings) -> BuiltRunner:
         memory_bytes=settings.kv_cache_memory,
         utilization=settings.gpu_memory_utilization,
         most_tokens=settings.max_num_seqs * loaded.max_model_len,
+        blocks=settings.num_gpu_blocks_override,
     )
     return assemble(loaded, size, mode=LogprobsMode(settings.logprobs_mode))
 

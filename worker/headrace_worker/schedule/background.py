@@ -10,6 +10,7 @@ class BackgroundCount:
         self.unfinished = 0
         self.planned = 0
         """Those in the last plan."""
+        self.steps_given_up = 0
         self._held_back = False
 
     @property

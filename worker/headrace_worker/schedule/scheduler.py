@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import merge
 
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
@@ -71,6 +71,7 @@ class SchedulerStats:
     """Of ``running`` and ``waiting`` together, background sequences that the last plan computes."""
     background_paused: int = 0
     """And those that it does not."""
+    steps_given_up: int = 0
 
 
 class Scheduler:
@@ -153,16 +154,13 @@ class Scheduler:
     def room(self) -> Room:
         slots = max(0, self._limits.max_num_seqs - self._unfinished)
         tokens = self._blocks.spare_tokens(self._running, self._waiting)
-        background = self._background
-        if not background.unfinished:
-            return Room(slots, tokens, background.wanted(slots, self._unfinished), tokens)
-        others = self._unfinished - background.unfinished
-        return Room(
-            max(0, self._limits.max_num_seqs - others),
-            max(tokens, self._blocks.spare_tokens_without_background(self._running, self._waiting)),
-            background.wanted(slots, others),
-            tokens,
-        )
+        others = self._unfinished - self._background.unfinished
+        wanted = self._background.wanted(slots, others)
+        room = Room(slots, tokens, wanted, tokens if wanted else 0)
+        if not self._background.unfinished:
+            return room
+        without = self._blocks.spare_tokens_without_background(self._running, self._waiting)
+        return replace(room, slots=max(0, self._limits.max_num_seqs - others), tokens=max(tokens, without))
 
     def stats(self) -> SchedulerStats:
         return SchedulerStats(
@@ -176,6 +174,7 @@ class Scheduler:
             cached_blocks=self._blocks.pool.cached,
             background_running=self._background.planned,
             background_paused=self._background.paused,
+            steps_given_up=self._background.steps_given_up,
         )
 
     def take_preempted(self) -> list[str]:
@@ -193,6 +192,10 @@ class Scheduler:
         plan = draft.plan(self._blocks.take_copies())
         self._background.note(plan, held_back=draft.held_back)
         return plan
+
+    def give_up(self) -> None:
+        """The latest plan was not computed; what it has of blocks and places stays where it is, and is planned again."""
+        self._background.steps_given_up += 1
 
     def commit(self, plan: Plan, sampled: Sampled) -> list[SequenceOutput]:
         """Take in a step's result; one output for each sequence that got a token or ended."""

@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry
 from headrace_shared.clock import mono_s
 from headrace_shared.telemetry.buckets import (
     PREEMPTIONS,
+    RATIO,
     REQUEST_S,
     SEQUENCES,
     STEP_S,
@@ -47,6 +48,14 @@ class WorkerMetrics(ProcessMetrics):
     )
     own_waiting = Observed(
         "headrace:worker_waiting", "Sequences waiting in this worker, preempted ones included.", MODEL
+    )
+    background = Observed(
+        "headrace:background_sequences",
+        "Background sequences in this worker: running (in the latest step), paused (waiting for time that others leave).",
+        ("model_name", "state"),
+    )
+    given_up = ObservedCount(
+        "headrace:steps_given_up", "Steps of background requests that were given up when somebody else came.", MODEL
     )
     kv_usage = Observed(
         "vllm:kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.", ENGINE, also="vllm:gpu_cache_usage_perc"
@@ -130,6 +139,12 @@ class WorkerMetrics(ProcessMetrics):
         ("model_name", "part"),
         buckets=STEP_S,
     )
+    step_surprise = Spread(
+        "headrace:step_time_ratio",
+        "What a step took, by what was expected of one of its size: 1 is as expected.",
+        MODEL,
+        buckets=RATIO,
+    )
     batch = Spread("headrace:step_sequences", "Sequences in a step's batch.", MODEL, buckets=SEQUENCES)
     cancellations = Counted(
         "headrace:cancellations",
@@ -166,6 +181,7 @@ class StepTallies:
         self._plan, self._execute, self._commit, self._handover, self._forward = (
             metrics.step_parts.labels(model, part) for part in ("plan", "execute", "commit", "handover", "forward")
         )
+        self._surprise = metrics.step_surprise.labels(model)
         self._tokens = metrics.step_tokens.labels(model, THE_ENGINE)
         self._sequences = metrics.batch.labels(model)
         self._generated = metrics.generation_tokens.labels(model, THE_ENGINE)
@@ -178,6 +194,8 @@ class StepTallies:
         self._handover.observe(now_s - facts.ended_s)
         if facts.forward_s:
             self._forward.observe(facts.forward_s)
+        if facts.expected_s:
+            self._surprise.observe((facts.ended_s - facts.begun_s) / facts.expected_s)
         self._tokens.observe(facts.tokens)
         self._sequences.observe(facts.sequences)
         self._generated.inc(generated)

@@ -150,6 +150,9 @@ class WorkerWatch:
         reasons = {"capacity": waiting, "deferred": deferred}
         yield kind.waiting_by_reason.family(((*engine, reason), value) for reason, value in reasons.items())
         yield kind.own_waiting.family([((self._model,), stats.waiting)])
+        kinds = {"running": stats.background_running, "paused": stats.background_paused}
+        yield kind.background.family(((self._model, state), value) for state, value in kinds.items())
+        yield kind.given_up.family([((self._model,), stats.steps_given_up)])
         used = stats.total_blocks - stats.free_blocks
         yield kind.kv_usage.family([(engine, used / stats.total_blocks)])
         blocks = {"used": used, "cached": stats.cached_blocks, "blank": stats.free_blocks - stats.cached_blocks}

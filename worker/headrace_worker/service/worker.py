@@ -20,7 +20,6 @@ from headrace_shared.queue.server_check import checking_server
 from headrace_shared.queue.watch import put_watch
 from headrace_shared.settings import RedisSettings
 from headrace_shared.telemetry.tracing import setup_tracing
-from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.engine.build import EngineSetup, build_engine
 from headrace_worker.service.answer_form import AnswerForm, answer_form, check_parsers
 from headrace_worker.service.beat import Heart, starting_state
@@ -90,7 +89,7 @@ class Worker:
         self._watch = watch = WorkerWatch(settings, setup, card.name, worker_id, self._tracing)
         put_watch(redis, watch.metrics)
         queue = WorkerQueue(redis, card.queue, worker_id, settings.lease_ms)
-        tokenizer = _tokenizer(setup)
+        tokenizer = setup.files.tokenizer()
         grammars = setup.grammars(tokenizer) if setup.grammars else None
         pump = Pump(tokenizer, worker_id, watch.attempts, grammars, setup.processors)
         engine = EngineThread(setup.engine, self._on_report, self._on_crash)
@@ -191,12 +190,6 @@ class Worker:
                 async with asyncio.timeout(_REDIS_RETRY_S):
                     await self._stop.wait()
         return None
-
-
-def _tokenizer(setup: EngineSetup) -> Tokenizer:
-    files = setup.files
-    named = [files.bos_token, files.eos_token, *files.special_tokens.values()]
-    return Tokenizer.from_bytes(files.tokenizer_json, special_tokens=[token for token in named if token])
 
 
 @contextlib.asynccontextmanager
