@@ -23,6 +23,7 @@ from headrace_api.tenants import Caller
 from headrace_api.timeline import Timeline
 from headrace_shared.clock import mono_s, wall_s
 from headrace_shared.errors import ConflictError, InternalError, InvalidRequestError, UnavailableError
+from headrace_shared.ids import base_of
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.queue.requests import IdempotencyKey
 
@@ -200,7 +201,7 @@ def _queue_id(call: Call, body: QueuedRequest) -> str:
     if not call.chosen_by_client and body.request_id is None:
         return call.request_id
     base = call.request_id if call.chosen_by_client or body.request_id is None else body.request_id
-    return f"{base}-{secrets.token_hex(4)}"
+    return f"{base_of(base)}-{secrets.token_hex(4)}"
 
 
 def _idempotency(endpoint: str, call: Call) -> IdempotencyKey | None:
