@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from headrace_api.answer_log import answer_log
 from headrace_api.dispatch import Generation, Terms, merge
 from headrace_api.errors import error_body, messages_error_body, status_of
 from headrace_api.operations.anthropic import MESSAGES
@@ -121,7 +122,8 @@ async def _answered(item: Item, services: Services) -> ItemAnswer:
     prepared, body = await _prepared(item, services)
     timeout_s = item.timeout_s if body.timeout is None else min(item.timeout_s, body.timeout)
     timeline = services.timelines.begin(prepared.ask, prepared.card.name, arrived_s, (None, None))
-    terms = Terms(prepared.card.name, arrived_s, timeout_s, linger_s=0.0, timeline=timeline)
+    answers = answer_log(services.settings, prepared.card.name, stream=False)
+    terms = Terms(prepared.card.name, arrived_s, timeout_s, linger_s=0.0, timeline=timeline, answers=answers)
     try:
         if services.settings.enable_log_requests:
             model = await services.directory.of_queue(prepared.card.queue)
