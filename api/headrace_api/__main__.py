@@ -4,12 +4,14 @@ Exit status: 0 after a clean stop, 2 when the settings are at fault (starting ag
 help), 1 for anything else, such as a port that is taken.
 """
 
+import asyncio
 import signal
 import sys
 
 import uvicorn
 from pydantic import ValidationError
 from pydantic_settings.exceptions import SettingsError
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headrace_api.app import create_app
 from headrace_api.drain import Drain
@@ -47,6 +49,14 @@ def main() -> int:
     return 0 if server.started else 1
 
 
+class PromptWriter(HttpToolsProtocol):
+    """Writes at once what uvloop would keep until everybody has had a turn: streams that step together wait less."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)
+
+
 class Server(uvicorn.Server):
     """uvicorn that says so before it stops: balancers need a moment to notice."""
 
@@ -62,7 +72,7 @@ class Server(uvicorn.Server):
             port=settings.port,
             uds=settings.uds,
             loop="uvloop",
-            http="httptools",
+            http=PromptWriter,
             ws="none",
             lifespan="on",
             ssl_context_factory=(lambda *_: tls.listening) if tls else None,
