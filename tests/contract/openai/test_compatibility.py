@@ -19,6 +19,7 @@ from headrace_api.openapi import REQUESTS
 from headrace_api.routes import other_tasks
 from headrace_api.schemas.anthropic import CountTokensRequest, MessagesRequest
 from headrace_api.schemas.base import RequestModel
+from headrace_api.schemas.batches import BatchRequest
 from headrace_api.schemas.chat import ChatRequest
 from headrace_api.schemas.chat_batch import ChatBatchRequest
 from headrace_api.schemas.completions import CompletionRequest
@@ -41,6 +42,7 @@ ENDPOINTS: dict[type[RequestModel], tuple[str, dict[str, Any]]] = {
     DetokenizeRequest: ("/detokenize", {"tokens": [1]}),
     ResponsesRequest: ("/v1/responses", {"input": "hi"}),
     MessagesRequest: ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}),
+    BatchRequest: ("/v1/batches", {"endpoint": "/v1/chat/completions", "completion_window": "24h"}),
     CountTokensRequest: ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "hi"}]}),
 }
 """A request of each kind that is answered."""
@@ -95,9 +97,18 @@ def test_every_field_of_a_body_has_a_row_that_says_what_becomes_of_it(model: typ
     assert told == []
 
 
+async def uploaded(api: Api, model: type[RequestModel]) -> dict[str, str]:
+    """What a batch needs besides."""
+    if model is not BatchRequest:
+        return {}
+    files, data = {"file": ("a.jsonl", b"x")}, {"purpose": "batch"}
+    return {"input_file_id": (await api.http.post("/v1/files", files=files, data=data)).json()["id"]}
+
+
 @pytest.mark.parametrize("model", COMPARED, ids=lambda model: model.__name__)
 async def test_a_field_that_is_refused_gets_a_400_with_its_name(api: Api, model: type[RequestModel]) -> None:
     path, base = ENDPOINTS[model]
+    base = base | await uploaded(api, model)
     for name in [name for name, answer in rows_of(model).items() if answer == "refused"]:
         response = await api.http.post(path, json=base | {name: ASKS.get(name, {"asked": True})})
         assert response.status_code == 400, name
@@ -109,6 +120,7 @@ async def test_a_field_that_is_refused_gets_a_400_with_its_name(api: Api, model:
 @pytest.mark.parametrize("model", COMPARED, ids=lambda model: model.__name__)
 async def test_a_field_with_a_row_is_never_called_unknown(api: Api, model: type[RequestModel]) -> None:
     path, base = ENDPOINTS[model]
+    base = base | await uploaded(api, model)
     names = [name for name in rows_of(model) if "." not in name and name not in base]
     names = [name for name in names if name not in ("messages", "prompt")]
     response = await api.http.post(path, json=base | dict.fromkeys(names))
