@@ -53,14 +53,14 @@ class ChatPlan:
 async def plan_chat(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> ChatPlan:
     """Render, tokenize and check. Raises InvalidRequestError."""
     use = await tool_use(body, model, services)
-    [ticket] = tickets(ask, trace, services, use.constraint.spec if use.constraint else None)
+    [ticket] = tickets(ask, trace, services, use.constraint.told if use.constraint else None)
     prompt, reading, job = await services.tokenizers.run(_planned, body, model, use, ticket)
     form = MessageForm(
         parser=reading.parser,
         call_ids=CallIdMinter(ask.request_id, *_call_ids(body, model)),
         thinks=model.reasoning is not None,
         shows_reasoning=body.include_reasoning is not False,
-        calls_finish=body.tool_mode != "named",
+        named=body.tool_mode == "named",
     )
     role = model.card.response_role if body.opens_reply else str(body.messages[-1]["role"])
     return ChatPlan(prompt, job, role, form)

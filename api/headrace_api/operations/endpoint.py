@@ -113,7 +113,7 @@ async def grammar_of(body: GenerationRequest, card: ModelCard, services: Service
     if constraint is None:
         return None
     await services.grammars.check(constraint)
-    return constraint.spec
+    return constraint.told
 
 
 def tickets(ask: Ask, trace: Trace, services: Services, grammar: GrammarSpec | None) -> list[Ticket]:

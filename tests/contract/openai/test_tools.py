@@ -242,7 +242,7 @@ async def test_a_named_function_is_called_and_the_answer_stops(valkey_url: str) 
         for choice in (await answer_of(api, tool_choice=named("weather")),):
             [call] = choice["message"]["tool_calls"]
             assert call["function"] == {"name": "weather", "arguments": '{"city": "Rome"}'}
-            assert (choice["message"]["content"], choice["finish_reason"]) == (None, "stop")
+            assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
         assert described(worker) == ["weather"]
         grammar = worker.jobs[-1].sampling.grammar
         assert grammar is not None

@@ -173,13 +173,14 @@ class Pump:
     async def _constrain(self, request: Request, sampling: SamplingSpec) -> Failed | None:
         if sampling.grammar is None:
             return None
+        param = sampling.grammar.asked_as or "response_format"
         try:
             async with asyncio.timeout(_COMPILE_S):
                 request.constrain(await self._compiled(sampling.grammar))
         except TimeoutError:
-            return Failed(ErrorCode.INVALID_REQUEST, "the grammar takes too long to compile", "response_format")
+            return Failed(ErrorCode.INVALID_REQUEST, f"{param}: the grammar takes too long to compile", param)
         except ValueError as error:
-            return Failed(ErrorCode.INVALID_REQUEST, str(error), "response_format")
+            return Failed(ErrorCode.INVALID_REQUEST, f"{param}: {error}", param)
         except Exception:
             log.exception("grammar compiler failed", extra={"request_id": request.request_id})
             return Failed(ErrorCode.INTERNAL, "the grammar compiler failed")

@@ -72,8 +72,10 @@ class Setup:
         outbox: Any = self.outbox
         self.pump.connect(engine, outbox)
 
-    def accept(self, request_id: str, *, constrained: bool, calls: tuple[ProcessorCall, ...] = ()) -> None:
-        grammar = GrammarSpec(GrammarKind.REGEX, "a") if constrained else None
+    def accept(
+        self, request_id: str, *, constrained: bool, calls: tuple[ProcessorCall, ...] = (), asked_as: str = ""
+    ) -> None:
+        grammar = GrammarSpec(GrammarKind.REGEX, "a", asked_as=asked_as) if constrained else None
         sampling = SamplingSpec(grammar=grammar, logits_processors=calls)
         job = GenerateJob(JobHeader(request_id, "q"), pack_ids([1]), 2, sampling)
         self.pump.accept(Claim(request_id, 1, 0, 1, 0, 0, 0, job, []))
@@ -101,13 +103,14 @@ async def test_others_do_not_wait_for_a_grammar() -> None:
     assert isinstance(setup.outbox.said["slow"][0], Started)
 
 
-async def test_a_grammar_that_does_not_compile_fails_its_request() -> None:
+@pytest.mark.parametrize(("asked_as", "param"), [("", "response_format"), ("guided_regex", "guided_regex")])
+async def test_a_grammar_that_does_not_compile_fails_its_request(asked_as: str, param: str) -> None:
     setup = Setup()
-    setup.accept("r", constrained=True)
+    setup.accept("r", constrained=True, asked_as=asked_as)
     await settle()
     setup.compiler.asked[0].set_exception(ValueError("no such rule"))
     await settle()
-    assert setup.failures("r") == [Failed(ErrorCode.INVALID_REQUEST, "no such rule", "response_format")]
+    assert setup.failures("r") == [Failed(ErrorCode.INVALID_REQUEST, f"{param}: no such rule", param)]
     assert setup.engine.added == []
     assert "r" not in setup.pump
 
