@@ -194,7 +194,7 @@ async def _services(
         await stack.enter_async_context(in_background(metrics.follow_loop()))
         if settings.log_stats:
             await stack.enter_async_context(in_background(StatsLog(metrics, fleet).run()))
-        await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect))
+        await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect_own))
         timelines = Timelines(metrics, telemetry.spans_below)
         dead_letters = DeadLetters(redis)
         console = ConsoleFeed(Sources(fleet, timelines, metrics, directory, dead_letters), drain)

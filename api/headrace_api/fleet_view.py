@@ -15,16 +15,18 @@ from prometheus_client.metrics_core import Metric
 from headrace_api.directory import ListedModel, ModelDirectory
 from headrace_api.metrics import Metrics
 from headrace_api.scale import desired_workers
-from headrace_shared.clock import wall_ms
+from headrace_shared.clock import mono_s, wall_ms
 from headrace_shared.errors import UnavailableError
 from headrace_shared.queue.presence import WorkerState
 from headrace_shared.queue.requests import RequestQueue
+from headrace_shared.queue.script_load import ScriptLoad
 from headrace_shared.queue.status import Backlog, Lane, Share, Survey
 from headrace_shared.telemetry.series import Observed
 
 log = logging.getLogger(__name__)
 
 _REFRESH_S = 2.0
+_SCRIPTS_S = 10.0
 NAMED_TENANTS = 10
 """All others are one: tenants are named by clients, and series must not be."""
 OTHER_TENANTS = "other"
@@ -74,6 +76,8 @@ class FleetSnapshot:
     redis: bool = False
     conflicts: int = 0
     models: tuple[ModelView, ...] = field(default=())
+    scripts: ScriptLoad | None = None
+    """None: Redis does not tell."""
 
 
 class FleetView:
@@ -82,6 +86,8 @@ class FleetView:
     def __init__(self, queue: RequestQueue, directory: ModelDirectory) -> None:
         self._queue = queue
         self._directory = directory
+        self._scripts: ScriptLoad | None = None
+        self._scripts_read_s = -_SCRIPTS_S
         self._task: asyncio.Task[None] | None = None
         self.snapshot = FleetSnapshot()
 
@@ -113,7 +119,10 @@ class FleetView:
         listed = {entry.model.card.digest: entry for entry in state.models}
         models = [await self._view(entry) for entry in listed.values()]
         conflicts = sum(bool(entry.conflict) for entry in state.models)
-        self.snapshot = FleetSnapshot(wall_ms(), state.redis, conflicts, tuple(models))
+        if mono_s() - self._scripts_read_s >= _SCRIPTS_S:
+            self._scripts = await self._queue.script_load()
+            self._scripts_read_s = mono_s()
+        self.snapshot = FleetSnapshot(wall_ms(), state.redis, conflicts, tuple(models), self._scripts)
 
     async def _view(self, listed: ListedModel) -> ModelView:
         card = listed.model.card
@@ -144,6 +153,9 @@ class FleetGauges:
         yield Metrics.redis_up.family([((), float(now.redis))])
         yield Metrics.models.family([((), len(now.models))])
         yield Metrics.card_conflicts.family([((), now.conflicts)])
+        if now.scripts is not None:
+            yield Metrics.script_calls.family([((), now.scripts.calls)])
+            yield Metrics.script_seconds.family([((), now.scripts.seconds)])
         for series, value in _PER_MODEL.items():
             yield series.family(((model.name,), value(model)) for model in now.models)
         yield Metrics.workers.family(
