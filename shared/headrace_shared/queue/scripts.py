@@ -28,10 +28,11 @@ class Script(StrEnum):
     ANNOUNCE = "announce"
     FLEET = "fleet"
     QUEUES = "queues"
+    NODES = "nodes"
     RATE_LIMIT = "rate_limit"
 
 
-_WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET, Script.QUEUES, Script.RATE_LIMIT}
+_WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET, Script.QUEUES, Script.NODES, Script.RATE_LIMIT}
 
 
 def _source(script: Script) -> bytes:

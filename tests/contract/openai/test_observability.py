@@ -16,7 +16,7 @@ from headrace_api.metrics import Metrics
 from headrace_shared.protocol.event import Delta, Finished, FinishReason, Started
 from headrace_shared.queue.claims import Claim
 from headrace_shared.settings import QueueSettings
-from headrace_shared.telemetry.series import Observed
+from headrace_shared.telemetry.series import Observed, ObservedCount
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
@@ -231,4 +231,7 @@ async def test_cancelling_what_waits_is_counted_by_its_phase(valkey_url: str) ->
 
 def test_what_is_observed_is_not_made() -> None:
     metrics = Metrics()
-    assert {type(series) for series in Metrics.declared() if metrics.made[series._attribute] is None} == {Observed}
+    assert {type(series) for series in Metrics.declared() if metrics.made[series._attribute] is None} == {
+        Observed,
+        ObservedCount,
+    }
