@@ -214,7 +214,7 @@ METRICS_TAIL = """## What vLLM has and Headrace has not
 | `vllm:mm_cache_queries_total`, `vllm:mm_cache_hits_total` | only text is served |
 | `vllm:lora_requests_info` | adapters are not served |
 | `vllm:engine_sleep_state`, `sleep_mode_operation_*`, `rl_weight_update_*` | a worker that shall sleep is stopped |
-| `vllm:corrupted_requests_total` | a logit that is no number fails its request: `headrace:attempts_total` |
+| `vllm:corrupted_requests_total` | logits are not searched for values that are no numbers |
 | `vllm:watermark_requests_total` | answers have no watermarks |
 | `vllm:kv_block_lifetime_seconds`, `vllm:kv_block_idle_before_evict_seconds`, `vllm:kv_block_reuse_gap_seconds` | blocks are not followed one by one; see `headrace:kv_blocks` |
 | `vllm:estimated_flops_per_gpu_total`, `vllm:estimated_read_bytes_per_gpu_total`, `vllm:estimated_write_bytes_per_gpu_total` | nothing is estimated; `headrace:step_seconds` is measured |

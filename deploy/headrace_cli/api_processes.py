@@ -23,10 +23,14 @@ _POLL_S = 0.1
 
 
 def count_of(variables: Mapping[str, str]) -> int:
-    """How many are wanted. Raises CliError for what is no such number."""
+    """How many are wanted. Raises CliError for what is no such number, and where there can only be one."""
     text = variables.get(COUNT, "1")
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise CliError(f"--api-server-count is to be a number from 1, not {text}", exit_code=EXIT_CONFIGURATION)
+    if int(text) > 1 and "HEADRACE_API_UDS" in variables:
+        raise CliError(
+            "--uds: a unix socket is for one process; leave it out, or --api-server-count", exit_code=EXIT_CONFIGURATION
+        )
     return int(text)
 
 

@@ -264,17 +264,17 @@ async def test_it_comes_back_when_the_node_does(valkey_url: str, worker: Scripte
 
 
 async def test_it_tells_that_redis_is_away_keeps_what_was_known_and_goes_on_afterwards(tmp_path: Path) -> None:
-    with RedisServer(tmp_path) as redis:
+    with RedisServer(tmp_path / "redis") as redis:
         async with running_worker(redis.url) as worker, running_api(redis.url) as api, browser_tab() as tab:
             worker.figures = FIGURES
             page = await opened(tab, api)
             await tab.until("document.querySelector('.workers tr') !== null")
             redis.kill()
-            await tab.until("document.querySelector('#status').textContent === 'Redis is away'", 20)
+            await tab.until("document.querySelector('#status').textContent === 'Redis is away'")
             assert await page.locator(".model").count() == 1
             redis.start()
-            await tab.until("document.querySelector('#status').textContent === 'live'", 20)
-            await tab.until("document.querySelector('.workers tr') !== null", 20)
+            await tab.until("document.querySelector('#status').textContent === 'live'")
+            await tab.until("document.querySelector('.workers tr') !== null")
             assert tab.complaints == []
 
 
@@ -285,7 +285,7 @@ async def test_a_model_without_workers_is_marked_and_cannot_be_asked_in_the_play
             page = await opened(tab, api)
             await tab.until("document.querySelector('#model').options.length === 1")
             assert await page.locator(".down").is_hidden()
-        await tab.until("document.querySelector('.down')?.hidden === false", 15)
+        await tab.until("document.querySelector('.down')?.hidden === false")
         assert await page.inner_text(".down") == "down: no worker of it is ready"
         assert await page.locator("#model option").count() == 0
 

@@ -11,6 +11,7 @@ export function draw(snapshot) {
   keyed(byId("model-list"), snapshot.models, (model) => model.queue, makeModel, (box, model) => {
     setText(box.querySelector("h3"), model.name);
     box.querySelector(".down").hidden = model.up;
+    box.querySelector(".workers").closest("table").hidden = !model.workers.length;
     drawFacts(box.querySelector(".facts"), model);
     keyed(box.querySelector(".workers"), model.workers, (worker) => worker.id, makeWorker, drawWorker);
     const lanes = model.lanes.slice(0, MOST_LANES);
