@@ -18,6 +18,7 @@ from headrace_api.scale import desired_workers
 from headrace_shared.clock import mono_s, wall_ms
 from headrace_shared.errors import UnavailableError
 from headrace_shared.model_card import ModelCard
+from headrace_shared.queue.batch_book import OVER, BatchBook
 from headrace_shared.queue.presence import WorkerState
 from headrace_shared.queue.requests import RequestQueue
 from headrace_shared.queue.script_load import ScriptLoad
@@ -81,6 +82,9 @@ class FleetSnapshot:
     redis: bool = False
     conflicts: int = 0
     models: tuple[ModelView, ...] = field(default=())
+    open_batches: int = 0
+    batch_totals: Mapping[str, int] = field(default_factory=dict)
+    """As ``BatchBook.totals``."""
     scripts: ScriptLoad | None = None
     """None: Redis does not tell."""
 
@@ -88,8 +92,9 @@ class FleetSnapshot:
 class FleetView:
     """Refreshed every two seconds. While Redis is away the snapshot says so, and keeps what was known."""
 
-    def __init__(self, queue: RequestQueue, directory: ModelDirectory) -> None:
+    def __init__(self, queue: RequestQueue, directory: ModelDirectory, batches: BatchBook) -> None:
         self._queue = queue
+        self._batches = batches
         self._directory = directory
         self._scripts: ScriptLoad | None = None
         self._scripts_read_s = -_SCRIPTS_S
@@ -128,7 +133,8 @@ class FleetView:
         if mono_s() - self._scripts_read_s >= _SCRIPTS_S:
             self._scripts = await self._queue.script_load()
             self._scripts_read_s = mono_s()
-        self.snapshot = FleetSnapshot(wall_ms(), state.redis, conflicts, models, self._scripts)
+        batches = await self._batches.open_count(), await self._batches.totals()
+        self.snapshot = FleetSnapshot(wall_ms(), state.redis, conflicts, models, *batches, self._scripts)
 
     async def _down(self, up: set[str]) -> list[ModelView]:
         """Models without a ready worker that somebody waits for, or that had one lately; one of each name."""
@@ -188,6 +194,12 @@ class FleetGauges:
         tenants = [((model.name, name), share) for model in now.models for name, share in model.by_tenant.items()]
         yield Metrics.queued_by_tenant.family((labels, share.requests) for labels, share in tenants)
         yield Metrics.tokens_by_tenant.family((labels, share.tokens) for labels, share in tenants)
+        yield Metrics.open_batches.family([((), now.open_batches)])
+        totals = now.batch_totals
+        yield Metrics.ended_batches.family(((status.value,), totals.get(status, 0)) for status in sorted(OVER))
+        yield Metrics.batch_items.family(((name,), totals.get(f"{name}_items", 0)) for name in ("completed", "failed"))
+        kinds = ("input", "cached", "output", "reasoning")
+        yield Metrics.batch_tokens.family(((kind,), totals.get(f"{kind}_tokens", 0)) for kind in kinds)
 
 
 _PER_MODEL: dict[Observed, Callable[[ModelView], Any]] = {

@@ -145,6 +145,17 @@ class Metrics(ProcessMetrics):
         "headrace:desired_workers", "The autoscale signal: workers that would drain the queue in time.", MODEL
     )
 
+    open_batches = Observed("headrace:batches_open", "Batches that are not done.")
+    ended_batches = ObservedCount("headrace:batches", "Batches that have ended, by their last status.", ("status",))
+    batch_items = ObservedCount(
+        "headrace:batch_items", "Items of batches that have a result: completed or failed.", ("outcome",)
+    )
+    batch_tokens = ObservedCount(
+        "headrace:batch_tokens",
+        "Tokens of those items: input, cached (of the input), output, reasoning (of the output).",
+        ("kind",),
+    )
+
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         super().__init__(self.registry)

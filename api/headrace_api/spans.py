@@ -21,7 +21,7 @@ from headrace_shared.telemetry.tracing import Part, Tracing, context_of, tracepa
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-_OPERATIONS = {"chat": "chat", "completions": "text_completion"}
+_OPERATIONS = {"chat": "chat", "chat_batch": "chat", "completions": "text_completion"}
 _QUIET_OUTCOMES = (ErrorCode.CANCELLED.value, "cancelled", "finished")
 _LONGEST_CONTENT = 65_536
 

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -24,23 +25,38 @@ from headrace_shared.settings import RedisSettings
 
 _POLL_S = 0.2
 _QUEUE_CHECK_S = 0.5
+Work = Callable[[Ready], Awaitable[None]]
+"""What a local stack is wanted for, given what is ready."""
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
 
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """``environment``: the servers', their settings included. ``redis_url`` None: a queue below ``state_dir``."""
+    """``environment``: the servers', their settings included. ``redis_url`` None: a queue below ``state_dir``.
+
+    ``uds``: the socket that the API node listens on, instead of ``host`` and ``port``.
+    """
 
     host: str
     port: int
     state_dir: Path
     redis_url: str | None
     environment: Mapping[str, str]
+    uds: Path | None = None
 
     @property
     def base_url(self) -> str:
         host = _ANY_ADDRESS.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        """Of the API node, whatever proxies there are for others."""
+        transport = (
+            httpx.AsyncHTTPTransport(uds=str(self.uds), limits=options.get("limits", httpx.Limits()))
+            if self.uds
+            else None
+        )
+        return httpx.AsyncClient(base_url=self.base_url, transport=transport, trust_env=False, **options)
 
 
 def free_port(host: str, port: str) -> int:
@@ -61,7 +77,7 @@ def free_port(host: str, port: str) -> int:
 
 
 class LocalStack:
-    """The processes of one ``headrace serve``, from the first start to the last stop. Made inside a running loop."""
+    """Queue, worker and API node, from the first start to the last stop. Made inside a running loop."""
 
     def __init__(self, settings: LocalSettings, terminal: Terminal) -> None:
         self._settings = settings
@@ -70,23 +86,34 @@ class LocalStack:
         self._redis = None if settings.redis_url else EmbeddedRedis(settings.state_dir / "queue")
         self._api: ApiProcesses | None = None
 
-    async def run(self) -> int:
-        """As ``Foreground.run``."""
-        return await Foreground(self._supervisor).run(self._serve(), self._stop)
+    async def run(self, work: Work) -> int:
+        """Do ``work`` until it is done, a signal comes or something cannot be kept running.
 
-    async def _serve(self) -> None:
-        """Start everything, say so when it is ready, and look after the queue for ever."""
+        As ``Foreground.run``; raises what ``work`` raises as well.
+        """
+        return await Foreground(self._supervisor).run(self._serve(work), self._stop)
+
+    async def _serve(self, work: Work) -> None:
+        """Start everything, and look after the queue while the work is done."""
         with self._terminal.busy("Starting"):
             redis_url = self._start_queue()
-            environment = {**self._settings.environment, "HEADRACE_REDIS_URL": redis_url}
+            environment = {
+                "HEADRACE_API_FILES": str(self._settings.state_dir / "files"),
+                **self._settings.environment,
+                "HEADRACE_REDIS_URL": redis_url,
+            }
             self._api = ApiProcesses(environment)
-            self._supervisor.start(_worker_spec(environment))
+            self._supervisor.start(_spec("worker", servers.WORKER, environment))
+            self._supervisor.start(_spec("batch-worker", servers.BATCH_WORKER, environment))
             self._supervisor.start(*self._api.specs())
             ready = await self._wait_ready(redis_url)
         self._supervisor.settle()
-        self._terminal.show(*ready.forms())
-        await self._keep_queue()
-        await asyncio.Event().wait()
+        keeper = asyncio.create_task(self._keep_queue())
+        try:
+            await work(ready)
+        finally:
+            keeper.cancel()
+            await asyncio.wait([keeper])
 
     def _start_queue(self) -> str:
         # Not in a thread: the kernel ties the server's life to the thread that starts it.
@@ -121,7 +148,7 @@ class LocalStack:
         redis = connect(RedisSettings(url=redis_url))
         presence = Presence(redis)
         try:
-            async with httpx.AsyncClient(base_url=self._settings.base_url, timeout=5.0, trust_env=False) as api:
+            async with self._settings.client(timeout=5.0) as api:
                 while True:
                     if (ready := await self._readiness(presence, api)) is not None:
                         return ready
@@ -146,8 +173,6 @@ class LocalStack:
 
     async def _stop(self) -> None:
         """The API stops accepting and finishes what runs, then the worker, then the queue they needed for it."""
-        if self._supervisor.pids():
-            self._terminal.line("Stopping; running requests are finished first (Ctrl-C again: stop now)")
         await self._supervisor.stop()
         if self._api is not None:
             self._api.close()
@@ -155,12 +180,10 @@ class LocalStack:
             self._redis.stop()
 
 
-def _worker_spec(environment: Mapping[str, str]) -> ProcessSpec:
-    # What the API processes count together is no matter of the worker's.
-    own = {name: value for name, value in environment.items() if name != FOLDER}
-    return ProcessSpec(
-        "worker", servers.command(servers.WORKER), own, servers.stop_s(servers.WORKER, own) + STOP_MARGIN_S
-    )
+def _spec(name: str, package: str, environment: Mapping[str, str]) -> ProcessSpec:
+    # What the API processes count together is no matter of others.
+    own = {variable: value for variable, value in environment.items() if variable != FOLDER}
+    return ProcessSpec(name, servers.command(package), own, servers.stop_s(package, own) + STOP_MARGIN_S)
 
 
 async def _hands_out(api: httpx.AsyncClient, model: str) -> bool:
@@ -169,5 +192,13 @@ async def _hands_out(api: httpx.AsyncClient, model: str) -> bool:
 
 
 async def serve(settings: LocalSettings, terminal: Terminal) -> int:
-    """``LocalStack.run`` for a caller without a loop of its own."""
-    return await LocalStack(settings, terminal).run()
+    """Serve until a signal comes; returns and raises as ``LocalStack.run``."""
+
+    async def until_stopped(ready: Ready) -> None:
+        terminal.show(*ready.forms())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            terminal.line("Stopping; running requests are finished first (Ctrl-C again: stop now)")
+
+    return await LocalStack(settings, terminal).run(until_stopped)

@@ -29,6 +29,7 @@ from headrace_api.output.message import MessageForm
 from headrace_api.prompt.build import Prompt, chat_prompt, truncated
 from headrace_api.schemas.base import JsonObject
 from headrace_api.schemas.chat import ChatRequest
+from headrace_shared.errors import InvalidRequestError
 from headrace_shared.parse.tools.registry import CallIds
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.job import GenerateJob
@@ -77,7 +78,14 @@ async def chat_prompt_of(body: ChatRequest, model: ServedModel, services: Servic
 
 async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> Prepared:
     plan = await plan_chat(body, ask, model, trace, services)
-    shape = ChatShape(
+    shape = chat_shape(body, plan, ask, model, services)
+    collector = collector_of(body, 1, partial(ChatAnswer, shape))
+    return Prepared(ask, model.card, [plan.job], renderer_of(body, services, partial(ChatStream, shape)), collector)
+
+
+def chat_shape(body: ChatRequest, plan: ChatPlan, ask: Ask, model: ServedModel, services: Services) -> ChatShape:
+    """How the answer is told. Raises InvalidRequestError."""
+    return ChatShape(
         envelope=envelope("chatcmpl", ask, body, model.card, services),
         tokenizer=model.tokenizer,
         role=plan.role,
@@ -93,11 +101,19 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         prompt_details=services.settings.enable_prompt_tokens_details,
         timings=tells_timings(body, services),
     )
-    collector = collector_of(body, 1, partial(ChatAnswer, shape))
-    return Prepared(ask, model.card, [plan.job], renderer_of(body, services, partial(ChatStream, shape)), collector)
 
 
-CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare)
+async def kept(body: ChatRequest, ask: Ask, services: Services) -> Ask:
+    """With ``store`` the answer is kept as responses are. Raises InvalidRequestError where none is."""
+    if not body.store:
+        return ask
+    keep_s = services.settings.response_store_ttl_s
+    if not keep_s:
+        raise InvalidRequestError("store: this server stores no answers; leave it out or send false.", param="store")
+    return msgspec.structs.replace(ask, keep_s=keep_s)
+
+
+CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare, kept)
 
 
 def _planned(

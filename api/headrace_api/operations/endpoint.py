@@ -126,6 +126,7 @@ def tickets(ask: Ask, trace: Trace, services: Services, grammar: GrammarSpec | N
             tenant=ask.tenant,
             priority=ask.priority,
             detached=ask.detached,
+            background=ask.background,
             max_stop_strings=services.settings.max_stop_strings,
             strict_max_tokens=services.settings.strict_max_tokens,
             grammar=grammar,

@@ -30,6 +30,9 @@ class GrammarBackend(enum.StrEnum):
     """xgrammar; guidance where xgrammar cannot."""
     XGRAMMAR = "xgrammar"
     GUIDANCE = "guidance"
+    OUTLINES = "outlines"
+    """Only where somebody asks for it, as the next."""
+    LM_FORMAT_ENFORCER = "lm-format-enforcer"
 
 
 class GrammarSpec(msgspec.Struct, frozen=True, omit_defaults=True):

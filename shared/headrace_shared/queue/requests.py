@@ -148,6 +148,7 @@ def enqueue_args(
         ",".join(map(keys.affinity_name, header.affinity)),
         limits.affinity_hold_ms,
         dead_letter,
+        1 if header.background else "",
     ]
 
 

@@ -31,8 +31,10 @@ class _Stream:
     pending: list[Event] = field(default_factory=list)
     final: bool = False
     used_tokens: int | None = None
+    spoke: bool = False
+    """Whether the log has taken a frame since ``Outbox.silent`` was asked last."""
     unheard_since_s: float | None = None
-    """When the first of the latest frames was published that found nobody listening."""
+    """Since when nobody was found to listen, by a frame or by a beat without one."""
 
 
 class Outbox:
@@ -40,8 +42,9 @@ class Outbox:
 
     ``on_lost(request_id, status)`` is called when the log refuses a frame: another worker owns the
     request, it was cancelled, or its deadline has passed. The stream stays open in the latter two
-    cases, for the closing frame. ``on_unheard(request_id)`` is called when all frames of the last
-    ``orphan_grace_s`` found nobody listening, which a detached request may.
+    cases, for the closing frame. ``on_unheard(request_id)`` is called when for
+    ``orphan_grace_s`` nobody was found to listen, by the frames or, where there were none, by the
+    beats; a detached request needs nobody.
     """
 
     def __init__(
@@ -92,6 +95,25 @@ class Outbox:
         self._streams.pop(request_id, None)
         self._dirty.pop(request_id, None)
 
+    def silent(self) -> list[str]:
+        """Requests that need a listener and have not found out since the last call whether they have one."""
+        silent = [request_id for request_id, stream in self._streams.items() if _needs_asking(stream)]
+        for stream in self._streams.values():
+            stream.spoke = False
+        return silent
+
+    def hear(self, listeners: dict[str, int]) -> None:
+        """Learn how many listen to each of these requests."""
+        for request_id, count in listeners.items():
+            stream = self._streams.get(request_id)
+            if stream is not None and not stream.final:
+                self._note_listeners(stream, count)
+
+    def forgive_silence(self) -> None:
+        """Redis was away: listeners have lost their connections too, and need a moment to come back."""
+        for stream in self._streams.values():
+            stream.unheard_since_s = None
+
     async def drained(self) -> None:
         """Wait until everything put so far has been answered by the log."""
         await self._idle.wait()
@@ -128,7 +150,7 @@ class Outbox:
                 log.warning(
                     "token log unreachable, frames are kept", extra={"error": error.message, "frames": len(frames)}
                 )
-                self._forgive_silence()
+                self.forgive_silence()
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _RETRY_MOST_S)
 
@@ -143,6 +165,7 @@ class Outbox:
                 if frame.final:
                     self.close(frame.request_id)
                 elif status is AppendStatus.OK:
+                    stream.spoke = True
                     self._note_listeners(stream, answer.receivers)
             elif status is AppendStatus.GAP:
                 # The log went back, as after a failover: send what it lost again.
@@ -169,7 +192,6 @@ class Outbox:
         elif mono_s() - stream.unheard_since_s >= self._orphan_grace_s:
             self._on_unheard(stream.claim.request_id)
 
-    def _forgive_silence(self) -> None:
-        """Listeners have lost their connections together with us, and need a moment to come back."""
-        for stream in self._streams.values():
-            stream.unheard_since_s = None
+
+def _needs_asking(stream: _Stream) -> bool:
+    return not (stream.spoke or stream.final or stream.claim.job.header.detached)

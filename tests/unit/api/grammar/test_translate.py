@@ -135,6 +135,7 @@ def test_a_backend_that_is_not_there_is_refused_with_those_that_are(name: str) -
     error = refusal(guided_json=SCHEMA, guided_decoding_backend=name)
     assert error.param == "guided_decoding_backend"
     assert "auto, xgrammar or guidance" in error.message
+    assert (f"its workers need headrace[{name}]" in error.message) is (name != "x")
 
 
 def test_objects_are_closed_only_where_that_takes_nothing_away() -> None:

@@ -18,7 +18,7 @@ from headrace_shared.queue.claims import AppendStatus, Claim
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.schedule.plan import SequenceOutput
 from headrace_worker.schedule.request import Grammar, Request
-from headrace_worker.schedule.scheduler import Room
+from headrace_worker.schedule.room import Room
 from headrace_worker.service.attempt_span import AttemptSpans
 from headrace_worker.service.attempts import Attempts
 from headrace_worker.service.bridge import StepReport
@@ -177,7 +177,7 @@ async def test_a_request_that_fails_in_the_engine_is_told_so_and_is_gone() -> No
     setup.accept("r", constrained=False)
     output = SequenceOutput("r/1", 0, [], failure="own.one failed: RuntimeError")
     stats: Any = None
-    setup.pump.deliver(StepReport([output], [], [], Room(1, 1), stats))
+    setup.pump.deliver(StepReport([output], [], [], Room(1, 1, 1, 1), stats))
     [failure] = setup.failures("r")
     assert failure == Failed(
         ErrorCode.INVALID_REQUEST, "logits_processors: own.one failed: RuntimeError", "logits_processors"
