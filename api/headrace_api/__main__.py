@@ -15,12 +15,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headrace_api.app import create_app
 from headrace_api.drain import Drain
+from headrace_api.listening import shared_sockets
 from headrace_api.settings import ApiSettings
 from headrace_api.tls import FreshTls
 from headrace_shared.parse.tools.plugin import ToolParserPluginError, load_tool_parser_plugin
 from headrace_shared.settings import QueueSettings, RedisSettings
 from headrace_shared.settings_report import problems_of
 from headrace_shared.telemetry.logs import setup_logging
+from headrace_shared.telemetry.multiprocess import take_share
 
 _TICKS_PER_TLS_REFRESH = 10
 _KEEP_ALIVE_S = 75
@@ -41,11 +43,17 @@ def main() -> int:
         except ToolParserPluginError as error:
             sys.stderr.write(f"headrace api: error: {error}\n")
             return 2
+    try:
+        sockets = shared_sockets(settings.host, settings.port) if settings.server_count > 1 else None
+    except OSError as error:
+        sys.stderr.write(f"headrace api: error: cannot listen on {settings.host}:{settings.port}: {error.strerror}\n")
+        return 1
+    take_share()
     # uvicorn raises the signal that stopped it once more when it has ended; that shall count as a clean end.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: sys.exit(0))
     server = Server(settings, redis, queue)
-    server.run()
+    server.run(sockets)
     return 0 if server.started else 1
 
 
