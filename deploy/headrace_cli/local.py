@@ -5,7 +5,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,13 @@ Work = Callable[[Ready], Awaitable[None]]
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
 
 
+ALL_SERVERS: Mapping[str, str] = {
+    "worker": servers.WORKER,
+    "batch-worker": servers.BATCH_WORKER,
+    "api": servers.API,
+}
+
+
 @dataclass(frozen=True)
 class LocalSettings:
     """``environment``: the servers', their settings included. ``redis_url`` None: a queue below ``state_dir``.
@@ -45,6 +52,8 @@ class LocalSettings:
     redis_url: str | None
     environment: Mapping[str, str]
     uds: Path | None = None
+    servers: Mapping[str, str] = field(default_factory=lambda: ALL_SERVERS)
+    """Names and packages, in the order in which they start; a worker and an API node are among them."""
 
     @property
     def base_url(self) -> str:
@@ -118,9 +127,8 @@ class LocalStack:
         """Start everything, and look after the queue while the work is done."""
         with self._terminal.busy("Starting"):
             redis_url = self._start_queue()
-            self._supervisor.start(self._spec("worker", servers.WORKER, redis_url))
-            self._supervisor.start(self._spec("batch-worker", servers.BATCH_WORKER, redis_url))
-            self._supervisor.start(self._spec("api", servers.API, redis_url))
+            for name, package in self._settings.servers.items():
+                self._supervisor.start(self._spec(name, package, redis_url))
             ready = await self._wait_ready(redis_url)
         self._supervisor.settle()
         keeper = asyncio.create_task(self._keep_queue())
