@@ -89,7 +89,7 @@ def _after(spec, end):
     return msgspec.structs.replace(spec, after=end)
 
 
-@pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
+@pytest.mark.parametrize("backend", ["xgrammar", "guidance", "outlines", "lm-format-enforcer"])
 def test_a_matcher_says_how_many_tokens_may_come_and_stays_where_it_is(engine: ConstrainedEngine, backend: str) -> None:
     spec = spec_of(guided_regex="abc[0-9]{2}", guided_decoding_backend=backend)
     compiled = engine.compiler.compile(spec).result()

@@ -90,6 +90,15 @@ class _Matcher:
         self._place = place or self._place
         return place is not None
 
+    def possible(self, token_ids: list[int]) -> int:
+        place = self._place
+        for count, token_id in enumerate(token_ids):
+            after = self._grammar.tree.after(place, token_id)
+            if after is None:
+                return count
+            place = after
+        return len(token_ids)
+
     def fill(self, bitmask: NDArray[np.int32], row: int) -> bool:
         try:
             bitmask[row] = self._grammar.mask(self._place)

@@ -48,6 +48,10 @@ class _Matcher:
             return False
         return True
 
+    def possible(self, token_ids: list[int]) -> int:
+        sizes = range(1, len(token_ids) + 1)
+        return next((size - 1 for size in sizes if not self._guide.accepts_tokens(token_ids[:size])), len(token_ids))
+
     def fill(self, bitmask: NDArray[np.int32], row: int) -> bool:
         target = bitmask[row]
         self._guide.write_mask_into(target.ctypes.data, target.size, target.itemsize)
