@@ -197,7 +197,8 @@ async def _services(
         await dispatcher.start()
         followers = Followers()
         stack.push_async_callback(followers.close)
-        fleet = FleetView(queue, directory)
+        batches = BatchBook(redis)
+        fleet = FleetView(queue, directory, batches)
         stack.push_async_callback(fleet.close)
         await fleet.start()
         exposition = Exposition(
@@ -232,7 +233,7 @@ async def _services(
             dead_letters=dead_letters,
             files=FileBook(redis),
             store=ByteStore(settings.files),
-            batches=BatchBook(redis),
+            batches=batches,
             batch_jobs=BatchJobs(redis),
             # Where no key is needed, everybody who gets here may do everything.
             anyone=Caller(NOBODY, TenantLimits.of_settings(settings), admin=not settings.secrets),

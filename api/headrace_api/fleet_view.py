@@ -17,6 +17,7 @@ from headrace_api.metrics import Metrics
 from headrace_api.scale import desired_workers
 from headrace_shared.clock import wall_ms
 from headrace_shared.errors import UnavailableError
+from headrace_shared.queue.batch_book import OVER, BatchBook
 from headrace_shared.queue.presence import WorkerState
 from headrace_shared.queue.requests import RequestQueue
 from headrace_shared.queue.status import Backlog, Lane, Share, Survey
@@ -74,13 +75,17 @@ class FleetSnapshot:
     redis: bool = False
     conflicts: int = 0
     models: tuple[ModelView, ...] = field(default=())
+    open_batches: int = 0
+    batch_totals: Mapping[str, int] = field(default_factory=dict)
+    """As ``BatchBook.totals``."""
 
 
 class FleetView:
     """Refreshed every two seconds. While Redis is away the snapshot says so, and keeps what was known."""
 
-    def __init__(self, queue: RequestQueue, directory: ModelDirectory) -> None:
+    def __init__(self, queue: RequestQueue, directory: ModelDirectory, batches: BatchBook) -> None:
         self._queue = queue
+        self._batches = batches
         self._directory = directory
         self._task: asyncio.Task[None] | None = None
         self.snapshot = FleetSnapshot()
@@ -113,7 +118,8 @@ class FleetView:
         listed = {entry.model.card.digest: entry for entry in state.models}
         models = [await self._view(entry) for entry in listed.values()]
         conflicts = sum(bool(entry.conflict) for entry in state.models)
-        self.snapshot = FleetSnapshot(wall_ms(), state.redis, conflicts, tuple(models))
+        batches = await self._batches.open_count(), await self._batches.totals()
+        self.snapshot = FleetSnapshot(wall_ms(), state.redis, conflicts, tuple(models), *batches)
 
     async def _view(self, listed: ListedModel) -> ModelView:
         card = listed.model.card
@@ -157,6 +163,12 @@ class FleetGauges:
         tenants = [((model.name, name), share) for model in now.models for name, share in model.by_tenant.items()]
         yield Metrics.queued_by_tenant.family((labels, share.requests) for labels, share in tenants)
         yield Metrics.tokens_by_tenant.family((labels, share.tokens) for labels, share in tenants)
+        yield Metrics.open_batches.family([((), now.open_batches)])
+        totals = now.batch_totals
+        yield Metrics.ended_batches.family(((status.value,), totals.get(status, 0)) for status in sorted(OVER))
+        yield Metrics.batch_items.family(((name,), totals.get(f"{name}_items", 0)) for name in ("completed", "failed"))
+        kinds = ("input", "cached", "output", "reasoning")
+        yield Metrics.batch_tokens.family(((kind,), totals.get(f"{kind}_tokens", 0)) for kind in kinds)
 
 
 _PER_MODEL: dict[Observed, Callable[[ModelView], Any]] = {

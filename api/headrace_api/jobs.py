@@ -68,7 +68,7 @@ def chat_job(body: ChatRequest, prompt: Prompt, card: ModelCard, tokenizer: Toke
         prompt_param="messages",
         max_tokens=body.max_completion_tokens or body.max_tokens,
         logprobs=_logprobs(card, "top_logprobs", (body.top_logprobs or 0) if body.logprobs else None),
-        prompt_logprobs=_logprobs(card, "prompt_logprobs", body.prompt_logprobs),
+        prompt_logprobs=_logprobs(card, "prompt_logprobs", _told_of_prompt(body)),
     )
     return _job(body, ask, prompt, card, tokenizer, ticket)
 
@@ -82,9 +82,14 @@ def completion_job(
         prompt_param="prompt",
         max_tokens=COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
         logprobs=_logprobs(card, "logprobs", body.logprobs),
-        prompt_logprobs=_logprobs(card, "prompt_logprobs", body.logprobs if scores_prompt else body.prompt_logprobs),
+        prompt_logprobs=_logprobs(card, "prompt_logprobs", body.logprobs if scores_prompt else _told_of_prompt(body)),
     )
     return _job(body, ask, prompt, card, tokenizer, ticket)
+
+
+def _told_of_prompt(body: GenerationRequest) -> int | None:
+    """A stream tells no logprobs of its prompt, so that there they are not computed either."""
+    return None if body.stream else body.prompt_logprobs
 
 
 def _job(

@@ -13,7 +13,7 @@ from headrace_shared.telemetry.buckets import (
     tokens_up_to,
 )
 from headrace_shared.telemetry.queue_metrics import ProcessMetrics
-from headrace_shared.telemetry.series import ENGINE, MODEL, Counted, Level, Observed, Spread, Totalled
+from headrace_shared.telemetry.series import ENGINE, MODEL, Counted, Level, Observed, ObservedCount, Spread, Totalled
 
 
 class Metrics(ProcessMetrics):
@@ -130,6 +130,17 @@ class Metrics(ProcessMetrics):
     dead_letters = Observed("headrace:dead_letters", "Requests that were given up and are kept.", MODEL)
     desired_workers = Observed(
         "headrace:desired_workers", "The autoscale signal: workers that would drain the queue in time.", MODEL
+    )
+
+    open_batches = Observed("headrace:batches_open", "Batches that are not done.")
+    ended_batches = ObservedCount("headrace:batches", "Batches that have ended, by their last status.", ("status",))
+    batch_items = ObservedCount(
+        "headrace:batch_items", "Items of batches that have a result: completed or failed.", ("outcome",)
+    )
+    batch_tokens = ObservedCount(
+        "headrace:batch_tokens",
+        "Tokens of those items: input, cached (of the input), output, reasoning (of the output).",
+        ("kind",),
     )
 
     def __init__(self) -> None:

@@ -106,8 +106,12 @@ class ApiSettings(BaseSettings):
     """Let requests ask with `include_metrics` for their own timings in the answer."""
     enable_log_requests: bool = False
     """A log line for every prompt, with its text."""
+    enable_log_outputs: bool = False
+    """A log line for every answer, with its text as the model writes it."""
+    enable_log_deltas: bool = True
+    """With enable_log_outputs: a line for every part of a streamed answer as well."""
     max_log_len: Annotated[int | None, Field(ge=0)] = None
-    """Most characters of a prompt that are logged; default: all."""
+    """Most characters of a prompt, an answer or a part of one that are logged; default: all."""
     enable_request_id_headers: bool = True
     """Show each request's id in the header X-Request-Id of its answer."""
     fastapi_docs: bool = True

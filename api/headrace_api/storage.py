@@ -5,7 +5,9 @@ import logging
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
@@ -13,12 +15,17 @@ from obstore.store import LocalStore, ObjectStore, S3Store
 
 from headrace_shared.errors import UnavailableError
 
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
 log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 2 * 1024 * 1024
 _PART_BYTES = 8 * 1024 * 1024
 """Of an upload to a bucket, which takes 10,000 of them."""
 _PARTS_AT_ONCE = 2
+_RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
+"""Of one call to a bucket; whoever needs it for longer asks again."""
 
 
 class MissingBytesError(Exception):
@@ -48,10 +55,10 @@ class ByteStore:
                 )
                 if self._folder is not None:
                     await asyncio.to_thread(_sync, self._folder / path)
-        except UnavailableError:
+        except (UnavailableError, MissingBytesError) as error:
             if source.failure is not None:
                 raise source.failure from None
-            raise
+            raise UnavailableError("The store of files cannot be used just now.") from error
         return source.bytes
 
     async def read(self, path: str) -> AsyncIterator[bytes]:
@@ -84,7 +91,7 @@ class ByteStore:
         if self._store is None:
             with _reaching():
                 if self._folder is None:
-                    self._store = S3Store.from_url(self._place)
+                    self._store = S3Store.from_url(self._place, retry_config=_RETRIES)
                 else:
                     self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                     self._store = LocalStore(self._folder)

@@ -67,8 +67,6 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused(_HTTPTOOLS, "h11-max-incomplete-event-size", "h11-max-header-count"),
     *_refused(_MORE_API_NODES, "api-server-count", off=["1"]),
     *_switches("start headrace worker instead, which has no HTTP", "headless"),
-    *_switches("answers are not logged; GET /v1/requests/ID/stream tells them again", "enable-log-outputs"),
-    *_switches("parts of answers are not logged", "enable-log-deltas"),
     *_refused("system_fingerprint is always the digest of the model's card", "fingerprint-mode", "fingerprint-value"),
     *_refused("buckets of histograms are fixed", "custom-histogram-buckets"),
     *_switches("the cache's figures are always in GET /metrics", "kv-cache-metrics"),

@@ -189,6 +189,16 @@ QUEUE = Board(
             ),
             lines("Dead letters", level("headrace:dead_letters"), "{{model_name}}"),
         ),
+        "Batches": (
+            lines("Not done", "max(headrace:batches_open)", "batches"),
+            lines(
+                "Items with a result",
+                "max by (outcome) (rate(headrace:batch_items_total[$__rate_interval]))",
+                "{{outcome}}",
+            ),
+            lines("Tokens", "max by (kind) (rate(headrace:batch_tokens_total[$__rate_interval]))", "{{kind}}"),
+            lines("Ended", "max by (status) (increase(headrace:batches_total[$__rate_interval]))", "{{status}}"),
+        ),
         "Redis": (
             spread("Round trips", "headrace:redis_call_seconds", labels=""),
             lines("Mean by script", mean("headrace:redis_call_seconds", "operation", ""), "{{operation}}", "s"),

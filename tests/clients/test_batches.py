@@ -49,6 +49,11 @@ def test_a_batch_is_answered_as_its_endpoint_would(client: OpenAI) -> None:
     ("endpoint", "body", "object_"),
     [
         ("/v1/completions", {"prompt": ["one", "two"], "max_tokens": 3}, "text_completion"),
+        (
+            "/v1/chat/completions/batch",
+            {"messages": [[{"role": "user", "content": word}] for word in ("one", "two")], "max_tokens": 3},
+            "chat.completion",
+        ),
         ("/v1/responses", {"input": "hi", "max_output_tokens": 3}, "response"),
         ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}, None),
     ],

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from batching import BatchWorkerProcess, chats, errors_of, finished, numbered, output_of, said, submit
 from fleet import ApiProcess, Fleet, fleet_on, wait_until
@@ -33,6 +34,12 @@ class Rig:
     @property
     def client(self) -> OpenAI:
         return self.api.client()
+
+    def hand_over(self) -> None:
+        """As a rolling restart would: the next one is there before the first one leaves."""
+        successor = self._batch_worker()
+        assert self.batch_workers[0].terminate() == 0
+        self.batch_workers = [successor]
 
     def kill(self, victim: str) -> None:
         """And start another one in its place."""
@@ -89,6 +96,32 @@ def test_a_batch_survives_any_process(rig: Rig, victim: str) -> None:
     assert (batch.request_counts.completed, batch.request_counts.failed) == (ITEMS, 0)
     assert batch.usage is not None
     assert batch.usage.output_tokens == 30 * ITEMS
+
+
+@pytest.mark.slow
+def test_a_batch_worker_that_is_stopped_hands_its_batch_over(rig: Rig) -> None:
+    batch = submit(rig.client, CONTENT)
+    wait_until(lambda: completed(rig.api, batch.id) > 50, "some of it is done")
+    rig.hand_over()
+    batch = finished(rig.client, batch.id)
+    assert (batch.status, batch.error_file_id) == ("completed", None)
+    assert set(output_of(rig.client, batch)) == set(numbered(ITEMS))
+
+
+@pytest.mark.slow
+def test_a_batch_is_cancelled_although_its_batch_worker_has_died(rig: Rig) -> None:
+    batch = submit(rig.client, chats(ITEMS, max_tokens=2000, ignore_eos=True))
+    wait_until(lambda: rig.client.batches.retrieve(batch.id).status == "in_progress", "it is worked on")
+    time.sleep(1)
+    rig.batch_workers[0].kill()
+    rig.client.batches.cancel(batch.id)
+    rig.kill("batch worker")
+    batch = finished(rig.client, batch.id)
+    assert batch.status == "cancelled"
+    assert set(errors_of(rig.client, batch)) == set(numbered(ITEMS))
+    # Nothing runs on.
+    metrics = httpx.get(f"{rig.api.url}/autoscale/simulated").json()
+    wait_until(lambda: httpx.get(f"{rig.api.url}/autoscale/simulated").json()["running"] == 0, f"all ends: {metrics}")
 
 
 @pytest.mark.slow

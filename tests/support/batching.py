@@ -13,6 +13,7 @@ from typing import Any
 
 import openai
 from fleet import wait_until
+from live_api import Api
 from openai.types import Batch
 
 from headrace_api.app import serving
@@ -105,16 +106,31 @@ class BatchWorkerProcess:
 
 
 @asynccontextmanager
-async def running_batch_worker(url: str, files: object, **settings: Any) -> AsyncIterator[Services]:
+async def running_batch_worker(
+    url: str, files: object, *, queue: QueueSettings | None = None, **settings: Any
+) -> AsyncIterator[Services]:
     """A batch worker in this process; stopped at the end, as a signal would."""
     options = ApiSettings(files=str(files), **settings)
-    async with serving("test", options, RedisSettings(url=url), QueueSettings()) as services:
+    async with serving("test", options, RedisSettings(url=url), queue or QueueSettings()) as services:
         work = asyncio.create_task(BatchWorker(services).run())
         try:
             yield services
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+
+
+async def batch_is_over(api: Api, content: bytes) -> Batch:
+    """Upload an input, have it worked on, and wait for its end."""
+    file = await api.sdk.files.create(file=("input.jsonl", content), purpose="batch")
+    batch = await api.sdk.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    async with asyncio.timeout(30):
+        while batch.status not in OVER:
+            await asyncio.sleep(0.05)
+            batch = await api.sdk.batches.retrieve(batch.id)
+    return batch
 
 
 def numbered(count: int) -> Iterator[str]:

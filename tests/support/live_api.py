@@ -70,7 +70,8 @@ class ApiThread:
 async def running_api(url: str, queue: QueueSettings | None = None, **settings: object) -> AsyncIterator[Api]:
     """An API process on the Redis at ``url``; stopped at the end."""
     with tempfile.TemporaryDirectory() as folder:
-        async with _running(url, queue, {"shutdown_grace_s": 1, "files": folder} | settings) as api:
+        files = str(settings.pop("files", folder))
+        async with _running(url, queue, {"shutdown_grace_s": 1, "files": files} | settings) as api:
             yield api
 
 

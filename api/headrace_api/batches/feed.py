@@ -20,6 +20,7 @@ _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 15.0
 _LAST_WORD_S = 30.0
 """How much longer than the batch its requests may take: it ends them itself, unless nobody works on it."""
+_STOPPED_AT_ONCE = 32
 _LATE_SHARE = 0.25
 """Of a batch's time: when less is left, its items become more urgent."""
 
@@ -132,16 +133,21 @@ class Rest:
 
         Raises MissingBytesError, UnavailableError.
         """
+        # Lines are fed in order: what runs, or has ended without counting, is among the first without a result.
         may_run = 2 * self._services.settings.batch_window + 1000
+        running: list[int] = []
         async for number, raw in input_lines(self._order.spec, self._services):
             if is_done(done, number):
                 continue
-            # Lines are fed in order: what runs, or has ended without counting, is among the first without a result.
             if may_run > 0:
                 may_run -= 1
-                await self._stop(number)
+                running.append(number)
+            if len(running) >= _STOPPED_AT_ONCE:
+                await asyncio.gather(*map(self._stop, running))
+                running.clear()
             line = read_line(number, raw)
             self._writer.put(Result.not_done(number, line.custom_id, self._order.request_id(number), code, message))
+        await asyncio.gather(*map(self._stop, running))
 
     async def _stop(self, number: int) -> None:
         attempt = 1

@@ -9,10 +9,11 @@ from hashlib import blake2b
 import msgspec
 from msgspec import Raw
 
-from headrace_api.operations.items import ItemAnswer
-from headrace_api.storage import ByteStore
+from headrace_api.operations.items import ItemAnswer, forget
+from headrace_api.operations.services import Services
 from headrace_shared.errors import UnavailableError
-from headrace_shared.queue.batch_book import BatchBook, BatchUsage, Segment
+from headrace_shared.protocol.ask import Ask
+from headrace_shared.queue.batch_book import BatchUsage, Segment
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +52,14 @@ class Result:
     kind: str
     """The file that it belongs into: ``output`` or ``error``."""
     usage: BatchUsage = field(default_factory=BatchUsage)
+    trail: tuple[str, Ask] | None = None
+    """As in ``ItemAnswer``."""
 
     @classmethod
     def of_answer(cls, number: int, custom_id: str, request_id: str, answer: ItemAnswer) -> "Result":
         response = _Response(answer.status, request_id, Raw(answer.body))
         line = _ResultLine(_result_id(request_id), custom_id, response, None)
-        return cls(number, _encoded(line), OUTPUT if answer.status == 200 else ERROR, answer.usage)
+        return cls(number, _encoded(line), OUTPUT if answer.status == 200 else ERROR, answer.usage, answer.trail)
 
     @classmethod
     def not_done(cls, number: int, custom_id: str, request_id: str, code: str, message: str) -> "Result":
@@ -71,9 +74,9 @@ class SegmentWriter:
     A segment that was written and not recorded counts for nothing: its items are without a result still.
     """
 
-    def __init__(self, store: ByteStore, book: BatchBook, batch_id: str, epoch: int) -> None:
-        self._store = store
-        self._book = book
+    def __init__(self, services: Services, batch_id: str, epoch: int) -> None:
+        self._services = services
+        self._book = services.batches
         self._batch_id = batch_id
         self._epoch = epoch
         self._waiting: list[Result] = []
@@ -111,6 +114,7 @@ class SegmentWriter:
             results, self._waiting = self._waiting[:_MOST_RESULTS], self._waiting[_MOST_RESULTS:]
             self._bytes = sum(len(result.line) for result in self._waiting)
             await self._write(results)
+            await forget([result.trail for result in results if result.trail is not None], self._services)
 
     async def _gather(self) -> None:
         """Wait for more, a moment."""
@@ -142,7 +146,7 @@ class SegmentWriter:
 
     async def _put_part(self, name: str, kind: str, results: Sequence[Result]) -> str:
         path = f"batches/{self._batch_id}/{name}.{kind}"
-        await self._store.write(path, _once(b"".join(each.line for each in results if each.kind == kind)))
+        await self._services.store.write(path, _once(b"".join(each.line for each in results if each.kind == kind)))
         return path
 
 

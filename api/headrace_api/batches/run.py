@@ -48,7 +48,7 @@ class BatchRun:
         self._window = window
         self._lease_ms = round(services.settings.batch_lease_s * 1000)
         self._cancelled = asyncio.Event()
-        self._writer = SegmentWriter(services.store, services.batches, batch_id, epoch)
+        self._writer = SegmentWriter(services, batch_id, epoch)
 
     async def run(self) -> None:
         """To its end, or until somebody else has it. Cancelled, it lets go of the batch; its requests go on."""

@@ -13,6 +13,7 @@ import secrets
 import socket
 from typing import Any
 
+import arq.worker
 from arq import Worker, cron, func
 from arq.worker import Function
 
@@ -21,6 +22,9 @@ from headrace_api.batches.window import Window
 from headrace_api.operations.services import Services
 from headrace_shared.errors import InvalidRequestError, UnavailableError
 from headrace_shared.queue.batch_jobs import QUEUE, TAG, WORK, decode, encode
+
+# arq names this key in the transaction that ends a job; on a cluster it has to be where the job's other keys are.
+arq.worker.abort_jobs_ss = f"arq:abort:{TAG}"  # type: ignore[attr-defined]
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +109,9 @@ class BatchWorker:
             await self._services.batch_jobs.announce(batch_id)
 
     async def _sweep(self, ctx: dict[Any, Any]) -> None:
+        await self.sweep()
+
+    async def sweep(self) -> None:
         """Delete what has expired, and what is left of uploads and batches that are over."""
         files, store = self._services.files, self._services.store
         for file_id in await files.expired(_SWEPT_AT_ONCE):

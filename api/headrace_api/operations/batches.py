@@ -11,6 +11,7 @@ from headrace_api.errors import error_body
 from headrace_api.operations.anthropic import MESSAGES
 from headrace_api.operations.call import Call
 from headrace_api.operations.chat import CHAT
+from headrace_api.operations.chat_batch import CHAT_BATCH
 from headrace_api.operations.completions import COMPLETIONS
 from headrace_api.operations.endpoint import Endpoint
 from headrace_api.operations.files import INPUT
@@ -25,6 +26,7 @@ from headrace_shared.queue.pages import Page
 
 ENDPOINTS: Mapping[str, Endpoint[Any]] = {
     "/v1/chat/completions": CHAT,
+    "/v1/chat/completions/batch": CHAT_BATCH,
     "/v1/completions": COMPLETIONS,
     "/v1/responses": RESPONSES,
     "/v1/messages": MESSAGES,

@@ -28,6 +28,7 @@ from headrace_api.output.message import MessageForm
 from headrace_api.prompt.build import Prompt, chat_prompt, truncated
 from headrace_api.schemas.base import JsonObject
 from headrace_api.schemas.chat import ChatRequest
+from headrace_shared.errors import InvalidRequestError
 from headrace_shared.parse.tools.registry import CallIds
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.job import GenerateJob
@@ -98,7 +99,17 @@ def chat_shape(body: ChatRequest, plan: ChatPlan, ask: Ask, model: ServedModel, 
     )
 
 
-CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare)
+async def kept(body: ChatRequest, ask: Ask, services: Services) -> Ask:
+    """With ``store`` the answer is kept as responses are. Raises InvalidRequestError where none is."""
+    if not body.store:
+        return ask
+    keep_s = services.settings.response_store_ttl_s
+    if not keep_s:
+        raise InvalidRequestError("store: this server stores no answers; leave it out or send false.", param="store")
+    return msgspec.structs.replace(ask, keep_s=keep_s)
+
+
+CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare, kept)
 
 
 def _planned(

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from headrace_api.answer_log import answer_log
 from headrace_api.dispatch import Generation, Terms, merge
 from headrace_api.errors import error_body, messages_error_body, status_of
 from headrace_api.operations.anthropic import MESSAGES
@@ -20,13 +22,14 @@ from headrace_api.schemas.problems import Problem, refuse
 from headrace_api.schemas.queued import QueuedRequest
 from headrace_api.tenants import NOBODY, Caller, TenantLimits
 from headrace_shared.clock import mono_s
-from headrace_shared.errors import ErrorCode, HeadraceError, InternalError
+from headrace_shared.errors import ErrorCode, HeadraceError, InternalError, UnavailableError
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.queue.batch_book import BatchUsage
 from headrace_shared.telemetry.context import request_scope
 
 log = logging.getLogger(__name__)
 
+_FORGOTTEN_AT_ONCE = 32
 _LATER = frozenset({ErrorCode.OVERLOADED, ErrorCode.UNAVAILABLE, ErrorCode.MODEL_NOT_FOUND})
 """Failures of the moment: an item has time."""
 
@@ -56,6 +59,8 @@ class ItemAnswer:
     status: int
     body: bytes
     usage: BatchUsage = field(default_factory=BatchUsage)
+    trail: tuple[str, Ask] | None = None
+    """The queue, and what is kept there of the request: to be forgotten when the answer is safe elsewhere."""
 
 
 class NotNowError(Exception):
@@ -92,6 +97,16 @@ async def cost_tokens(item: Item, services: Services) -> int:
     return prepared.cost_tokens
 
 
+async def forget(trails: Sequence[tuple[str, Ask]], services: Services) -> None:
+    """Answers that are safe elsewhere need no log in Redis. What cannot be forgotten now goes by itself, later."""
+    try:
+        for start in range(0, len(trails), _FORGOTTEN_AT_ONCE):
+            part = trails[start : start + _FORGOTTEN_AT_ONCE]
+            await asyncio.gather(*(services.queue.forget(queue, ask) for queue, ask in part))
+    except UnavailableError:
+        log.info("requests of a batch are kept for a while", extra={"requests": len(trails)})
+
+
 async def stop(request_id: str, services: Services) -> bool:
     """End an item's request, wherever it is; whether there was one. Raises UnavailableError."""
     found = await services.queue.find(await services.directory.queues(), request_id)
@@ -107,7 +122,8 @@ async def _answered(item: Item, services: Services) -> ItemAnswer:
     prepared, body = await _prepared(item, services)
     timeout_s = item.timeout_s if body.timeout is None else min(item.timeout_s, body.timeout)
     timeline = services.timelines.begin(prepared.ask, prepared.card.name, arrived_s, (None, None))
-    terms = Terms(prepared.card.name, arrived_s, timeout_s, linger_s=0.0, timeline=timeline)
+    answers = answer_log(services.settings, prepared.card.name, stream=False)
+    terms = Terms(prepared.card.name, arrived_s, timeout_s, linger_s=0.0, timeline=timeline, answers=answers)
     try:
         if services.settings.enable_log_requests:
             model = await services.directory.of_queue(prepared.card.queue)
@@ -134,7 +150,7 @@ async def _answered(item: Item, services: Services) -> ItemAnswer:
 
 async def _prepared(item: Item, services: Services) -> tuple[Prepared, QueuedRequest]:
     body: QueuedRequest = item.endpoint.body.parse(item.body)
-    _check(body, item)
+    _check(body, item, ranked=services.settings.scheduling_policy == "priority")
     caller = Caller(item.tenant, TenantLimits(), item.owner)
     model = services.directory.resolve(body.model)
     prompts = item.endpoint.prompts(body)
@@ -155,7 +171,7 @@ async def _prepared(item: Item, services: Services) -> tuple[Prepared, QueuedReq
     return await item.endpoint.prepare(body, ask, model, Trace(), services), body
 
 
-def _check(body: QueuedRequest, item: Item) -> None:
+def _check(body: QueuedRequest, item: Item, *, ranked: bool) -> None:
     """Raises InvalidRequestError for what only makes sense where somebody waits."""
     problems = []
     for name in ("stream", "background"):
@@ -165,7 +181,9 @@ def _check(body: QueuedRequest, item: Item) -> None:
             )
     if body.request_id is not None:
         problems.append(Problem("request_id", "should be left out in a batch, whose items have a custom_id"))
-    if body.priority is not None and body.priority < item.usual_priority:
+    if body.priority and not ranked:
+        problems.append(Problem("priority", "should be 0 or left out, as this server serves who came first"))
+    elif body.priority is not None and body.priority < item.usual_priority:
         problems.append(
             Problem(
                 "priority",
@@ -189,7 +207,9 @@ async def _collected(prepared: Prepared, generations: list[Generation]) -> ItemA
         output=sum(each.completion_tokens for each in finished),
         reasoning=_reasoning_tokens(whole),
     )
-    return ItemAnswer(200, msgspec.json.encode(whole), usage)
+    # A response that is stored can be asked for later.
+    trail = None if prepared.ask.keep_s else (prepared.card.queue, prepared.ask)
+    return ItemAnswer(200, msgspec.json.encode(whole), usage, trail)
 
 
 def _reasoning_tokens(whole: msgspec.Struct) -> int:

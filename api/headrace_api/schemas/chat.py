@@ -51,7 +51,6 @@ class ChatRequest(GenerationRequest):
         "prompt_cache_options": (),
         "prompt_cache_retention": ("in_memory",),
         "return_prompt_text": (False,),
-        "store": (False,),
         "verbosity": ("medium",),
         "web_search_options": (),
     }
@@ -83,6 +82,7 @@ class ChatRequest(GenerationRequest):
     thinking_token_budget: Annotated[
         int | None, Field(ge=-1, description="Tokens after which thinking is ended; -1: any number.")
     ] = None
+    store: Annotated[bool | None, Field(description="Keep the answer, so that it can be fetched.")] = False
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
 
@@ -203,6 +203,8 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | None = None
     prompt_token_ids: list[int] | UnsetType = UNSET
+    metadata: JsonObject | UnsetType = UNSET
+    """The request's, where a stored answer is fetched."""
 
 
 class ChatDelta(msgspec.Struct, frozen=True):

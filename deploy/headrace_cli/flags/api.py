@@ -83,7 +83,9 @@ API_FLAGS = (
         "A log line for every prompt, with its text (default off).",
         off="disable-log-requests",
     ),
-    _api("max-log-len", int, "Most characters of a prompt that are logged (default: all).", "N"),
+    _api("enable-log-outputs", bool, "A log line for every answer, with its text (default off)."),
+    _api("enable-log-deltas", bool, "With --enable-log-outputs: one for every part of a stream too (default on)."),
+    _api("max-log-len", int, "Most characters of a prompt or an answer that are logged (default: all).", "N"),
     _api(
         "enable-request-id-headers",
         bool,

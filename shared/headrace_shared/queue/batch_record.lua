@@ -17,7 +17,7 @@ for i, field in ipairs(fields) do
   local more = tonumber(ARGV[4 + i])
   if more > 0 then
     redis.call('HINCRBY', key, field, more)
-    redis.call('HINCRBY', BASE .. 'totals', field, more)
+    redis.call('HINCRBY', BASE .. 'totals', i > 2 and field or field .. '_items', more)
   end
 end
 return 1

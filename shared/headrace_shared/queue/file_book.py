@@ -114,7 +114,16 @@ class FileBook:
         """Paths in the store that nothing refers to; one that ends with a slash is all that is below it."""
         async with reaching(self._redis):
             found = await self._redis.zrangebyscore(keys.trash(), "-inf", wall_ms(), start=0, num=limit)
-        return [path.decode() for path in found]
+            paths = [path.decode() for path in found]
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for path in paths:
+                    pipeline.exists(keys.file(path.removeprefix("files/")))
+                known = await pipeline.execute()
+            # Written again by somebody who was late in ending a batch, and has died of it.
+            kept = [path for path, exists in zip(paths, known, strict=True) if exists]
+            if kept:
+                await self._redis.zrem(keys.trash(), *kept)
+        return [path for path in paths if path not in kept]
 
     async def thrown_away(self, path: str) -> None:
         """There is nothing at this path any more."""

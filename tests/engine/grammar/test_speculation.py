@@ -18,6 +18,7 @@ PERSON = {
     },
     "required": ["name", "kind", "ages"],
 }
+BACKENDS = ("xgrammar", "guidance")
 GBNF = 'root ::= "(" sum ")"\nsum ::= [0-9] | [0-9] "+" sum\n'
 
 
@@ -45,7 +46,7 @@ def oracle(answers: list[list[Answered]], wrong_in: int) -> Oracle:
     return Oracle(known, wrong_in)
 
 
-@pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("wrong_in", [0, 1, 3])
 def test_constrained_answers_are_the_same_with_guesses(engine: ConstrainedEngine, backend: str, wrong_in: int) -> None:
     asked = asked_of(engine, backend)
@@ -58,7 +59,7 @@ def test_constrained_answers_are_the_same_with_guesses(engine: ConstrainedEngine
     assert engine.run(asked, proposer=oracle(plain, wrong_in), blocks=40) == plain
 
 
-@pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_real_proposers_change_no_constrained_answer(engine: ConstrainedEngine, backend: str) -> None:
     asked = asked_of(engine, backend)
     plain = engine.run(asked)
@@ -71,7 +72,7 @@ def test_real_proposers_change_no_constrained_answer(engine: ConstrainedEngine, 
     assert engine.guessed.accepted_tokens > 100
 
 
-@pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_guesses_after_thoughts_are_held_to_the_grammar(engine: ConstrainedEngine, backend: str) -> None:
     end = engine.tokenizer.encode("</t>", add_special_tokens=False)
     thinking = ThinkingSpec(budget_tokens=9, end_ids=tuple(end), ends=("</t>",), opened=True)
@@ -89,7 +90,7 @@ def _after(spec, end):
     return msgspec.structs.replace(spec, after=end)
 
 
-@pytest.mark.parametrize("backend", ["xgrammar", "guidance", "outlines", "lm-format-enforcer"])
+@pytest.mark.parametrize("backend", [*BACKENDS, "outlines", "lm-format-enforcer"])
 def test_a_matcher_says_how_many_tokens_may_come_and_stays_where_it_is(engine: ConstrainedEngine, backend: str) -> None:
     spec = spec_of(guided_regex="abc[0-9]{2}", guided_decoding_backend=backend)
     compiled = engine.compiler.compile(spec).result()

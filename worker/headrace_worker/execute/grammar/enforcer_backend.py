@@ -91,12 +91,11 @@ class _Matcher:
         return place is not None
 
     def possible(self, token_ids: list[int]) -> int:
-        place = self._place
+        here: Place | None = self._place
         for count, token_id in enumerate(token_ids):
-            after = self._grammar.tree.after(place, token_id)
-            if after is None:
+            here = self._grammar.tree.after(here, token_id) if here is not None else None
+            if here is None:
                 return count
-            place = after
         return len(token_ids)
 
     def fill(self, bitmask: NDArray[np.int32], row: int) -> bool:
