@@ -9,6 +9,7 @@ from functools import partial
 
 import msgspec
 
+from headrace_api.answer_log import AnswerLog
 from headrace_api.janitor import Janitor
 from headrace_api.metrics import Metrics
 from headrace_api.progress import Progress
@@ -48,6 +49,8 @@ class Terms:
     """How long the request goes on when the client has gone, in case that it comes back."""
     timeline: Timeline | None = None
     """Of a request that comes from here; None: somebody else's is followed."""
+    answers: Callable[[GenerateJob], AnswerLog] | None = None
+    """Makes the log of a job's answers; None: they are not logged."""
 
     @property
     def left_s(self) -> float:
@@ -138,7 +141,8 @@ class Dispatcher:
         await self._queue.enqueue(job, idempotency=idempotency, ask=ask, timeout_ms=round(terms.left_s * 1000))
 
     def _begin(self, job: GenerateJob, stream: ResultStream, terms: Terms) -> "Generation":
-        progress = Progress(self._metrics, terms.model, terms.arrived_s, terms.timeline)
+        answers = None if terms.answers is None else terms.answers(job)
+        progress = Progress(self._metrics, terms.model, terms.arrived_s, terms.timeline, answers)
         generation = Generation(job, stream, progress, terms, on_close=self._closed)
         self._running.add(generation)
         return generation

@@ -14,7 +14,7 @@ from headrace_api.request_headers import trace_context_of
 from headrace_api.spans import start_http_span
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import HeadraceError, InternalError, PayloadTooLargeError, UnavailableError
-from headrace_shared.ids import check_client_request_id, mint_request_id
+from headrace_shared.ids import base_of, check_client_request_id, mint_request_id
 from headrace_shared.telemetry.context import request_scope, trace_id_in
 from headrace_shared.telemetry.tracing import Tracing
 
@@ -56,13 +56,13 @@ class RequestContext:
         refusal: HeadraceError | None = None
         request_id = mint_request_id()
         sent = Headers(scope=scope)
-        client_id = sent.get("x-request-id")
+        client_id = sent.get("x-request-id") or None
         if client_id is not None:
             try:
-                request_id = check_client_request_id(client_id)
+                request_id = base_of(check_client_request_id(client_id))
             except HeadraceError as error:
                 refusal, client_id = error, None
-        headers = {"X-Request-Id": request_id} if self._echo_id else {}
+        headers = {"X-Request-Id": client_id or request_id} if self._echo_id else {}
         tracing = None if scope["path"].removeprefix(self._root_path) in QUIET_PATHS else self._tracing
         span = start_http_span(tracing, scope, sent, request_id)
         traceparent, tracestate = (span.traceparent, span.tracestate) if span.traceparent else trace_context_of(sent)

@@ -23,6 +23,7 @@ from headrace_api.schemas.models import Model, ModelList
 from headrace_api.schemas.render import Rendered
 from headrace_api.schemas.requests import RequestReport
 from headrace_api.schemas.responses import DeletedResponse, ItemList, Response, ResponsesRequest
+from headrace_api.schemas.stored_chats import DeletedChat, MessageList
 from headrace_api.schemas.tokenize import (
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -45,6 +46,8 @@ REQUESTS: tuple[type[RequestModel], ...] = (
 )
 ANSWERS: tuple[type[msgspec.Struct], ...] = (
     ChatCompletion,
+    DeletedChat,
+    MessageList,
     ChatChunk,
     Completion,
     CompletionChunk,

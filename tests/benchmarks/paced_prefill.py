@@ -1,6 +1,6 @@
 """What long prompts do to those who are being answered beside them, and what sparing those costs the prompts.
 
-    python tests/benchmarks/paced_prefill.py [--target-ms 200] [--prompts 4] [--length 4000] [--chats 2]
+    python tests/benchmarks/paced_prefill.py [--target-ms 200] [--prompts 2] [--length 4000] [--chats 2]
 
 Valkey, an API node and a worker with the demo model, first without a target for the step, then with it. Prints the gaps
 between the tokens of the chats while the prompts are computed, and how fast those are; gates nothing.
@@ -67,10 +67,10 @@ async def measure(api: ApiProcess, given: argparse.Namespace) -> tuple[list[floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target-ms", type=float, default=200.0)
-    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--length", type=int, default=4000)
     parser.add_argument("--chats", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=700, help="that each chat is answered with")
+    parser.add_argument("--tokens", type=int, default=400, help="that each chat is answered with")
     given = parser.parse_args()
     model = demo_model.ensure(Terminal())
     for target_ms in (0.0, given.target_ms):

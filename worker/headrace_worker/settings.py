@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from headrace_worker.speculative_config import SpeculativeConfig, speculative_config
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
@@ -246,6 +248,31 @@ class WorkerSettings(BaseSettings):
         default=None,
         description="Regular expression for the whole import name of a logits processor that requests may use; default: none.",
     )
+    speculative_config: dict[str, Any] = Field(
+        default={},
+        description='Guess tokens ahead and keep those that are right, as a JSON object with vLLM\'s names: {"method": "ngram", "num_speculative_tokens": 4}; methods: ngram, suffix, draft_model.',
+    )
+    spec_method: str | None = Field(default=None, description="`method` of speculative_config.")
+    speculative_model: str | None = Field(
+        default=None, description="`model` of speculative_config, the draft model; `[ngram]` for the method ngram."
+    )
+    num_speculative_tokens: int | None = Field(
+        default=None, description="`num_speculative_tokens` of speculative_config: most tokens guessed at once."
+    )
+    ngram_prompt_lookup_max: int | None = Field(
+        default=None, description="`prompt_lookup_max` of speculative_config: longest run of tokens that is looked up."
+    )
+    ngram_prompt_lookup_min: int | None = Field(
+        default=None, description="`prompt_lookup_min` of speculative_config: shortest run that must be found."
+    )
+    speculative_disable_by_batch_size: int | None = Field(
+        default=None,
+        description="`disable_by_batch_size` of speculative_config: so many sequences and more are computed without guesses; default: as far as they pay.",
+    )
+    speculative_max_model_len: int | None = Field(
+        default=None,
+        description="`max_model_len` of speculative_config: longer sequences get no guesses of the draft model.",
+    )
     lease_ms: int = Field(
         default=3000,
         ge=200,
@@ -285,10 +312,22 @@ class WorkerSettings(BaseSettings):
     )
 
     @model_validator(mode="after")
+    def _check_speculation(self) -> Self:
+        """Raises ValueError."""
+        if self.speculation is not None and self.engine == "simulated":
+            raise ValueError("speculative_config: the simulated engine has no use for guesses; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _one_grammar_backend(self) -> Self:
         if len({self.guided_decoding_backend, self.structured_outputs_config.backend, "auto"}) > 2:
             raise ValueError("guided_decoding_backend and structured_outputs_config name different backends")
         return self
+
+    @property
+    def speculation(self) -> SpeculativeConfig | None:
+        """How tokens are guessed; None: not at all."""
+        return speculative_config(self.speculative_config, self.__dict__)
 
     @property
     def grammar_backend(self) -> str:

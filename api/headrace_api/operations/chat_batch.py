@@ -5,7 +5,7 @@ from functools import partial
 import msgspec
 
 from headrace_api.directory import ServedModel
-from headrace_api.operations.chat import ChatPlan, chat_shape, plan_chat
+from headrace_api.operations.chat import ChatPlan, chat_shape, kept, plan_chat
 from headrace_api.operations.endpoint import Endpoint, Prepared, Trace
 from headrace_api.operations.renamed import renamed
 from headrace_api.operations.services import Services
@@ -25,4 +25,4 @@ async def _prepare(body: ChatBatchRequest, ask: Ask, model: ServedModel, trace: 
     return Prepared(ask, model.card, jobs, partial(ChatBatchStream, shapes), partial(ChatBatchAnswer, shapes))
 
 
-CHAT_BATCH = Endpoint("chat_batch", ChatBatchRequest, lambda body: len(body.messages), _prepare)
+CHAT_BATCH = Endpoint("chat_batch", ChatBatchRequest, lambda body: len(body.messages), _prepare, kept)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from headrace_api.answer_log import answer_log
 from headrace_api.dispatch import Generation, Terms, merge
 from headrace_api.errors import error_body, messages_error_body, status_of
 from headrace_api.operations.anthropic import MESSAGES
@@ -49,6 +50,8 @@ class Item:
     usual_priority: int
     """What that was at first: the most urgent that an item may ask for."""
     timeout_s: float
+    linked: str | None = None
+    """As in ``JobHeader``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ async def _answered(item: Item, services: Services) -> ItemAnswer:
     prepared, body = await _prepared(item, services)
     timeout_s = item.timeout_s if body.timeout is None else min(item.timeout_s, body.timeout)
     timeline = services.timelines.begin(prepared.ask, prepared.card.name, arrived_s, (None, None))
-    terms = Terms(prepared.card.name, arrived_s, timeout_s, linger_s=0.0, timeline=timeline)
+    answers = answer_log(services.settings, prepared.card.name, stream=False)
+    terms = Terms(prepared.card.name, arrived_s, timeout_s, linger_s=0.0, timeline=timeline, answers=answers)
     try:
         if services.settings.enable_log_requests:
             model = await services.directory.of_queue(prepared.card.queue)
@@ -166,7 +170,7 @@ async def _prepared(item: Item, services: Services) -> tuple[Prepared, QueuedReq
         background=True,
     )
     ask = await item.endpoint.complete(body, ask, services)
-    return await item.endpoint.prepare(body, ask, model, Trace(), services), body
+    return await item.endpoint.prepare(body, ask, model, Trace(linked=item.linked), services), body
 
 
 def _check(body: QueuedRequest, item: Item, *, ranked: bool) -> None:

@@ -5,9 +5,9 @@ from typing import Any, Literal
 from headrace_cli.flag import Flag
 
 
-def _worker(name: str, kind: Any, text: str, metavar: str | None = None) -> Flag:
+def _worker(name: str, kind: Any, text: str, metavar: str | None = None, *also: str) -> Flag:
     variable = f"HEADRACE_WORKER_{name.replace('-', '_').upper()}"
-    return Flag(name, kind, text, (variable,), metavar, is_json=metavar == "JSON")
+    return Flag(name, kind, text, (variable,), metavar, also, is_json=metavar == "JSON")
 
 
 WORKER_FLAGS = (
@@ -112,6 +112,24 @@ WORKER_FLAGS = (
         "Logits processors that requests may name: a regular expression like my_package\\.processors\\.\\w+.",
         "REGEX",
     ),
+    _worker(
+        "speculative-config",
+        str,
+        'Guess tokens ahead, as a JSON object: {"method": "ngram", "num_speculative_tokens": 4}; or suffix, draft_model.',
+        "JSON",
+    ),
+    _worker("spec-method", str, "method of --speculative-config: ngram, suffix or draft_model.", "METHOD"),
+    _worker("speculative-model", str, "model of --speculative-config: the draft model.", "PATH|ID", "spec-model"),
+    _worker("num-speculative-tokens", int, "Most tokens guessed at once.", "N", "spec-tokens"),
+    _worker("ngram-prompt-lookup-max", int, "prompt_lookup_max of --speculative-config.", "TOKENS"),
+    _worker("ngram-prompt-lookup-min", int, "prompt_lookup_min of --speculative-config.", "TOKENS"),
+    _worker(
+        "speculative-disable-by-batch-size",
+        int,
+        "So many sequences in a step and more are computed without guesses (default: as far as they pay).",
+        "N",
+    ),
+    _worker("speculative-max-model-len", int, "Longer sequences get no guesses of the draft model.", "TOKENS"),
     _worker("device", str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
     _worker("threads", int, "Compute threads on a CPU; 0: one per core.", "N"),
     _worker("kv-cache-memory", str, "Memory for the KV cache, like 2GiB.", "SIZE"),

@@ -19,6 +19,7 @@ local suspect = last[3] -- the one that this worker took last
 local APART_MS = 100 -- how soon to ask again when a suspect is kept apart
 
 local level -- the one being served
+local passed = 0 -- levels before it of which something is left
 local tenants, gone, gone_due = {}, {}, {} -- of what was taken since the last flush
 
 local function open_lane(name, served)
@@ -92,7 +93,7 @@ end
 local function best_lane()
   while true do
     if not level then
-      local priority = redis.call('ZRANGE', BASE .. 'prios', 0, 0)[1]
+      local priority = redis.call('ZRANGE', BASE .. 'prios', passed, passed)[1]
       if not priority then return nil end
       level = open_level(priority)
     end
@@ -100,7 +101,8 @@ local function best_lane()
     if lane and not (level.horizon and comes_after(lane, level.horizon)) then return lane end
     local done, priority = level, level.priority
     flush()
-    if not done.horizon then redis.call('ZREM', BASE .. 'prios', priority) end
+    if done.passed then passed = passed + 1
+    elseif not done.horizon then redis.call('ZREM', BASE .. 'prios', priority) end
   end
 end
 
@@ -120,8 +122,14 @@ local function may_take_suspect()
   return true
 end
 
-local function has_no_room_for(background, cost)
-  return cost > room or (background and (back_want < 1 or cost > back_room))
+local function is_no_room_for_background(cost) return back_want < 1 or cost > back_room end
+
+-- Nothing else of this lane is handed out, and no background request: those behind it must not starve it either.
+local function pass_over(lane)
+  back_want, level.passed = 0, true
+  for i, candidate in ipairs(level.lanes) do
+    if candidate == lane then table.remove(level.lanes, i) end
+  end
 end
 
 -- With a bound on waiting, every eighth pick is for whoever waits longest, once that is longer than the bound.
@@ -131,7 +139,7 @@ local function aged_lane()
   local oldest = redis.call('ZRANGE', BASE .. 'age', 0, 0, 'WITHSCORES')
   if not oldest[1] or tonumber(oldest[2]) + aging > now then return nil end
   local h = redis.call('HMGET', request_key(oldest[1]), 'priority', 'lane', 'background', 'cost')
-  if h[3] and has_no_room_for(true, tonumber(h[4])) then return nil end -- nobody waits for its sake
+  if h[3] and is_no_room_for_background(tonumber(h[4])) then return nil end -- nobody waits for its sake
   local served = h[1] and redis.call('ZSCORE', BASE .. 'lanes:' .. h[1], h[2])
   if not served then
     redis.call('ZREM', BASE .. 'age', oldest[1]) -- its hash was lost
@@ -228,8 +236,11 @@ local function step()
     leave_lane(level.priority, lane.name, entry[1])
     log_frame(rid, h[3] + 1, ARGV[6])
     finish(rid, now, false)
-  elseif has_no_room_for(h[10], cost) then -- wait for it rather than starve it with smaller ones
-    full = cost > room
+  elseif h[10] and is_no_room_for_background(cost) then
+    pass_over(lane)
+    return true
+  elseif cost > room then -- wait for it rather than starve it with smaller ones
+    full = true
     return false
   elseif lane.name == SUSPECTS and not may_take_suspect() then
     full, again = true, APART_MS

@@ -90,3 +90,17 @@ async def test_a_background_request_that_lost_its_worker_still_is_one(
     assert await names(second, 1, ALL, 0, 0) == []
     [claim] = await second.claim(1, ALL, BackgroundRoom(1, ALL))
     assert claim.job.header.background
+
+
+async def test_others_are_not_held_up_by_background_requests_of_better_priority_and_those_keep_their_order(
+    requests: RequestQueue, worker: WorkerQueue
+) -> None:
+    for number in range(4):
+        await requests.enqueue(make_job(f"late{number}", priority=-3, tenant=f"t{number}", background=True))
+    await requests.enqueue(make_job("small", priority=-2, background=True, cost_tokens=1))
+    await requests.enqueue(make_job("u0", priority=-1))
+    await requests.enqueue(make_job("u1"))
+    assert await names(worker, 1, ALL, 0, 0) == ["u0"]
+    assert await names(worker, 8, ALL, 1, 9) == ["u1"]
+    assert await names(worker, 8, ALL, 5, ALL) == ["late0", "late1", "late2", "late3", "small"]
+    assert await names(worker, 8, ALL, 5, ALL) == []

@@ -16,6 +16,7 @@ from headrace_worker.models.files import ModelFiles
 from headrace_worker.schedule.prefill_shares import PrefillLimits
 from headrace_worker.schedule.request import RowProcessor
 from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
+from headrace_worker.schedule.speculation.speculation import Speculation
 from headrace_worker.schedule.step_pace import PaceLimits
 from headrace_worker.settings import WorkerSettings
 
@@ -77,6 +78,7 @@ def _build_simulated(settings: WorkerSettings) -> EngineSetup:
 
 
 def _build_torch(settings: WorkerSettings) -> EngineSetup:
+    from headrace_worker.engine.speculate import build_speculation
     from headrace_worker.execute.build import build_runner
     from headrace_worker.execute.grammar.compiler import GrammarCompiler
     from headrace_worker.execute.grammar.installed import how_to_install, is_installed
@@ -96,9 +98,11 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
     if settings.traces_model:
         built.runner.time_forward()
     model = built.model
+    config = settings.speculation
+    speculation = build_speculation(config, built) if config is not None else None
     limits = _limits(settings, model.max_model_len, built.num_blocks)
     return EngineSetup(
-        engine=_engine(limits, model.eos_token_ids, built.runner),
+        engine=_engine(limits, model.eos_token_ids, built.runner, speculation),
         limits=limits,
         files=_with_own_defaults(files, settings),
         architecture=type(model.model).__name__,
@@ -138,5 +142,7 @@ def _limits(settings: WorkerSettings, max_model_len: int, num_blocks: int) -> Sc
         raise EngineSetupError(str(error)) from error
 
 
-def _engine(limits: SchedulerLimits, eos_token_ids: frozenset[int], runner: Runner) -> GenerateEngine:
-    return GenerateEngine(Scheduler(limits, eos_token_ids=eos_token_ids), runner)
+def _engine(
+    limits: SchedulerLimits, eos_token_ids: frozenset[int], runner: Runner, speculation: Speculation | None = None
+) -> GenerateEngine:
+    return GenerateEngine(Scheduler(limits, eos_token_ids=eos_token_ids, speculation=speculation), runner)

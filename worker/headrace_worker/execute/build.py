@@ -9,6 +9,7 @@ from headrace_worker.execute import kv_cache
 from headrace_worker.execute.attention.backend import AttentionBackend
 from headrace_worker.execute.attention.native import NativeAttention
 from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
+from headrace_worker.execute.draft_model import DraftModel, load_draft
 from headrace_worker.execute.kv_cache import CacheSize
 from headrace_worker.execute.lean import LeanNetwork, can_be_lean
 from headrace_worker.execute.linear import linear_factory, pack_linears
@@ -33,6 +34,7 @@ class BuiltRunner:
     runner: ModelRunner
     model: LoadedModel
     num_blocks: int
+    draft: DraftModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,9 @@ def build_runner(settings: WorkerSettings) -> BuiltRunner:
         most_tokens=settings.max_num_seqs * loaded.max_model_len,
         blocks=settings.num_gpu_blocks_override,
     )
-    return assemble(loaded, size, mode=LogprobsMode(settings.logprobs_mode))
+    speculation = settings.speculation
+    draft = load_draft(source, speculation, loaded) if speculation is not None and speculation.model else None
+    return assemble(loaded, size, mode=LogprobsMode(settings.logprobs_mode), draft=draft)
 
 
 def assemble(
@@ -80,22 +84,34 @@ def assemble(
     size: CacheSize,
     parts: Parts | None = None,
     mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS,
+    draft: LoadedModel | None = None,
 ) -> BuiltRunner:
-    """Put a runner together around a model that is already in memory, which it takes over.
+    """Put a runner together around models that are already in memory, which it takes over.
 
     ``parts``: the fastest that this machine can do unless something else is asked for. Raises
     ModelLoadError when memory is short.
     """
     parts = parts or Parts()
-    found = _kernels_for(loaded) if parts.native else None
-    threads = torch.get_num_threads()
-    backend = _backend(loaded, size.block_size, found, threads)
-    num_blocks = kv_cache.count_blocks(loaded.layers, size, loaded.dtype, loaded.device)
-    cache = kv_cache.allocate(backend, loaded.layers, num_blocks, size.block_size, (loaded.dtype, loaded.device))
-    attention = PagedAttention(backend, loaded.layers, loaded.layer_index, cache)
-    network = _network(loaded, attention, found, parts)
+    layers = loaded.layers + (draft.layers if draft is not None else [])
+    num_blocks = kv_cache.count_blocks(layers, size, loaded.dtype, loaded.device)
+    network, attention = _paged(loaded, num_blocks, size.block_size, parts)
     sampler = Sampler(loaded.vocab_size, loaded.eos_token_ids, mode)
     runner = ModelRunner(network, attention, sampler, loaded.vocab_size, loaded.device)
+    guesser = None
+    if draft is not None:
+        guesses = Sampler(loaded.vocab_size, loaded.eos_token_ids, guesses=True)
+        guesser = DraftModel(*_paged(draft, num_blocks, size.block_size, parts), guesses, draft)
+    return BuiltRunner(runner, loaded, num_blocks, guesser)
+
+
+def _paged(loaded: LoadedModel, num_blocks: int, block_size: int, parts: Parts) -> tuple[Network, PagedAttention]:
+    """A model around a K/V cache of its own."""
+    found = _kernels_for(loaded) if parts.native else None
+    threads = torch.get_num_threads()
+    backend = _backend(loaded, block_size, found, threads)
+    cache = kv_cache.allocate(backend, loaded.layers, num_blocks, block_size, (loaded.dtype, loaded.device))
+    attention = PagedAttention(backend, loaded.layers, loaded.layer_index, cache)
+    network = _network(loaded, attention, found, parts)
     log.info(
         "engine built",
         extra={
@@ -103,12 +119,12 @@ def assemble(
             "layers": type(network).__name__,
             "instructions": found.isa if found is not None else "-",
             "kv_blocks": num_blocks,
-            "kv_tokens": num_blocks * size.block_size,
+            "kv_tokens": num_blocks * block_size,
             "kv_mib": cache.num_bytes >> 20,
             "threads": threads,
         },
     )
-    return BuiltRunner(runner, loaded, num_blocks)
+    return network, attention
 
 
 def _kernels_for(loaded: LoadedModel) -> Kernels | None:

@@ -51,6 +51,10 @@ class BlockAllocator:
             sequence.block_table.append(self._pool.take())
         return True
 
+    def places(self, sequence: Sequence) -> int:
+        """How many tokens its blocks hold."""
+        return len(sequence.block_table) * self._block_size
+
     def fork(self, parent: Sequence, child: Sequence) -> bool:
         """Let a child share its parent's full blocks, and have a copy of the one that the parent still fills.
 
@@ -109,7 +113,8 @@ class BlockAllocator:
 
         Without that one, a newcomer would be preempted within a few steps of its prefill.
         """
-        return sum(self._blocks_for(other.num_tokens) + 1 - len(other.block_table) for other in running)
+        # A sequence with guesses may have more than that already.
+        return sum(max(0, self._blocks_for(other.num_tokens) + 1 - len(other.block_table)) for other in running)
 
     def _cached_prefix(self, sequence: Sequence) -> list[int]:
         # A prompt that is to be scored needs the logits of all its tokens.

@@ -4,7 +4,7 @@ from math import inf
 
 from headrace_worker.schedule.plan import Plan, Slice
 from headrace_worker.schedule.request import Sequence
-from headrace_worker.schedule.step_cost import Load
+from headrace_worker.schedule.step_cost import Load, guesses_load
 from headrace_worker.schedule.step_pace import LEAST_CHUNK, StepPace
 
 
@@ -27,6 +27,21 @@ class Draft:
 
     def __contains__(self, sequence: Sequence) -> bool:
         return sequence in self._slices
+
+    def decodes(self) -> list[Slice]:
+        """Slices of one token after which another one is drawn; those of beams aside."""
+        return [
+            part
+            for part in self._slices.values()
+            if part.samples and part.count == 1 and part.sequence.sampling.beams is None
+        ]
+
+    def widen(self, part: Slice, guesses: list[int]) -> None:
+        """Compute guesses behind a slice's token; they must fit into the budget."""
+        part.guesses = guesses
+        part.count += len(guesses)
+        self.budget -= len(guesses)
+        self.load = self.load.plus(guesses_load(part.start, len(guesses)))
 
     def begin_background(self) -> None:
         """What is added from now on may only slow down by so much what is there already."""
@@ -65,4 +80,6 @@ class Draft:
 
     def plan(self, copies: list[tuple[int, int]]) -> Plan:
         """``copies`` as in ``Plan``."""
-        return Plan(list(self._slices.values()), copies, self.load, self._interruptible)
+        # Stable: slices of one token first, as far as they came first.
+        slices = sorted(self._slices.values(), key=lambda part: bool(part.guesses))
+        return Plan(slices, copies, self.load, self._interruptible)

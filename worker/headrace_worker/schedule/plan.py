@@ -25,6 +25,8 @@ class Slice:
     count: int
     samples: bool
     """The slice reaches the sequence's last token, and that token's logits draw the next one."""
+    guesses: list[int] = field(default_factory=list)
+    """Tokens that may follow the sequence's last one, and are computed behind it; ``count`` includes them."""
 
     @property
     def prompt_scores(self) -> int:
@@ -39,7 +41,7 @@ class Slice:
 
 @dataclass(slots=True)
 class Plan:
-    """One step: first the sequences that decode (one token each), then the chunks of prompts.
+    """One step: first the sequences that decode (one token each), then those with guesses and the chunks of prompts.
 
     Valid until it is committed; no second plan may be made before that.
     """
@@ -62,6 +64,10 @@ class Plan:
         return bool(self.slices)
 
 
+Drawn = tuple[int, TokenLogprob | None]
+"""A token, and its log-probabilities where the request asks for them."""
+
+
 @dataclass(slots=True)
 class Sampled:
     """What the model said to a plan."""
@@ -70,6 +76,9 @@ class Sampled:
     """One per slice with ``samples``, in the plan's order."""
     logprobs: list[TokenLogprob | None] = field(default_factory=list)
     """Aligned with ``token_ids``; None where the request asks for none."""
+    further: dict[Sequence, list[Drawn]] = field(default_factory=dict)
+    """What was drawn after a slice's guesses, as far as these were what was drawn: one more than were right, less the one
+    in ``token_ids``."""
     candidates: dict[Sequence, list[Candidate]] = field(default_factory=dict)
     """For each beam that a slice samples: its best ways to go on. Its entry in ``token_ids`` means nothing."""
     failed: dict[Sequence, str] = field(default_factory=dict)

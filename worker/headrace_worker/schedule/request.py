@@ -29,6 +29,9 @@ class Matcher(Protocol):
     def accept(self, token_id: int) -> None:
         """Go on by one token of the output."""
 
+    def possible(self, token_ids: "list[int]") -> int:
+        """How many of some tokens, the first ones, may come next as far as is known; nothing changes by it."""
+
     def fill(self, bitmask: "NDArray[np.int32]", row: int) -> None:
         """Set the row of a bitmask [rows, words] to the tokens that may come next: at least one, bit i of word w is token 32 w + i."""
 
@@ -75,7 +78,7 @@ class Sequence:
     order: tuple[bool, int, int, int]
     """(background, priority, arrival, choice): the smaller goes first and is preempted last. Unique among live sequences."""
     token_ids: list[int]
-    """Prompt, then output. Only ever appended to, and only by the scheduler."""
+    """Prompt, then output. Only ever appended to, and only by the scheduler; within a step others lend it guesses."""
     prompt_len: int
     sampling: SamplingSpec
     stopping: StoppingSpec

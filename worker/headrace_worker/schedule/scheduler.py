@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from heapq import merge
 
-from headrace_shared.protocol.event import FinishReason, TokenLogprob
+from headrace_shared.protocol.event import FinishReason
 from headrace_worker.schedule.allocator import BlockAllocator
 from headrace_worker.schedule.background import BackgroundCount
 from headrace_worker.schedule.beam import Candidate
@@ -13,10 +13,11 @@ from headrace_worker.schedule.beam_steps import BeamSteps
 from headrace_worker.schedule.draft import Draft
 from headrace_worker.schedule.end_rules import EndRules
 from headrace_worker.schedule.ending import Ending
-from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput, Slice
+from headrace_worker.schedule.plan import Drawn, Plan, Sampled, SequenceOutput, Slice
 from headrace_worker.schedule.prefill_shares import PrefillLimits, PrefillShares
 from headrace_worker.schedule.request import Request, Sequence, SequenceState
 from headrace_worker.schedule.room import Room
+from headrace_worker.schedule.speculation.speculation import Speculation, SpeculationStats
 from headrace_worker.schedule.step_cost import StepCost
 from headrace_worker.schedule.step_pace import PaceLimits, StepPace
 from headrace_worker.schedule.waiting import SequenceQueue
@@ -67,6 +68,7 @@ class SchedulerStats:
     prefix_hit_tokens: int
     cached_blocks: int = 0
     """Free ones that can still be found."""
+    speculation: SpeculationStats | None = None
     background_running: int = 0
     """Of ``running`` and ``waiting`` together, background sequences that the last plan computes."""
     background_paused: int = 0
@@ -88,8 +90,11 @@ class Scheduler:
     and its blocks are given to nobody before the next plan.
     """
 
-    def __init__(self, limits: SchedulerLimits, *, eos_token_ids: frozenset[int]) -> None:
+    def __init__(
+        self, limits: SchedulerLimits, *, eos_token_ids: frozenset[int], speculation: Speculation | None = None
+    ) -> None:
         self._limits = limits
+        self._speculation = speculation
         self._rules = EndRules(eos_token_ids, limits.context_tokens)
         self._blocks = BlockAllocator(limits.num_blocks, limits.block_size, share_prefixes=limits.enable_prefix_caching)
         self._requests: dict[str, Request] = {}
@@ -172,6 +177,7 @@ class Scheduler:
             prefix_queried_tokens=self._blocks.prefix_queried_tokens,
             prefix_hit_tokens=self._blocks.prefix_hit_tokens,
             cached_blocks=self._blocks.pool.cached,
+            speculation=self._speculation.stats() if self._speculation is not None else None,
             background_running=self._background.planned,
             background_paused=self._background.paused,
             steps_given_up=self._background.steps_given_up,
@@ -189,6 +195,8 @@ class Scheduler:
         if self._background.unfinished:
             draft.begin_background()
             self._plan_kind(draft, background=True)
+        if self._speculation is not None:
+            self._speculation.widen(draft, self._rules, self._blocks, self.cost)
         plan = draft.plan(self._blocks.take_copies())
         self._background.note(plan, held_back=draft.held_back)
         return plan
@@ -205,18 +213,22 @@ class Scheduler:
                 # A preempted prompt is scored again from its beginning.
                 del known[part.start + 1 :]
                 known.extend(scores)
-        outputs = self._failures(sampled.failed)
-        drawn = zip(sampled.token_ids, sampled.logprobs, strict=True)
+        outputs = self._failures({each: why for each, why in sampled.failed.items() if each not in sampled.further})
+        first = zip(sampled.token_ids, sampled.logprobs, strict=True)
         for part in plan.slices:
-            token = next(drawn) if part.samples else None
+            drawn = [next(first)] if part.samples else []
             sequence = part.sequence
             if sequence.finished:
+                continue
+            if part.guesses:
+                drawn += sampled.further.get(sequence, ())
+                outputs += self._verified(part, drawn, sampled.failed.get(sequence))
                 continue
             sequence.num_computed = part.start + part.count
             self._blocks.register(sequence, part.start)
             if sequence in sampled.candidates:
                 outputs += self._offer(sequence, sampled.candidates[sequence])
-            elif (output := self._result(sequence, token)) is not None:
+            elif (output := self._result(sequence, drawn)) is not None:
                 outputs.append(output)
         return outputs
 
@@ -329,14 +341,39 @@ class Scheduler:
             self._end(beam, FinishReason.STOP)
         return outputs
 
-    def _result(self, sequence: Sequence, drawn: tuple[int, TokenLogprob | None] | None) -> SequenceOutput | None:
-        output = SequenceOutput(sequence.request_id, sequence.choice, [], first=not sequence.reported)
-        if drawn is not None:
-            token_id, logprob = drawn
+    def _verified(self, part: Slice, drawn: list[Drawn], failure: str | None) -> list[SequenceOutput]:
+        """A sequence goes on by those of its guesses that were right, and one token more; then it may have failed."""
+        sequence = part.sequence
+        if self._speculation is not None:
+            self._speculation.note(part, len(drawn) - 1)
+        # What a failed draw brought means nothing.
+        kept = drawn if failure is None else drawn[:-1]
+        outputs: list[SequenceOutput] = []
+        if kept and (output := self._result(sequence, kept)) is not None:
+            outputs.append(output)
+        if failure is not None and not sequence.finished:
+            outputs += self._failures({sequence: failure})
+        return outputs
+
+    def _append(self, sequence: Sequence, drawn: list[Drawn], output: SequenceOutput) -> Ending | None:
+        """Take in the drawn tokens up to the one that ends the sequence. All but the last have been computed."""
+        before, ending = sequence.num_computed, None
+        for token_id, logprob in drawn:
             ending = self._rules.ending(sequence, token_id)
             sequence.token_ids.append(token_id)
             output.token_ids.append(token_id)
-            output.logprobs = None if logprob is None else [logprob]
+            if logprob is not None:
+                output.logprobs = [*(output.logprobs or ()), logprob]
+            if ending is not None:
+                break
+        sequence.num_computed = sequence.num_tokens - 1
+        self._blocks.register(sequence, before)
+        return ending
+
+    def _result(self, sequence: Sequence, drawn: list[Drawn]) -> SequenceOutput | None:
+        output = SequenceOutput(sequence.request_id, sequence.choice, [], first=not sequence.reported)
+        if drawn:
+            ending = self._append(sequence, drawn, output)
         elif sequence.remaining == 0:
             ending = Ending(FinishReason.LENGTH)
         else:
@@ -358,6 +395,8 @@ class Scheduler:
             self._waiting.remove(sequence)
         sequence.state = SequenceState.FINISHED
         sequence.finish_reason = reason
+        if self._speculation is not None:
+            self._speculation.ended(sequence)
         self._unfinished -= 1
         if sequence.background:
             self._background.unfinished -= 1

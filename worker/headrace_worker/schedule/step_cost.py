@@ -45,10 +45,15 @@ class Load(NamedTuple):
         return cls(prefill_tokens=count, prefill_context=count * start + count * (count + 1) // 2)
 
     def plus(self, other: "Load") -> "Load":
-        return Load(*(mine + its for mine, its in zip(self, other, strict=True)))
+        return Load(self[0] + other[0], self[1] + other[1], self[2] + other[2], self[3] + other[3])
 
     def minus(self, other: "Load") -> "Load":
-        return Load(*(mine - its for mine, its in zip(self, other, strict=True)))
+        return Load(self[0] - other[0], self[1] - other[1], self[2] - other[2], self[3] - other[3])
+
+
+def guesses_load(start: int, count: int) -> Load:
+    """That of so many guesses behind the token at ``start``: each is a row like one that decodes."""
+    return Load(decode_rows=count, decode_context=count * (start + 1) + count * (count + 1) // 2)
 
 
 class _Cell:

@@ -75,6 +75,14 @@ class WorkerMetrics(ProcessMetrics):
         "vllm:gpu_prefix_cache_queries", "The same in blocks, as older dashboards want it.", ENGINE
     )
     prefix_block_hits = ObservedCount("vllm:gpu_prefix_cache_hits", "Blocks found there.", ENGINE)
+    drafts = ObservedCount("vllm:spec_decode_num_drafts", "Times that a sequence had guessed tokens in a step.", ENGINE)
+    draft_tokens = ObservedCount("vllm:spec_decode_num_draft_tokens", "Tokens guessed and computed.", ENGINE)
+    accepted_tokens = ObservedCount("vllm:spec_decode_num_accepted_tokens", "Those that were right.", ENGINE)
+    accepted_per_position = ObservedCount(
+        "vllm:spec_decode_num_accepted_tokens_per_pos",
+        "The same by their place among the guesses of a step, from 0.",
+        (*ENGINE, "position"),
+    )
 
     prompt_tokens = Counted("vllm:prompt_tokens", "Prompt tokens of requests whose prefill is done.", ENGINE)
     prompt_tokens_by_source = Counted(

@@ -90,6 +90,14 @@ class _Matcher:
         self._place = place or self._place
         return place is not None
 
+    def possible(self, token_ids: list[int]) -> int:
+        here: Place | None = self._place
+        for count, token_id in enumerate(token_ids):
+            here = self._grammar.tree.after(here, token_id) if here is not None else None
+            if here is None:
+                return count
+        return len(token_ids)
+
     def fill(self, bitmask: NDArray[np.int32], row: int) -> bool:
         try:
             bitmask[row] = self._grammar.mask(self._place)

@@ -33,12 +33,13 @@ class OutlinesGrammar:
         self._eos_token_ids = eos_token_ids
 
     def matcher(self) -> RawMatcher:
-        return _Matcher(outlines_core.Guide(self._index), self._eos_token_ids)
+        return _Matcher(self._index, self._eos_token_ids)
 
 
 class _Matcher:
-    def __init__(self, guide: outlines_core.Guide, eos_token_ids: tuple[int, ...]) -> None:
-        self._guide = guide
+    def __init__(self, index: outlines_core.Index, eos_token_ids: tuple[int, ...]) -> None:
+        self._index = index
+        self._guide = outlines_core.Guide(index)
         self._eos_token_ids = eos_token_ids
 
     def accept(self, token_id: int) -> bool:
@@ -47,6 +48,14 @@ class _Matcher:
         except ValueError:
             return False
         return True
+
+    def possible(self, token_ids: list[int]) -> int:
+        state = self._guide.get_state()
+        for place, token_id in enumerate(token_ids):
+            state = self._index.get_next_state(state, token_id)
+            if state is None:
+                return place
+        return len(token_ids)
 
     def fill(self, bitmask: NDArray[np.int32], row: int) -> bool:
         target = bitmask[row]
