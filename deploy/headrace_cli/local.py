@@ -43,6 +43,8 @@ class LocalSettings:
     redis_url: str | None
     environment: Mapping[str, str]
     uds: Path | None = None
+    batch_worker: bool = True
+    """Whether somebody works on batches."""
 
     @property
     def base_url(self) -> str:
@@ -104,7 +106,8 @@ class LocalStack:
             }
             self._api = ApiProcesses(environment)
             self._supervisor.start(_spec("worker", servers.WORKER, environment))
-            self._supervisor.start(_spec("batch-worker", servers.BATCH_WORKER, environment))
+            if self._settings.batch_worker:
+                self._supervisor.start(_spec("batch-worker", servers.BATCH_WORKER, environment))
             self._supervisor.start(*self._api.specs())
             ready = await self._wait_ready(redis_url)
         self._supervisor.settle()

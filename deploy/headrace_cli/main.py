@@ -10,6 +10,7 @@ import typer
 
 from headrace_cli import api_processes, configuration, flags, folders, models, servers
 from headrace_cli.arguments import Command, ServerCommand
+from headrace_cli.batches import commands as batches
 from headrace_cli.bench import options as bench
 from headrace_cli.config_command import app as config_app
 from headrace_cli.dlq import commands as dlq
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(batches.app, name="batches")
 app.add_typer(bench.app, name="bench")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(config_app, name="config")
