@@ -12,7 +12,6 @@ from headrace_cli.terminal import Terminal
 
 _NOT_OURS = ("HEADRACE_API_", "HEADRACE_REDIS_", "HEADRACE_QUEUE_")
 """Exported settings of servers that others use: keys, ports, limits."""
-_SERVERS = {"worker": servers.WORKER, "api": servers.API}
 _QUIET = {
     "HEADRACE_API_LOG_LEVEL": "warning",
     "HEADRACE_WORKER_LOG_LEVEL": "warning",
@@ -39,4 +38,4 @@ def local_settings(given: Mapping[str, str], terminal: Terminal) -> Iterator[Loc
         uds = Path(folder) / "api.sock"
         environment = {**exported, **_QUIET, **given, "PYTHONUNBUFFERED": "1"}
         environment |= {"HEADRACE_WORKER_MODEL": model, "HEADRACE_API_UDS": str(uds)}
-        yield LocalSettings("localhost", 80, Path(folder), None, environment, uds, _SERVERS)
+        yield LocalSettings("localhost", 80, Path(folder), None, environment, uds, batch_worker=False)
