@@ -59,10 +59,11 @@ class Collector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The client's trace context."""
+    """The client's trace context; ``linked`` as in ``JobHeader``."""
 
     traceparent: str | None = None
     tracestate: str | None = None
+    linked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ def tickets(ask: Ask, trace: Trace, services: Services, grammar: GrammarSpec | N
             request_id=job_id,
             traceparent=trace.traceparent,
             tracestate=trace.tracestate,
+            linked=trace.linked,
             tenant=ask.tenant,
             priority=ask.priority,
             detached=ask.detached,

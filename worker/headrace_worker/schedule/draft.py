@@ -28,9 +28,6 @@ class Draft:
     def __contains__(self, sequence: Sequence) -> bool:
         return sequence in self._slices
 
-    def __len__(self) -> int:
-        return len(self._slices)
-
     def decodes(self) -> list[Slice]:
         """Slices of one token after which another one is drawn; those of beams aside."""
         return [

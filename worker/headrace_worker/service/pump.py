@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
@@ -27,7 +28,8 @@ _CLOSING = {
 }
 _UNHEARD = Failed(ErrorCode.CANCELLED, "nobody listens")
 
-
+_FIRST_OUTPUTS = 4
+"""Of a step: readers have something to do while the rest is put into words; each further part has twice as many."""
 _COMPILE_S = 60.0
 """How long a grammar may take to compile, the wait for a thread included."""
 
@@ -61,6 +63,7 @@ class Pump:
         self._processors = processors
         self._equipping: set[asyncio.Task[None]] = set()
         self._answers: dict[str, Answer] = {}
+        self._undelivered: deque[SequenceOutput] = deque()
         self._engine: EngineThread
         self._outbox: Outbox
 
@@ -115,10 +118,10 @@ class Pump:
             if answer is not None:
                 self._leave(answer.request_id, ErrorCode.INVALID_REQUEST)
                 self._outbox.end(answer.request_id, Failed(ErrorCode.INVALID_REQUEST, reason), used_tokens=0)
-        for output in report.outputs:
-            answer = self._answer_of(output.request_id)
-            if answer is not None:
-                self._deliver(answer, output)
+        under_way = bool(self._undelivered)
+        self._undelivered += report.outputs
+        if not under_way:
+            self._deliver_some(_FIRST_OUTPUTS)
 
     def give_up(self, request_id: str, status: AppendStatus) -> None:
         """Stop a request that its client gave up, or whose deadline has passed; one that has ended stays as it is."""
@@ -144,6 +147,17 @@ class Pump:
         for request_id in list(self._answers):
             self._outbox.close(request_id)
             self._abort(request_id, "handed over")
+
+    def _deliver_some(self, count: int) -> None:
+        """Deliver so many outputs, or all when few more are left; the others follow once the outbox had its turn."""
+        outputs = self._undelivered
+        for _ in range(count if len(outputs) > 2 * count else len(outputs)):
+            output = outputs.popleft()
+            answer = self._answer_of(output.request_id)
+            if answer is not None:
+                self._deliver(answer, output)
+        if outputs:
+            asyncio.get_running_loop().call_soon(self._deliver_some, 2 * count)
 
     async def _equip(self, answer: Answer, request: Request) -> None:
         """Hand a request over once its grammar and its logits processors are ready; others go first meanwhile."""

@@ -3,6 +3,7 @@
 import pytest
 
 from headrace_shared.protocol.event import FinishReason
+from headrace_shared.protocol.sampling import BeamSpec
 from headrace_worker.schedule.speculation.payoff import Payoff
 from headrace_worker.schedule.step_cost import Load, StepCost
 
@@ -72,6 +73,19 @@ def test_a_fixed_batch_size_switches_it_off(lab, running, guesses):
     for _ in range(4):
         driver.step()
     assert any(part.guesses for plan in driver.plans for part in plan.slices) is guesses
+
+
+def test_beams_have_no_guesses_and_others_beside_them_do(lab):
+    driver = lab.drive(lab.speculation(2, wrong_in=0, disable_by_batch_size=9))
+    driver.add(lab.request("b", beams=BeamSpec(2), max_tokens=9, ignore_eos=True))
+    driver.add(lab.request("r", arrival=1, max_tokens=30, ignore_eos=True))
+    driver.run()
+    beside = 0
+    for plan in driver.plans:
+        beams = [part for part in plan.slices if part.sequence.request_id == "b"]
+        assert not any(part.guesses for part in beams)
+        beside += bool(beams) and any(part.guesses for part in plan.slices)
+    assert beside > 2
 
 
 def test_a_failure_after_right_guesses_comes_after_their_tokens(lab):

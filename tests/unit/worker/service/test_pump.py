@@ -10,7 +10,7 @@ from scripted_worker import byte_tokenizer
 
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.codec import pack_ids
-from headrace_shared.protocol.event import Event, Failed, Started
+from headrace_shared.protocol.event import Delta, Event, Failed, Started
 from headrace_shared.protocol.grammar import GrammarKind, GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import ProcessorCall, SamplingSpec
@@ -186,3 +186,21 @@ async def test_a_request_that_fails_in_the_engine_is_told_so_and_is_gone() -> No
         ErrorCode.INVALID_REQUEST, "logits_processors: own.one failed: RuntimeError", "logits_processors"
     )
     assert "r" not in setup.pump
+
+
+async def test_a_large_steps_first_outputs_go_out_first_and_each_requests_stay_in_order() -> None:
+    setup = Setup()
+    stats: Any = None
+    names = [f"r{n}" for n in range(40)]
+    for name in names:
+        setup.accept(name, constrained=False)
+    for step in range(3):
+        outputs = [SequenceOutput(f"{name}/1", 0, [65 + step]) for name in names]
+        setup.pump.deliver(StepReport(outputs, [], [], Room(1, 1, 1, 1), stats))
+    told = [sum(isinstance(event, Delta) for event in setup.outbox.said[name]) for name in names]
+    assert 0 < sum(told) < 20
+    assert told == sorted(told, reverse=True)
+    await settle()
+    for name in names:
+        deltas = [event for event in setup.outbox.said[name] if isinstance(event, Delta)]
+        assert [delta.token_ids for delta in deltas] == [[65], [66], [67]]

@@ -56,7 +56,7 @@ class Speculation:
     def widen(self, draft: Draft, rules: EndRules, blocks: BlockAllocator, cost: StepCost) -> None:
         """Add guesses to the slices of sequences that decode; ``cost``: what is known of steps."""
         parts = draft.decodes()
-        if not parts or len(parts) < len(draft) or self._too_many(len(parts)):
+        if not parts or draft.load.prefill_tokens or self._too_many(draft.load.decode_rows):
             return
         # Background sequences get what others leave of a step, and that is no reason to make it longer.
         urgent = [part for part in parts if not part.sequence.background] or parts
