@@ -46,6 +46,7 @@ from headrace_shared.queue.client import connect
 from headrace_shared.queue.dead_letters import DeadLetters
 from headrace_shared.queue.file_book import FileBook
 from headrace_shared.queue.hub import StreamHub
+from headrace_shared.queue.nodes import Nodes
 from headrace_shared.queue.presence import Presence
 from headrace_shared.queue.rates import Rates
 from headrace_shared.queue.requests import QueueLimits, RequestQueue
@@ -211,10 +212,11 @@ async def _services(
         await stack.enter_async_context(in_background(metrics.follow_loop()))
         if settings.log_stats:
             await stack.enter_async_context(in_background(StatsLog(metrics, fleet).run()))
-        await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect))
+        await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect_own))
         timelines = Timelines(metrics, telemetry.spans_below)
         dead_letters = DeadLetters(redis)
-        console = ConsoleFeed(Sources(fleet, timelines, metrics, directory, dead_letters), drain)
+        console = ConsoleFeed(Sources(fleet, timelines, metrics, directory, dead_letters, Nodes(redis)), drain)
+        await stack.enter_async_context(in_background(console.tally.run()))
         await stack.enter_async_context(in_background(console.run()))
         yield Services(
             settings=settings,

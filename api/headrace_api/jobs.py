@@ -40,6 +40,8 @@ class Ticket:
     """Unique on the queue, whatever ids clients send."""
     traceparent: str | None = None
     tracestate: str | None = None
+    linked: str | None = None
+    """As in ``JobHeader``."""
     tenant: str = "-"
     priority: int = 0
     detached: bool = False
@@ -108,6 +110,7 @@ def _job(
         cost_tokens=(len(prompt.token_ids) + max_tokens) * body.sequences,
         traceparent=ticket.traceparent,
         tracestate=ticket.tracestate,
+        linked=ticket.linked,
         detached=ticket.detached,
         background=ticket.background,
         affinity=prefix_digests(packed, body.cache_salt or ""),

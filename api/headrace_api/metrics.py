@@ -70,6 +70,12 @@ class Metrics(ProcessMetrics):
         "Requests that were well-formed but not taken in, by the error's code.",
         ("model_name", "reason"),
     )
+    tool_parsers = Counted(
+        "vllm:tool_call_parser_invocations",
+        "Answers that were read for calls: with mode streaming their pieces, else choices. outcome: tool_call, "
+        "no_tool_call; request_type: chat_completions, responses, other.",
+        ("model_name", "mode", "outcome", "request_type"),
+    )
 
     generations = Counted(
         "headrace:api_requests",
@@ -94,6 +100,13 @@ class Metrics(ProcessMetrics):
     )
 
     redis_up = Observed("headrace:redis_up", "1 while Redis answers this process.")
+    script_calls = ObservedCount(
+        "headrace:redis_script_calls", "Scripts that Redis has run since its start, as it tells itself."
+    )
+    script_seconds = ObservedCount(
+        "headrace:redis_script_seconds",
+        "Time that Redis was busy with them: near 1 per second and primary it is the bottleneck.",
+    )
     models = Observed("headrace:models", "Models that can be asked for.")
     card_conflicts = Observed(
         "headrace:model_card_conflicts", "Model names that workers announce with different cards."

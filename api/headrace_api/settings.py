@@ -46,6 +46,9 @@ class ApiSettings(BaseSettings):
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 picks a free one."""
+    server_count: Annotated[int, Field(ge=1, le=256)] = 1
+    """API processes on one port. ``headrace api`` and ``headrace serve`` start so many; with more than one, a process
+    leaves room on its port for the others."""
     uds: str | None = None
     """Path of a unix socket to listen on, instead of host and port."""
     root_path: str = ""
@@ -204,6 +207,10 @@ class ApiSettings(BaseSettings):
     def _listens_in_one_place(self) -> "ApiSettings":
         if self.uds is not None and self.model_fields_set & {"host", "port"}:
             raise ValueError("uds is a place to listen of its own; leave out host and port")
+        if self.server_count > 1 and self.uds is not None:
+            raise ValueError("server_count: a unix socket is listened on by one process; leave it out, or uds")
+        if self.server_count > 1 and self.port == 0:
+            raise ValueError("server_count: several processes need a port that they know")
         return self
 
     @model_validator(mode="after")

@@ -58,14 +58,12 @@ _NO_PLUGINS = "the engine's parts cannot be replaced from outside"
 _ALWAYS_CHUNKED = "long prompts are always computed in chunks; --max-num-batched-tokens is their size"
 _QUEUE_ORDER = "requests are ordered by the queue; see --scheduling-policy and --priority-aging"
 _HTTPTOOLS = "HTTP is parsed by httptools, which bounds headers by itself; --max-body-bytes bounds bodies"
-_MORE_API_NODES = "start further API nodes with headrace api on the same --redis"
 
 FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     # HTTP front end
     *_harmless("HTTP front end and engine are always processes of their own", "disable-frontend-multiprocessing"),
     *_harmless("the log has the stack of every failure of the server", "log-error-stack"),
     *_refused(_HTTPTOOLS, "h11-max-incomplete-event-size", "h11-max-header-count"),
-    *_refused(_MORE_API_NODES, "api-server-count", off=["1"]),
     *_switches("start headrace worker instead, which has no HTTP", "headless"),
     *_refused("system_fingerprint is always the digest of the model's card", "fingerprint-mode", "fingerprint-value"),
     *_refused("buckets of histograms are fixed", "custom-histogram-buckets"),

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,9 +11,11 @@ from typing import Any
 import httpx
 
 from headrace_cli import servers
+from headrace_cli.api_processes import FOLDER, STOP_MARGIN_S, ApiProcesses
 from headrace_cli.banner import Ready
 from headrace_cli.embedded_redis import EmbeddedRedis, EmbeddedRedisError
-from headrace_cli.errors import EXIT_CONFIGURATION, EXIT_INTERRUPTED, CliError
+from headrace_cli.errors import EXIT_CONFIGURATION, CliError
+from headrace_cli.foreground import Foreground
 from headrace_cli.processes import ProcessSpec, RestartPolicy, Supervisor
 from headrace_cli.terminal import Terminal
 from headrace_shared.errors import UnavailableError
@@ -24,9 +25,6 @@ from headrace_shared.settings import RedisSettings
 
 _POLL_S = 0.2
 _QUEUE_CHECK_S = 0.5
-_STOP_MARGIN_S = 10.0
-"""How much longer than its own settings allow a server may take to stop."""
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Work = Callable[[Ready], Awaitable[None]]
 """What a local stack is wanted for, given what is ready."""
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
@@ -45,6 +43,8 @@ class LocalSettings:
     redis_url: str | None
     environment: Mapping[str, str]
     uds: Path | None = None
+    batch_worker: bool = True
+    """Whether somebody works on batches."""
 
     @property
     def base_url(self) -> str:
@@ -86,41 +86,29 @@ class LocalStack:
         self._terminal = terminal
         self._supervisor = Supervisor(terminal.log)
         self._redis = None if settings.redis_url else EmbeddedRedis(settings.state_dir / "queue")
-        self._stop_asked = asyncio.Event()
-        self._hurry = False
+        self._api: ApiProcesses | None = None
 
     async def run(self, work: Work) -> int:
         """Do ``work`` until it is done, a signal comes or something cannot be kept running.
 
-        Nothing that was started outlives this. Returns the exit status: 0 after a drain, 130 after a second Ctrl-C.
-        Raises CliError for a failure, and what ``work`` raises.
+        As ``Foreground.run``; raises what ``work`` raises as well.
         """
-        loop = asyncio.get_running_loop()
-        for number in _STOP_SIGNALS:
-            loop.add_signal_handler(number, self._on_stop_signal)
-        tasks = [
-            asyncio.create_task(self._serve(work)),
-            asyncio.create_task(self._fail_with_supervisor()),
-            asyncio.create_task(self._stop_asked.wait()),
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await self._stop()
-        for task in done:
-            task.result()
-        return EXIT_INTERRUPTED if self._hurry else 0
+        return await Foreground(self._supervisor).run(self._serve(work), self._stop)
 
     async def _serve(self, work: Work) -> None:
         """Start everything, and look after the queue while the work is done."""
         with self._terminal.busy("Starting"):
             redis_url = self._start_queue()
-            self._supervisor.start(self._spec("worker", servers.WORKER, redis_url))
-            self._supervisor.start(self._spec("batch-worker", servers.BATCH_WORKER, redis_url))
-            self._supervisor.start(self._spec("api", servers.API, redis_url))
+            environment = {
+                "HEADRACE_API_FILES": str(self._settings.state_dir / "files"),
+                **self._settings.environment,
+                "HEADRACE_REDIS_URL": redis_url,
+            }
+            self._api = ApiProcesses(environment)
+            self._supervisor.start(_spec("worker", servers.WORKER, environment))
+            if self._settings.batch_worker:
+                self._supervisor.start(_spec("batch-worker", servers.BATCH_WORKER, environment))
+            self._supervisor.start(*self._api.specs())
             ready = await self._wait_ready(redis_url)
         self._supervisor.settle()
         keeper = asyncio.create_task(self._keep_queue())
@@ -129,19 +117,6 @@ class LocalStack:
         finally:
             keeper.cancel()
             await asyncio.wait([keeper])
-
-    async def _fail_with_supervisor(self) -> None:
-        raise await self._supervisor.failure()
-
-    def _spec(self, name: str, package: str, redis_url: str) -> ProcessSpec:
-        files = str(self._settings.state_dir / "files")
-        environment = {
-            "HEADRACE_API_FILES": files,
-            **self._settings.environment,
-            "HEADRACE_REDIS_URL": redis_url,
-        }
-        stop_timeout_s = servers.stop_s(package, environment) + _STOP_MARGIN_S
-        return ProcessSpec(name, servers.command(package), environment, stop_timeout_s)
 
     def _start_queue(self) -> str:
         # Not in a thread: the kernel ties the server's life to the thread that starts it.
@@ -202,14 +177,16 @@ class LocalStack:
     async def _stop(self) -> None:
         """The API stops accepting and finishes what runs, then the worker, then the queue they needed for it."""
         await self._supervisor.stop()
+        if self._api is not None:
+            self._api.close()
         if self._redis is not None:
             self._redis.stop()
 
-    def _on_stop_signal(self) -> None:
-        if self._stop_asked.is_set():
-            self._hurry = True
-            self._supervisor.kill()
-        self._stop_asked.set()
+
+def _spec(name: str, package: str, environment: Mapping[str, str]) -> ProcessSpec:
+    # What the API processes count together is no matter of others.
+    own = {variable: value for variable, value in environment.items() if variable != FOLDER}
+    return ProcessSpec(name, servers.command(package), own, servers.stop_s(package, own) + STOP_MARGIN_S)
 
 
 async def _hands_out(api: httpx.AsyncClient, model: str) -> bool:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace_cli import configuration, flags, folders, models, servers
+from headrace_cli import api_processes, configuration, flags, folders, models, servers
 from headrace_cli.arguments import Command, ServerCommand
+from headrace_cli.batches import commands as batches
 from headrace_cli.bench import options as bench
 from headrace_cli.config_command import app as config_app
 from headrace_cli.dlq import commands as dlq
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(batches.app, name="batches")
 app.add_typer(bench.app, name="bench")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(config_app, name="config")
@@ -142,11 +144,21 @@ def api(**given: Any) -> None:
     """Run one API node: HTTP in front, the queue behind. It needs no model and no torch.
 
     \b
-    Example:
+    Examples:
       headrace api --redis redis://queue:6379/0 --host 0.0.0.0 --api-key secret
+      headrace api --redis redis://queue:6379/0 --api-server-count 4
     """
     servers.require(servers.API)
-    servers.become(servers.API, _settings(_API_FLAGS, given))
+    settings = _settings(_API_FLAGS, given)
+    if api_processes.count_of(settings) == 1:
+        servers.become(servers.API, settings)
+        return
+    from headrace_cli import local  # as above
+
+    host = settings.get("HEADRACE_API_HOST", _DEFAULT_HOST)
+    port = local.free_port(host, settings.get("HEADRACE_API_PORT", str(_DEFAULT_PORT)))
+    known = servers.environment({**settings, "HEADRACE_API_HOST": host, "HEADRACE_API_PORT": str(port)})
+    raise typer.Exit(asyncio.run(api_processes.serve(known, host, port, Terminal())))
 
 
 @app.command(cls=ServerCommand, name="batch-worker")

@@ -202,6 +202,18 @@ QUEUE = Board(
         "Redis": (
             spread("Round trips", "headrace:redis_call_seconds", labels=""),
             lines("Mean by script", mean("headrace:redis_call_seconds", "operation", ""), "{{operation}}", "s"),
+            lines(
+                "Scripts, by Redis' own count",
+                f"max (rate(headrace:redis_script_calls_total[{RATE}]))",
+                "scripts",
+                "ops",
+            ),
+            lines(
+                "Busy with scripts",
+                f"max (rate(headrace:redis_script_seconds_total[{RATE}]))",
+                "busy",
+                "percentunit",
+            ),
             lines("Calls", rate("headrace:redis_call_seconds_count", "operation", labels=""), "{{operation}}", "ops"),
             lines(
                 "Failures",

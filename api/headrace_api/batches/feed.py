@@ -59,6 +59,7 @@ class Order:
             priority=self.priority(),
             usual_priority=spec.priority,
             timeout_s=max(0.0, self.left_s()) + _LAST_WORD_S,
+            linked=spec.traceparent,
         )
 
 

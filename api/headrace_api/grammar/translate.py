@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from headrace_api.grammar import structural_tag
 from headrace_api.grammar.exactness import inexact_part, is_plain
 from headrace_api.grammar.extras import EXTRAS, unenforced_part
@@ -36,6 +38,11 @@ class Constraint:
     spec: GrammarSpec
     whitespace_param: str | None = None
     """The one that ``spec.whitespace`` came from."""
+
+    @property
+    def told(self) -> GrammarSpec:
+        """For the worker, so that what it finds wrong is told of the parameter."""
+        return msgspec.structs.replace(self.spec, asked_as=self.param)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ async def create(body: BatchRequest, tenant: str | None, call: Call, services: S
         output_ttl_s=body.output_expires_after.seconds if body.output_expires_after else None,
         most_items=caller.limits.batch_items,
         most_tokens=caller.limits.batch_tokens,
+        traceparent=call.traceparent,
     )
     await services.batches.create(spec)
     await services.batch_jobs.announce(spec.id)

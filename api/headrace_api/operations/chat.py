@@ -21,6 +21,7 @@ from headrace_api.operations.endpoint import (
 )
 from headrace_api.operations.reading import AnswerReading, read_answers
 from headrace_api.operations.services import Services
+from headrace_api.operations.tool_counts import counted
 from headrace_api.operations.tool_use import ToolUse, tool_use
 from headrace_api.output.call_ids import CallIdMinter
 from headrace_api.output.chat import ChatAnswer, ChatShape, ChatStream
@@ -53,14 +54,17 @@ class ChatPlan:
 async def plan_chat(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> ChatPlan:
     """Render, tokenize and check. Raises InvalidRequestError."""
     use = await tool_use(body, model, services)
-    [ticket] = tickets(ask, trace, services, use.constraint.spec if use.constraint else None)
+    if use.reader is not None:
+        name, streaming = model.card.name, bool(body.stream)
+        use = replace(use, reader=counted(use.reader, services.metrics, name, ask.endpoint, streaming=streaming))
+    [ticket] = tickets(ask, trace, services, use.constraint.told if use.constraint else None)
     prompt, reading, job = await services.tokenizers.run(_planned, body, model, use, ticket)
     form = MessageForm(
         parser=reading.parser,
         call_ids=CallIdMinter(ask.request_id, *_call_ids(body, model)),
         thinks=model.reasoning is not None,
         shows_reasoning=body.include_reasoning is not False,
-        calls_finish=body.tool_mode != "named",
+        named=body.tool_mode == "named",
     )
     role = model.card.response_role if body.opens_reply else str(body.messages[-1]["role"])
     return ChatPlan(prompt, job, role, form)

@@ -50,6 +50,8 @@ class Item:
     usual_priority: int
     """What that was at first: the most urgent that an item may ask for."""
     timeout_s: float
+    linked: str | None = None
+    """As in ``JobHeader``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ async def _prepared(item: Item, services: Services) -> tuple[Prepared, QueuedReq
         background=True,
     )
     ask = await item.endpoint.complete(body, ask, services)
-    return await item.endpoint.prepare(body, ask, model, Trace(), services), body
+    return await item.endpoint.prepare(body, ask, model, Trace(linked=item.linked), services), body
 
 
 def _check(body: QueuedRequest, item: Item, *, ranked: bool) -> None:

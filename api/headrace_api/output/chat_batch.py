@@ -27,7 +27,7 @@ class ChatBatchAnswer:
         choices = [replace(answer.choices[0], index=index) for index, answer in enumerate(answers)]
         usage = _sum([answer.usage for answer in answers])
         # Which prompt it is of could not be told.
-        return replace(answers[0], choices=choices, usage=usage, prompt_token_ids=UNSET)
+        return replace(answers[0], choices=choices, usage=usage, prompt_token_ids=None)
 
 
 class ChatBatchStream(DataStream):

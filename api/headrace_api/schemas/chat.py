@@ -185,7 +185,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     logprobs: ChatLogprobs | None
     finish_reason: str
     stop_reason: str | int | None
-    token_ids: list[int] | UnsetType = UNSET
+    token_ids: list[int] | None = None
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,7 +202,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     """Timings, for a request with `include_metrics`."""
     service_tier: str | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | None = None
-    prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | None = None
     metadata: JsonObject | UnsetType = UNSET
     """The request's, where a stored answer is fetched."""
 

@@ -38,4 +38,4 @@ def local_settings(given: Mapping[str, str], terminal: Terminal) -> Iterator[Loc
         uds = Path(folder) / "api.sock"
         environment = {**exported, **_QUIET, **given, "PYTHONUNBUFFERED": "1"}
         environment |= {"HEADRACE_WORKER_MODEL": model, "HEADRACE_API_UDS": str(uds)}
-        yield LocalSettings("localhost", 80, Path(folder), None, environment, uds)
+        yield LocalSettings("localhost", 80, Path(folder), None, environment, uds, batch_worker=False)

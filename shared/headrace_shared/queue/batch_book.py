@@ -61,6 +61,8 @@ class BatchSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     most_items: int | None = None
     """Items and tokens that its owner's open batches may have together; None: any number."""
     most_tokens: int | None = None
+    traceparent: str | None = None
+    """Span of the request that it came with: its items are traces of their own, linked to that."""
 
 
 class BatchProblem(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ from headrace_shared.queue.watch import watch_of
 
 log = logging.getLogger(__name__)
 
-_FIRST_FRAMES, _MOST_FRAMES = 4, 128
+_FIRST_FRAMES, _MOST_FRAMES = 16, 128
 """Per call. Small ones first, so that readers have something to do while the rest is under way; none too large, as a
 script blocks all of Redis: this many frames take about a millisecond."""
 _REAP_PER_CALL = 64
@@ -163,9 +163,15 @@ class WorkerQueue:
         A final frame also ends its request, in the same instant.
         """
         parts = list(_parts(frames))
+        if len(parts) == 1:
+            return await self._append(frames)
         if len({frame.request_id for frame in frames}) < len(frames):
             return [answer for part in parts for answer in await self._append(part)]  # their order counts
-        answered = await asyncio.gather(*map(self._append, parts), return_exceptions=True)
+        calls = []
+        for part in parts:
+            calls.append(asyncio.ensure_future(self._append(part)))
+            await asyncio.sleep(0)  # it is on its way before the next one is put together
+        answered = await asyncio.gather(*calls, return_exceptions=True)
         answers: list[Appended] = []
         for outcome in answered:
             if isinstance(outcome, BaseException):

@@ -1,4 +1,4 @@
--- KEYS[1]: base of the batches. ARGV: id owner record bytes created_ms expires_ms most_bytes('' = any)
+-- KEYS[1]: base of the batches. ARGV: id owner record bytes created_ms expires_s most_bytes('' = any)
 -- Returns 1 when the file is known now, 0 when the owner would have more than most_bytes.
 -- A file that is known already is replaced: whoever finishes a batch again writes the same one again.
 local BASE = KEYS[1]

@@ -30,7 +30,8 @@ Those of one queue share the base ``hr:{<queue>}:`` and with it a hash slot; the
 =====================  ========  ==============================================================================
 
 All times are Redis' own, in milliseconds. The fleet's keys have the base ``hr:{fleet}:``:
-``leases`` and ``queues`` (zsets), ``states`` (hash), ``card:<digest>`` and ``blob:<digest>`` (strings).
+``leases`` and ``queues`` (zsets), ``states`` (hash), ``card:<digest>`` and ``blob:<digest>`` (strings), and for what API
+nodes tell each other ``nodes`` (hash) and ``node_ends`` (zset).
 A tenant's rates are the hash ``hr:{rate:<digest>}``.
 
 Files and batches are of the API room alone. Their keys have the base ``hr:{batch}:``:

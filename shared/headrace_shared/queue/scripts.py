@@ -29,6 +29,7 @@ class Script(StrEnum):
     ANNOUNCE = "announce"
     FLEET = "fleet"
     QUEUES = "queues"
+    NODES = "nodes"
     RATE_LIMIT = "rate_limit"
     FILE_ADD = "file_add"
     FILE_REMOVE = "file_remove"
@@ -40,7 +41,7 @@ class Script(StrEnum):
     BATCH_WAITING = "batch_waiting"
 
 
-_WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET, Script.QUEUES, Script.RATE_LIMIT} | {
+_WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET, Script.QUEUES, Script.NODES, Script.RATE_LIMIT} | {
     script for script in Script if script.startswith(("file_", "batch_"))
 }
 

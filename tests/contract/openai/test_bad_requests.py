@@ -30,7 +30,6 @@ BOTH: list[tuple[dict[str, Any], str, str]] = [
     ({"top_p": 0}, "top_p", "greater than 0"),
     ({"top_p": 1.01}, "top_p", "less than or equal to 1"),
     ({"top_k": -2}, "top_k", "greater than or equal to -1"),
-    ({"top_k": 1.5}, "top_k", "valid integer"),
     ({"min_p": 1.1}, "min_p", "less than or equal to 1"),
     ({"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
     ({"frequency_penalty": -2.5}, "frequency_penalty", "greater than or equal to -2"),

@@ -111,6 +111,16 @@ async def test_items_are_background_work_of_their_tenant_behind_everybody_else(
     assert (header.priority, header.tenant, header.background, header.detached) == (100, "ann", True, True)
 
 
+async def test_items_are_linked_to_the_trace_that_their_batch_came_with_and_not_part_of_it(
+    served: Api, worker: ScriptedWorker
+) -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    content = "\n".join(item(name, HI) for name in "ab").encode()
+    batch = await create(served, content, {"traceparent": traceparent})
+    await over(served, batch.json()["id"])
+    assert [(job.header.linked, job.header.traceparent) for job in worker.jobs] == [(traceparent, None)] * 2
+
+
 async def test_an_item_that_finds_no_worker_waits_for_one(valkey_url: str, tmp_path: Path) -> None:
     async def no_model(api: Api) -> bool:
         return (await api.http.get("/v1/models")).json()["data"] == []

@@ -241,6 +241,15 @@ async def test_a_clients_id_leads_the_answers_id_and_the_queues(api: Api, worker
         assert answers[0].headers["x-request-id"] == "my-id"
 
 
+async def test_what_was_not_asked_for_is_null_in_whole_answers(api: Api) -> None:
+    answer = await chat(api)
+    assert (answer.prompt_token_ids, answer.prompt_logprobs, answer.choices[0].token_ids) == (None, None, None)
+    completion = await api.sdk.completions.create(model="tiny", prompt="hi")
+    [choice] = completion.choices
+    assert (choice.token_ids, choice.prompt_token_ids, choice.prompt_logprobs) == (None, None, None)  # type: ignore[attr-defined]
+    assert all("token_ids" not in chunk["choices"][0] for chunk in await raw_chunks(api))
+
+
 async def test_a_request_id_of_any_characters_leads_the_answers_id(api: Api) -> None:
     response = await api.http.post("/v1/chat/completions", json={"messages": HI, "request_id": "run 3/5"})
     assert response.json()["id"].startswith("chatcmpl-run-3-5-")

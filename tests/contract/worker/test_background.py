@@ -10,6 +10,7 @@ from headrace_shared.protocol.event import Delta
 from headrace_shared.protocol.job import GenerateJob
 
 SLOTS = 2
+STEP_S = 2.0
 
 
 def a_batch(queue: str, name: str, count: int) -> list[GenerateJob]:
@@ -32,17 +33,16 @@ async def first_token_s(client: QueueClient, job: GenerateJob) -> float:
 async def test_others_begin_at_once_although_every_place_is_taken_by_a_batch_whose_answers_stay_the_same(
     valkey_url: str,
 ) -> None:
-    with workers(valkey_url, 1, max_num_seqs=SLOTS, max_num_batched_tokens=64, simulated_step_ms=300):
+    with workers(valkey_url, 1, max_num_seqs=SLOTS, max_num_batched_tokens=256, simulated_step_ms=STEP_S * 1000):
         async with queue_client(valkey_url) as client:
-            card = await card_of_fleet(client.presence, 1)
-            batch = [asyncio.create_task(client.run(job)) for job in a_batch(card.queue, "b", 3)]
-            await asyncio.sleep(0.8)
-            # A step takes 300 ms: one is given up for it, and only its own follows.
-            user = generate_job(card.queue, "user", max_tokens=1, ignore_eos=True)
-            waits = [await first_token_s(client, user)]
-            for task in batch:
-                task.cancel()
-    assert waits[0] < 0.5, "it waited for a step of the batch"
+            queue = (await card_of_fleet(client.presence, 1)).queue
+            streams = [await client.hub.open(queue, job.header.request_id) for job in a_batch(queue, "b", SLOTS)]
+            for job in a_batch(queue, "b", SLOTS):
+                await client.queue.enqueue(job)
+            await anext(frame async for frame in streams[0] if any(isinstance(event, Delta) for event in frame))
+            # The batch's second step has just begun.
+            wait_s = await first_token_s(client, generate_job(queue, "user", max_tokens=1, ignore_eos=True))
+    assert STEP_S <= wait_s < 1.7 * STEP_S, "it waited for a step of the batch"
 
 
 async def test_a_batch_that_is_paused_again_and_again_says_what_it_would_have_said_alone(valkey_url: str) -> None:

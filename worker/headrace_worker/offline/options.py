@@ -20,6 +20,8 @@ OF_THE_SERVICE = frozenset(
         "trust_request_chat_template",
         "response_role",
         "guided_decoding_backend",
+        "structured_outputs_config",
+        "interactive_itl_slack",
         "logits_processor_pattern",
         "lease_ms",
         "drain",

@@ -4,7 +4,8 @@
 for each chunk, and the decoding. The wait in the queue is a span of its own beside it. They are made when they are over,
 from the attempt's marks: while the attempt runs they cost nothing.
 
-An attempt that goes on where another worker was lost has a link to that one's span, whose name stands in the log.
+An attempt that goes on where another worker was lost has a link to that one's span, whose name stands in the log. A job
+that is an item of a larger work, as of a batch, is a trace of its own with a link to that work's span.
 No span says anything of the prompt or the answer.
 """
 
@@ -58,7 +59,7 @@ class AttemptSpan:
                 "headrace.attempt": claim.attempt,
                 "headrace.worker": spans.worker_id,
             },
-            links=link_to(_last_traceparent(claim.log)),
+            links=link_to(_last_traceparent(claim.log)) + link_to(header.linked),
         )
         self.traceparent = traceparent_of(span)
         if not span.is_recording():

@@ -1,7 +1,8 @@
 """Outbox: events of running requests, on their way into the token log.
 
-One step's frames are under way at a time; what the engine produces meanwhile is merged into the next ones,
-so a slow Redis makes frames larger instead of a queue longer. Frames are numbered here, kept
+Of each request one call's frames are under way at a time; what the engine produces meanwhile is merged into
+the next one, so a slow Redis makes frames larger instead of a queue longer. Several calls may be under way, for
+different requests: those that a step has told first need not wait for the others. Frames are numbered here, kept
 until the request ends, and sent again after a failure: the log ignores what it already has.
 """
 
@@ -17,6 +18,7 @@ from headrace_shared.queue.claims import Appended, AppendStatus, Claim, FrameOut
 
 log = logging.getLogger(__name__)
 
+_SENDERS = 4
 _RETRY_FIRST_S = 0.05
 _RETRY_MOST_S = 1.0
 
@@ -29,6 +31,7 @@ class _Stream:
     confirmed: int = 0
     """How many of them the log is known to have."""
     pending: list[Event] = field(default_factory=list)
+    under_way: bool = False
     final: bool = False
     used_tokens: int | None = None
     spoke: bool = False
@@ -60,7 +63,10 @@ class Outbox:
         self._orphan_grace_s = orphan_grace_s
         self._streams: dict[str, _Stream] = {}
         self._dirty: dict[str, None] = {}
-        self._wake = asyncio.Event()
+        """Requests that have something to send and nothing under way."""
+        self._bell = asyncio.Semaphore(0)
+        """Rung once for each time that there is something to send again: it wakes one sender."""
+        self._sending = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -73,9 +79,11 @@ class Outbox:
         if stream is None or stream.final:
             return
         stream.pending.extend(events)
-        self._dirty[request_id] = None
         self._idle.clear()
-        self._wake.set()
+        if not stream.under_way:
+            if not self._dirty:
+                self._bell.release()
+            self._dirty[request_id] = None
 
     def end(self, request_id: str, closing: Finished | Failed, used_tokens: int | None) -> None:
         """Add a request's last event, after which its stream is forgotten as soon as the log has it.
@@ -120,12 +128,17 @@ class Outbox:
 
     async def run(self) -> None:
         """Send until cancelled."""
+        await asyncio.gather(*(self._send() for _ in range(_SENDERS)))
+
+    async def _send(self) -> None:
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._bell.acquire()
+            self._sending += 1
             while frames := self._next_batch():
                 self._settle(frames, await self._append(frames))
-            self._idle.set()
+            self._sending -= 1
+            if not self._sending:
+                self._idle.set()
 
     def _next_batch(self) -> list[FrameOut]:
         batch: list[FrameOut] = []
@@ -137,6 +150,7 @@ class Outbox:
                 used = stream.used_tokens if stream.final else None
                 stream.frames.append(FrameOut(request_id, claim.epoch, seq, stream.pending, stream.final, used))
                 stream.pending = []
+            stream.under_way = True
             batch.extend(stream.frames[stream.confirmed :])
         self._dirty.clear()
         return batch
@@ -160,6 +174,9 @@ class Outbox:
             stream = self._streams.get(frame.request_id)
             if stream is None or stream.claim.epoch != frame.epoch:
                 continue
+            stream.under_way = False
+            if stream.pending:
+                self._dirty[frame.request_id] = None
             if status in (AppendStatus.OK, AppendStatus.DUPLICATE):
                 stream.confirmed = max(stream.confirmed, frame.seq - stream.claim.seq)
                 if frame.final:

@@ -118,7 +118,7 @@ class WorkerWatch:
             await stack.enter_async_context(in_background(self._follow_queue(queue)))
             if settings.log_stats:
                 await stack.enter_async_context(in_background(self._tell_statistics()))
-            await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect))
+            await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect_own))
             yield
 
     @property
