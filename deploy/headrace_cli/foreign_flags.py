@@ -88,9 +88,6 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused("models run on transformers' code", "model-impl", off=["auto", "transformers"]),
     *_refused("the loader has no further options", "model-loader-extra-config", off=["{}"]),
     *_refused("only files that are needed are downloaded", "ignore-patterns", off=["[]"]),
-    *_refused(
-        "not supported yet; a quantized GGUF file can be served, its weights unpacked", "quantization", off=["none"]
-    ),
     *_refused("a whole model is loaded by one process", "max-parallel-loading-workers", off=["1"]),
     *_refused("there is no support for Neuron devices", "override-neuron-config", off=["{}"]),
     *_refused("only models that generate text are served yet", "override-pooler-config", "pooler-config", off=["{}"]),

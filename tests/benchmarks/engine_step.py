@@ -77,6 +77,7 @@ def split_ms(built: BuiltRunner, plan: Plan, clock: Clock) -> tuple[float, float
     heads, dim = call.attention.num_heads * call.attention.head_dim, call.attention.head_dim
     x = torch.randn(rows, max(call.intermediate, call.hidden, heads))
     y = torch.empty(rows, 2 * call.intermediate + merged * dim)
+    scratch = torch.empty(network._kernels.scratch_bytes(*x.shape), dtype=torch.uint8)
 
     def linears() -> None:
         for layer in network._layers:
@@ -86,7 +87,8 @@ def split_ms(built: BuiltRunner, plan: Plan, clock: Clock) -> tuple[float, float
                 (layer.gate_up, 2 * call.intermediate, call.hidden, call.gate),
                 (layer.down, call.hidden, call.intermediate, 0),
             ):
-                one = LinearCall(x.data_ptr(), packed, None, y.data_ptr(), rows, outputs, inputs, mode)
+                ends = (x.data_ptr(), packed, None, y.data_ptr(), scratch.data_ptr())
+                one = LinearCall(*ends, rows, outputs, inputs, mode, layer.format)
                 network._kernels.linear(byref(one), network._threads)
         network.logits(hidden)
 

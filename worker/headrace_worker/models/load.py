@@ -79,6 +79,12 @@ class LoadedModel:
         return type(self.model).__name__
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether its weights are in a form of their own; those of GGUF files are plain once they are loaded."""
+        method = getattr(self.model.config, "quantization_config", None)
+        return method is not None and method.quant_method != "gguf"
+
+    @property
     def num_layers(self) -> int:
         return len(self.layers)
 
