@@ -1,6 +1,6 @@
 """How exact each precision is: perplexity, agreement with float32 and divergence from it on a fixed text.
 
-    OMP_WAIT_POLICY=PASSIVE python tests/benchmarks/precision.py MODEL [--only int8,int4]
+    PYTHONPATH=tests/support OMP_WAIT_POLICY=PASSIVE python tests/benchmarks/precision.py MODEL [--only int8,int4]
 
 MODEL is a local directory or a GGUF file. The text is tests/support/prose.txt, computed in one step: each place is given
 the text's own tokens before it, so that one mistake does not lead to others. Greedy answers are to the
@@ -8,71 +8,17 @@ beginnings of the text's paragraphs.
 """
 
 import argparse
-from dataclasses import dataclass
-from pathlib import Path
 
-import torch
+from exactness import BLOCK, PRECISIONS, PROSE, build_as, compare, logits_of
 from transformers import AutoTokenizer
 
 from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
-from headrace_worker.execute.build import BuiltRunner, assemble
-from headrace_worker.execute.inputs import build_inputs
-from headrace_worker.execute.kv_cache import CacheSize
-from headrace_worker.models.load import ModelSource, load_model, locate
-from headrace_worker.schedule.plan import Slice
+from headrace_worker.execute.build import BuiltRunner
+from headrace_worker.models.load import locate
 from headrace_worker.schedule.request import Request
 from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
-
-PROSE = Path(__file__).parents[1] / "support" / "prose.txt"
-BLOCK = 16
-PRECISIONS = {
-    "float32": ("float32", "none"),
-    "float16": ("float16", "none"),
-    "bfloat16": ("bfloat16", "none"),
-    "int8": ("float32", "int8"),
-    "int4": ("float32", "int4"),
-}
-
-
-@dataclass(frozen=True)
-class Exactness:
-    """Against float32, over the places of the text."""
-
-    perplexity: float
-    agreement: float
-    """Share of places whose most likely token is the same."""
-    divergence: float
-    """Mean of KL(float32 || this), nats."""
-
-
-def build(model: str, precision: str) -> BuiltRunner:
-    dtype, quantization = PRECISIONS[precision]
-    loaded = load_model(ModelSource(model, dtype=dtype, progress_bar=False))
-    return assemble(loaded, CacheSize(block_size=BLOCK, memory_bytes=256 << 20), quantization=quantization)
-
-
-def logits_of(built: BuiltRunner, ids: list[int]) -> torch.Tensor:
-    """[tokens, vocab]: what follows each token of a text."""
-    job = GenerateJob(JobHeader("text", "bench"), pack_ids(ids), sampling=SamplingSpec(), stopping=StoppingSpec())
-    sequence = Request.from_job(job, arrival=0).sequences[0]
-    sequence.block_table = list(range(-(-len(ids) // BLOCK)))
-    runner = built.runner
-    with torch.inference_mode():
-        step = build_inputs([Slice(sequence, 0, len(ids), samples=True)], BLOCK, torch.device("cpu"))
-        runner._attention.begin(step.batch)
-        return runner._network.logits(runner._network.hidden(step.input_ids, step.positions))
-
-
-def compare(logits: torch.Tensor, exact: torch.Tensor, ids: list[int]) -> Exactness:
-    scores, due = logits[:-1].log_softmax(1), exact[:-1].log_softmax(1)
-    taken = scores.gather(1, torch.tensor(ids[1:])[:, None])
-    return Exactness(
-        perplexity=float((-taken.mean()).exp()),
-        agreement=float((scores.argmax(1) == due.argmax(1)).float().mean()),
-        divergence=float((due.exp() * (due - scores)).sum(1).mean()),
-    )
 
 
 def answers(built: BuiltRunner, prompts: list[list[int]], count: int) -> list[list[int]]:
@@ -112,11 +58,11 @@ def main() -> None:
     text = PROSE.read_text("utf-8")
     ids = tokenizer(text)["input_ids"]
     prompts = [tokenizer(part)["input_ids"][:24] for part in text.split("\n\n") if len(part) > 120]
-    reference = build(given.model, "float32")
+    reference = build_as(given.model, "float32")
     exact, due = logits_of(reference, ids), answers(reference, prompts, given.tokens)
     print(f"{len(ids)} tokens; {len(prompts)} greedy answers of {given.tokens}")
     for precision in given.only.split(","):
-        built = build(given.model, precision)
+        built = build_as(given.model, precision)
         found = compare(logits_of(built, ids), exact, ids)
         made = answers(built, prompts, given.tokens)
         alike = [same_beginning(*pair) for pair in zip(made, due, strict=True)]

@@ -21,6 +21,9 @@
 #define PAIRED 1
 #endif
 
+/* The same for the INT formats, which need registers for the pieces of the weight. */
+#define INT_ROWS (VEC == 8 ? 4 : ROWS)
+
 /* Rows per pass over the weight: as many as stay in a core's cache beside one pair of panels. */
 #define PASS_ROWS 192
 
@@ -112,28 +115,36 @@ UNROLLED multiply_quantized(const int n, const int format, const Linear *l, int 
         vec sum[ROWS][PARTS];
         for (int r = 0; r < n; r++)
             for (int i = 0; i < PARTS; i++) sum[r][i] = (vec){0};
-        for (int block = 0; block < blocks; block++)
-            for (int i = 0; i < PARTS; i++) {
-                const uint8_t *numbers = packed + (panel + block) * bytes + i * VEC * 4;
-                const uint16_t *pair = steps + (panel + block) * 2 * LANES + i * VEC;
-                ivec exact[ROWS];
-                for (int r = 0; r < n; r++) exact[r] = (ivec){0};
-                for (int quad = 0; quad < QUADS; quad++) {
-                    ivec w = iload(numbers + (format == INT4 ? quad % 4 : quad) * LANES * 4);
-                    if (format == INT4) w = (quad < 4 ? w : w >> 4) & 0x0f0f0f0f;
-                    const ivec even = w & 0x00ff00ff, odd = (w >> 8) & 0x00ff00ff;
-                    for (int r = 0; r < n; r++) {
-                        const quant *four = x + ((int64_t)r * blocks + block) * BLOCK + quad * 4;
-                        exact[r] = dot_pair(dot_pair(exact[r], even, four), odd, four + 2);
-                    }
+        for (int block = 0; block < blocks; block++) {
+            const uint8_t *numbers = packed + (panel + block) * bytes;
+            ivec exact[ROWS][PARTS];
+            for (int r = 0; r < n; r++)
+                for (int i = 0; i < PARTS; i++) exact[r][i] = (ivec){0};
+            /* Unrolled, more would be kept at hand than there are registers. */
+#pragma GCC unroll 1
+            for (int quad = 0; quad < QUADS; quad++) {
+                ivec even[PARTS], odd[PARTS];
+                for (int i = 0; i < PARTS; i++) {
+                    ivec w = iload(numbers + ((format == INT4 ? quad % 4 : quad) * LANES + i * VEC) * 4);
+                    if (format == INT4) w = (w >> (quad & 4)) & 0x0f0f0f0f;
+                    even[i] = w & 0x00ff00ff, odd[i] = (w >> 8) & 0x00ff00ff;
                 }
-                const vec step = load_float16(pair), least = load_float16(pair + LANES);
+                for (int r = 0; r < n; r++) {
+                    const quant *four = x + ((int64_t)r * blocks + block) * BLOCK + quad * 4;
+                    for (int i = 0; i < PARTS; i++) exact[r][i] = dot_pair(exact[r][i], even[i], four);
+                    for (int i = 0; i < PARTS; i++) exact[r][i] = dot_pair(exact[r][i], odd[i], four + 2);
+                }
+            }
+            const uint16_t *pair = steps + (panel + block) * 2 * LANES;
+            for (int i = 0; i < PARTS; i++) {
+                const vec step = load_float16(pair + i * VEC), least = load_float16(pair + LANES + i * VEC);
                 for (int r = 0; r < n; r++) {
                     const BlockScale s = scales[(int64_t)r * blocks + block];
-                    sum[r][i] += __builtin_convertvector(exact[r], vec) * (step * s.scale);
+                    sum[r][i] += __builtin_convertvector(exact[r][i], vec) * (step * s.scale);
                     sum[r][i] += least * s.sum;
                 }
             }
+        }
         for (int r = 0; r < n; r++) memcpy(to[p][r], sum[r], sizeof(float) * LANES);
     }
 }
@@ -204,7 +215,7 @@ static void linear_task(const Linear *l, int row, int n, int a, int b) {
 
 /* Shared by the threads of a parallel region; all of them meet at the end. */
 static void linear(const Linear *l) {
-    int panels = count_panels(l->outputs), pairs = (panels + 1) / 2;
+    int panels = count_panels(l->outputs), pairs = (panels + 1) / 2, most = l->format >= INT8 ? INT_ROWS : ROWS;
     if (l->format >= INT8) quantize_rows(l->x, l->scratch, l->rows, l->inputs);
     for (int pass = 0; pass < l->rows; pass += PASS_ROWS) {
         int end = pass + PASS_ROWS < l->rows ? pass + PASS_ROWS : l->rows;
@@ -213,7 +224,7 @@ static void linear(const Linear *l) {
         for (int pair = 0; pair < pairs; pair++) {
             int a = l->mode >= GATE_SILU ? pair : 2 * pair;
             int b = l->mode >= GATE_SILU ? pair + pairs : 2 * pair + 1 < panels ? 2 * pair + 1 : a;
-            for (int row = pass; row < end; row += ROWS) linear_task(l, row, end - row < ROWS ? end - row : ROWS, a, b);
+            for (int row = pass; row < end; row += most) linear_task(l, row, end - row < most ? end - row : most, a, b);
         }
     }
 #pragma omp barrier
