@@ -15,6 +15,7 @@ PYTEST   := $(BIN)/python -m pytest -n 2
 KILLS    ?= 500
 SEED     ?= 1
 MINUTES  ?= 10
+ITEMS    ?= 10000
 EXAMPLES ?= 1000
 FAST     := tests/unit tests/contract
 
@@ -22,7 +23,7 @@ FAST     := tests/unit tests/contract
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-fast fuzz faults soak check format bench clean
+.PHONY: help serve install test test-fast fuzz faults batches soak check format bench clean
 
 help:
 	@echo 'make serve      install, then serve a chat model on http://$(HOST):$(PORT)  (MODEL=path-or-id, PORT=, ARGS="...")'
@@ -30,6 +31,7 @@ help:
 	@echo 'make test-fast  unit and contract tests without the slow ones, under a minute'
 	@echo 'make fuzz       send made-up requests to every endpoint  (EXAMPLES=$(EXAMPLES) for each)'
 	@echo 'make faults     kill processes at random under load and compare every answer  (KILLS=$(KILLS) SEED=$(SEED))'
+	@echo 'make batches    work on a batch while everything that does so is killed  (ITEMS=$(ITEMS))'
 	@echo 'make soak       run users for minutes, and see whether memory grows  (MINUTES=$(MINUTES))'
 	@echo 'make check      formatting, lint, types, import rules'
 	@echo 'make format     format the code and fix what lint can fix'
@@ -52,6 +54,9 @@ fuzz: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	PYTHONPATH=tests/support $(BIN)/python tests/support/campaign.py --kills $(KILLS) --seed $(SEED)
+
+batches: $(VENV)/.dev
+	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/batches.py --items $(ITEMS) --kills
 
 soak: $(VENV)/.dev
 	PYTHONPATH=tests/support $(BIN)/python tests/support/soak.py --minutes $(MINUTES)

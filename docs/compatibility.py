@@ -14,7 +14,17 @@ from headrace_cli import flags
 from headrace_cli.foreign_flags import foreign_flag
 
 ROWS = Path(__file__).parent / "compatibility"
-FIELD_FILES = ("generation", "chat", "completions", "responses", "conversation", "messages", "tokenize", "detokenize")
+FIELD_FILES = (
+    "generation",
+    "chat",
+    "completions",
+    "responses",
+    "conversation",
+    "messages",
+    "batches",
+    "tokenize",
+    "detokenize",
+)
 """By the order on the page. A file for a request that is not here yet is added here."""
 _ANSWERS = {
     "honoured": "honoured",

@@ -198,9 +198,28 @@ sends can make up a label's value: tenants are the ten with most requests and `o
 five bands.
 
 Series of vLLM have its names, labels and buckets, and each is shown by one kind of process only, so that sums over a
-fleet are right. What API nodes tell of the queue they tell all alike: take the `max`, not the `sum`. Several processes on
-one port add up what they count when they share a folder, `PROMETHEUS_MULTIPROC_DIR`. With `OTEL_METRICS_EXPORTER=otlp`
-all series are pushed to a collector as well. Besides these there are the usual `process_*` and `python_*`.
+fleet are right. What API nodes tell of the queue they tell all alike: take the `max`, not the `sum`. The processes of
+`--api-server-count` add up what they count, whichever of them is asked, and go on from there when one of them is started
+again; under another manager of processes they do so when they share a folder, `PROMETHEUS_MULTIPROC_DIR`. With
+`OTEL_METRICS_EXPORTER=otlp` all series are pushed to a collector as well, by each process its own. Besides these there
+are the usual `process_*` and `python_*`, except of several processes on one port.
+"""
+METRICS_TAIL = """## What vLLM has and Headrace has not
+
+| Series of vLLM | Why not |
+|---|---|
+| `vllm:num_requests_swapped`, `vllm:cpu_cache_usage_perc`, `vllm:cpu_prefix_cache_hit_rate` | nothing is swapped: what has to make room is computed again |
+| `vllm:gpu_prefix_cache_hit_rate` | divide the rates of `_hits_total` and `_queries_total` |
+| `vllm:external_prefix_cache_*`, `vllm:prompt_tokens_cached_by_source_total`, `kv_offload_*`, `nixl_*`, `mooncake_*` | a worker has no cache but its own |
+| `vllm:mm_cache_queries_total`, `vllm:mm_cache_hits_total` | only text is served |
+| `vllm:lora_requests_info` | adapters are not served |
+| `vllm:engine_sleep_state`, `sleep_mode_operation_*`, `rl_weight_update_*` | a worker that shall sleep is stopped |
+| `vllm:corrupted_requests_total` | logits are not searched for values that are no numbers |
+| `vllm:watermark_requests_total` | answers have no watermarks |
+| `vllm:kv_block_lifetime_seconds`, `vllm:kv_block_idle_before_evict_seconds`, `vllm:kv_block_reuse_gap_seconds` | blocks are not followed one by one; see `headrace:kv_blocks` |
+| `vllm:estimated_flops_per_gpu_total`, `vllm:estimated_read_bytes_per_gpu_total`, `vllm:estimated_write_bytes_per_gpu_total` | nothing is estimated; `headrace:step_seconds` is measured |
+| `vllm:time_in_queue_requests`, `vllm:model_forward_time_milliseconds`, `vllm:model_execute_time_milliseconds` | vLLM itself has replaced them; see `headrace:step_seconds` and the `gen_ai.latency.*` of [traces](tracing.md) |
+| `websocket_*`, `diffusion_*` | there is nothing of the kind |
 """
 
 
@@ -210,7 +229,7 @@ def metrics_page() -> str:
         head = "| Series | Kind | Labels | What it is |\n|---|---|---|---|"
         rows = [_series_row(series) for series in kind.declared()]
         parts.append("\n".join([f"## {title}\n", head, *rows]) + "\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, METRICS_TAIL])
 
 
 def _series_row(series: Series[Any]) -> str:

@@ -4,21 +4,25 @@ Exit status: 0 after a clean stop, 2 when the settings are at fault (starting ag
 help), 1 for anything else, such as a port that is taken.
 """
 
+import asyncio
 import signal
 import sys
 
 import uvicorn
 from pydantic import ValidationError
 from pydantic_settings.exceptions import SettingsError
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headrace_api.app import create_app
 from headrace_api.drain import Drain
+from headrace_api.listening import shared_sockets
 from headrace_api.settings import ApiSettings
 from headrace_api.tls import FreshTls
 from headrace_shared.parse.tools.plugin import ToolParserPluginError, load_tool_parser_plugin
 from headrace_shared.settings import QueueSettings, RedisSettings
 from headrace_shared.settings_report import problems_of
 from headrace_shared.telemetry.logs import setup_logging
+from headrace_shared.telemetry.multiprocess import take_share
 
 _TICKS_PER_TLS_REFRESH = 10
 _KEEP_ALIVE_S = 75
@@ -39,12 +43,26 @@ def main() -> int:
         except ToolParserPluginError as error:
             sys.stderr.write(f"headrace api: error: {error}\n")
             return 2
+    try:
+        sockets = shared_sockets(settings.host, settings.port) if settings.server_count > 1 else None
+    except OSError as error:
+        sys.stderr.write(f"headrace api: error: cannot listen on {settings.host}:{settings.port}: {error.strerror}\n")
+        return 1
+    take_share()
     # uvicorn raises the signal that stopped it once more when it has ended; that shall count as a clean end.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: sys.exit(0))
     server = Server(settings, redis, queue)
-    server.run()
+    server.run(sockets)
     return 0 if server.started else 1
+
+
+class PromptWriter(HttpToolsProtocol):
+    """Writes at once what uvloop would keep until everybody has had a turn: streams that step together wait less."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)
 
 
 class Server(uvicorn.Server):
@@ -62,7 +80,7 @@ class Server(uvicorn.Server):
             port=settings.port,
             uds=settings.uds,
             loop="uvloop",
-            http="httptools",
+            http=PromptWriter,
             ws="none",
             lifespan="on",
             ssl_context_factory=(lambda *_: tls.listening) if tls else None,

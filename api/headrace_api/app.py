@@ -35,13 +35,18 @@ from headrace_api.routes import all_routers, load, tokenizer_info
 from headrace_api.settings import ApiSettings
 from headrace_api.spans import RequestSpans
 from headrace_api.stats_log import StatsLog
+from headrace_api.storage import ByteStore
 from headrace_api.tenants import NOBODY, Caller, TenantLimits
 from headrace_api.timeline import Timelines
 from headrace_shared.errors import HeadraceError
+from headrace_shared.queue.batch_book import BatchBook
+from headrace_shared.queue.batch_jobs import BatchJobs
 from headrace_shared.queue.blobs import BlobStore
 from headrace_shared.queue.client import connect
 from headrace_shared.queue.dead_letters import DeadLetters
+from headrace_shared.queue.file_book import FileBook
 from headrace_shared.queue.hub import StreamHub
+from headrace_shared.queue.nodes import Nodes
 from headrace_shared.queue.presence import Presence
 from headrace_shared.queue.rates import Rates
 from headrace_shared.queue.requests import QueueLimits, RequestQueue
@@ -54,7 +59,8 @@ from headrace_shared.telemetry.tasks import in_background
 from headrace_shared.telemetry.tracing import Tracing, setup_tracing
 
 CLIENT_CLOSED_REQUEST = 499
-
+_FORM_BYTES = 1024 * 1024
+"""What a form may have besides its file."""
 
 SERVICE = "headrace-api"
 
@@ -129,7 +135,8 @@ def create_app(
 
 def _add_middleware(app: FastAPI, settings: ApiSettings, keys: ApiKeys, telemetry: _Telemetry) -> None:
     """The one added last is the outermost."""
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    uploads = {f"{settings.root_path}/v1/files": settings.max_file_bytes + _FORM_BYTES}
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger=uploads)
     app.add_middleware(BearerAuth, keys=keys, root_path=settings.root_path)
     if settings.allowed_origins:
         app.add_middleware(
@@ -150,6 +157,16 @@ def _add_middleware(app: FastAPI, settings: ApiSettings, keys: ApiKeys, telemetr
         echo_id=settings.enable_request_id_headers,
         logs=lambda path: settings.access_log and path not in settings.disable_access_log_for_endpoints,
     )
+
+
+@asynccontextmanager
+async def serving(
+    service: str, settings: ApiSettings, redis: RedisSettings, queue: QueueSettings
+) -> AsyncIterator[Services]:
+    """The services alone, for a process that answers no HTTP; ``service`` is its name in traces."""
+    limits = QueueLimits.of_settings(queue)
+    async with _services(settings, redis, limits, _Telemetry(Metrics(), setup_tracing(service)), Drain()) as services:
+        yield services
 
 
 @asynccontextmanager
@@ -181,7 +198,8 @@ async def _services(
         await dispatcher.start()
         followers = Followers()
         stack.push_async_callback(followers.close)
-        fleet = FleetView(queue, directory)
+        batches = BatchBook(redis)
+        fleet = FleetView(queue, directory, batches)
         stack.push_async_callback(fleet.close)
         await fleet.start()
         exposition = Exposition(
@@ -194,10 +212,11 @@ async def _services(
         await stack.enter_async_context(in_background(metrics.follow_loop()))
         if settings.log_stats:
             await stack.enter_async_context(in_background(StatsLog(metrics, fleet).run()))
-        await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect))
+        await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect_own))
         timelines = Timelines(metrics, telemetry.spans_below)
         dead_letters = DeadLetters(redis)
-        console = ConsoleFeed(Sources(fleet, timelines, metrics, directory, dead_letters), drain)
+        console = ConsoleFeed(Sources(fleet, timelines, metrics, directory, dead_letters, Nodes(redis)), drain)
+        await stack.enter_async_context(in_background(console.tally.run()))
         await stack.enter_async_context(in_background(console.run()))
         yield Services(
             settings=settings,
@@ -214,6 +233,10 @@ async def _services(
             drain=drain,
             console=console,
             dead_letters=dead_letters,
+            files=FileBook(redis),
+            store=ByteStore(settings.files),
+            batches=batches,
+            batch_jobs=BatchJobs(redis),
             # Where no key is needed, everybody who gets here may do everything.
             anyone=Caller(NOBODY, TenantLimits.of_settings(settings), admin=not settings.secrets),
         )

@@ -128,7 +128,7 @@ class ModelDirectory:
             return listed.model
         if not self._redis_up:
             raise UnavailableError("The queue cannot be reached; try again soon.")
-        if self._seen_lately(name):
+        if self.seen_lately(name):
             why = f": {self._unfit[name]}" if name in self._unfit else ""
             raise UnavailableError(f"No worker of the model {name[:80]!r} is ready at the moment{why}; try again soon.")
         raise ModelNotFoundError(f"The model {name[:80]!r} does not exist. {self._names_in_words()}", param="model")
@@ -146,6 +146,12 @@ class ModelDirectory:
         if digest not in self._loaded:
             raise UnavailableError("The model of this request cannot be loaded any more.")
         return self._loaded[digest]
+
+    async def card_of(self, queue: str) -> ModelCard | None:
+        """The card whose requests travel on that queue; None when it was announced too long ago. Raises UnavailableError."""
+        digest = queue.rpartition(".")[2]
+        known = self._loaded.get(digest)
+        return known.card if known is not None else await self._presence.card(digest)
 
     async def queues(self) -> list[str]:
         """Every queue that may hold requests. Raises UnavailableError."""
@@ -184,7 +190,8 @@ class ModelDirectory:
         names = ", ".join(repr(name) for name in sorted(self._listed)[:20])
         return f"Models served: {names}." if names else "No model is served at the moment."
 
-    def _seen_lately(self, name: str) -> bool:
+    def seen_lately(self, name: str) -> bool:
+        """Whether a worker has announced that name within some minutes."""
         return mono_s() - self._last_seen_s.get(name, -_RECENTLY_S) < _RECENTLY_S
 
     async def _follow(self) -> None:
@@ -248,7 +255,7 @@ class ModelDirectory:
                 self._tell_why_not_ready(name, claimants)
         self._listed = listed
         self._live_queues = frozenset(live.card.queue for live in fleet.models)
-        self._last_seen_s = {name: seen_s for name, seen_s in self._last_seen_s.items() if self._seen_lately(name)}
+        self._last_seen_s = {name: seen_s for name, seen_s in self._last_seen_s.items() if self.seen_lately(name)}
 
     def _choose(self, claimants: Sequence[LiveModel]) -> LiveModel | None:
         """Of the cards with a ready worker the one with most of them; of equals the one that was there first."""

@@ -9,6 +9,7 @@ from functools import partial
 
 import msgspec
 
+from headrace_api.answer_log import AnswerLog
 from headrace_api.janitor import Janitor
 from headrace_api.metrics import Metrics
 from headrace_api.progress import Progress
@@ -48,6 +49,8 @@ class Terms:
     """How long the request goes on when the client has gone, in case that it comes back."""
     timeline: Timeline | None = None
     """Of a request that comes from here; None: somebody else's is followed."""
+    answers: Callable[[GenerateJob], AnswerLog] | None = None
+    """Makes the log of a job's answers; None: they are not logged."""
 
     @property
     def left_s(self) -> float:
@@ -138,7 +141,8 @@ class Dispatcher:
         await self._queue.enqueue(job, idempotency=idempotency, ask=ask, timeout_ms=round(terms.left_s * 1000))
 
     def _begin(self, job: GenerateJob, stream: ResultStream, terms: Terms) -> "Generation":
-        progress = Progress(self._metrics, terms.model, terms.arrived_s, terms.timeline)
+        answers = None if terms.answers is None else terms.answers(job)
+        progress = Progress(self._metrics, terms.model, terms.arrived_s, terms.timeline, answers)
         generation = Generation(job, stream, progress, terms, on_close=self._closed)
         self._running.add(generation)
         return generation
@@ -178,8 +182,8 @@ class Generation:
         """The worker has said its last word, or has never heard of the request."""
         self.failed = False
         """That word was a failure."""
-        self.used_tokens: int | None = None
-        """Prompt and answer, once it has finished well."""
+        self.finished: Finished | None = None
+        """Its last word, once it has finished well."""
         self.served_s = mono_s()
         self.linger_s = terms.linger_s
         self._detached = job.header.detached
@@ -199,6 +203,11 @@ class Generation:
     def unwanted(self) -> bool:
         """Whether it is to be cancelled once it is closed."""
         return not (self.over or self._kept or self._detached)
+
+    @property
+    def used_tokens(self) -> int | None:
+        """Prompt and answer, once it has finished well."""
+        return None if self.finished is None else self.finished.prompt_tokens + self.finished.completion_tokens
 
     @property
     def begun(self) -> bool:
@@ -278,7 +287,7 @@ class Generation:
                 raise self._failed_with(self._failure)
             events.pop()  # The tokens first; the next call raises.
         if isinstance(last, Finished):
-            self.used_tokens = last.prompt_tokens + last.completion_tokens
+            self.finished = last
         self._progress.saw(events)
         return events
 

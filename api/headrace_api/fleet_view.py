@@ -15,16 +15,22 @@ from prometheus_client.metrics_core import Metric
 from headrace_api.directory import ListedModel, ModelDirectory
 from headrace_api.metrics import Metrics
 from headrace_api.scale import desired_workers
-from headrace_shared.clock import wall_ms
+from headrace_shared.clock import mono_s, wall_ms
 from headrace_shared.errors import UnavailableError
+from headrace_shared.model_card import ModelCard
+from headrace_shared.queue.batch_book import OVER, BatchBook
 from headrace_shared.queue.presence import WorkerState
 from headrace_shared.queue.requests import RequestQueue
+from headrace_shared.queue.script_load import ScriptLoad
 from headrace_shared.queue.status import Backlog, Lane, Share, Survey
 from headrace_shared.telemetry.series import Observed
 
 log = logging.getLogger(__name__)
 
 _REFRESH_S = 2.0
+_SCRIPTS_S = 10.0
+_MOST_DOWN = 30
+"""Of the queues of a day, the latest: a fleet that changes its cards all the time has many."""
 NAMED_TENANTS = 10
 """All others are one: tenants are named by clients, and series must not be."""
 OTHER_TENANTS = "other"
@@ -55,6 +61,8 @@ class ModelView:
     desired_workers: int
     leases_ms: Mapping[str, int]
     """What is left of each worker's lease."""
+    up: bool
+    """Whether it can be asked for."""
 
     def by_band(self) -> dict[str, Share]:
         """What waits, by bands of priorities: any number of priorities makes five of them."""
@@ -74,14 +82,22 @@ class FleetSnapshot:
     redis: bool = False
     conflicts: int = 0
     models: tuple[ModelView, ...] = field(default=())
+    open_batches: int = 0
+    batch_totals: Mapping[str, int] = field(default_factory=dict)
+    """As ``BatchBook.totals``."""
+    scripts: ScriptLoad | None = None
+    """None: Redis does not tell."""
 
 
 class FleetView:
     """Refreshed every two seconds. While Redis is away the snapshot says so, and keeps what was known."""
 
-    def __init__(self, queue: RequestQueue, directory: ModelDirectory) -> None:
+    def __init__(self, queue: RequestQueue, directory: ModelDirectory, batches: BatchBook) -> None:
         self._queue = queue
+        self._batches = batches
         self._directory = directory
+        self._scripts: ScriptLoad | None = None
+        self._scripts_read_s = -_SCRIPTS_S
         self._task: asyncio.Task[None] | None = None
         self.snapshot = FleetSnapshot()
 
@@ -111,25 +127,43 @@ class FleetView:
     async def _refresh(self) -> None:
         state = self._directory.state()
         listed = {entry.model.card.digest: entry for entry in state.models}
-        models = [await self._view(entry) for entry in listed.values()]
+        up = [await self._view(entry.model.card, entry) for entry in listed.values()]
+        models = (*up, *await self._down({model.name for model in up}))
         conflicts = sum(bool(entry.conflict) for entry in state.models)
-        self.snapshot = FleetSnapshot(wall_ms(), state.redis, conflicts, tuple(models))
+        if mono_s() - self._scripts_read_s >= _SCRIPTS_S:
+            self._scripts = await self._queue.script_load()
+            self._scripts_read_s = mono_s()
+        batches = await self._batches.open_count(), await self._batches.totals()
+        self.snapshot = FleetSnapshot(wall_ms(), state.redis, conflicts, models, *batches, self._scripts)
 
-    async def _view(self, listed: ListedModel) -> ModelView:
-        card = listed.model.card
+    async def _down(self, up: set[str]) -> list[ModelView]:
+        """Models without a ready worker that somebody waits for, or that had one lately; one of each name."""
+        found: dict[str, ModelView] = {}
+        for queue in (await self._directory.queues())[-_MOST_DOWN:]:
+            card = await self._directory.card_of(queue)
+            if card is None or card.name in up:
+                continue
+            backlog = await self._queue.backlog(queue)
+            if backlog.queued_requests or (card.name not in found and self._directory.seen_lately(card.name)):
+                found[card.name] = await self._view(card)
+        return list(found.values())
+
+    async def _view(self, card: ModelCard, listed: ListedModel | None = None) -> ModelView:
+        """``listed`` None: no worker of it is ready."""
         backlog = await self._queue.backlog(card.queue)
         survey = await self._queue.survey(card.queue, NAMED_TENANTS)
         return ModelView(
             name=card.name,
             queue=card.queue,
-            workers=listed.workers,
-            slots=listed.slots,
+            workers=listed.workers if listed is not None else (),
+            slots=listed.slots if listed is not None else 0,
             backlog=backlog,
             by_priority=survey.by_priority,
             by_tenant=_with_the_others(survey, backlog),
             dead_letters=survey.dead_letters,
             desired_workers=desired_workers(backlog, listed, DRAIN_TARGET_S),
-            leases_ms=listed.leases_ms,
+            leases_ms=listed.leases_ms if listed is not None else {},
+            up=listed is not None,
         )
 
 
@@ -142,8 +176,11 @@ class FleetGauges:
     def collect(self) -> Iterator[Metric]:
         now = self._view.snapshot
         yield Metrics.redis_up.family([((), float(now.redis))])
-        yield Metrics.models.family([((), len(now.models))])
+        yield Metrics.models.family([((), sum(model.up for model in now.models))])
         yield Metrics.card_conflicts.family([((), now.conflicts)])
+        if now.scripts is not None:
+            yield Metrics.script_calls.family([((), now.scripts.calls)])
+            yield Metrics.script_seconds.family([((), now.scripts.seconds)])
         for series, value in _PER_MODEL.items():
             yield series.family(((model.name,), value(model)) for model in now.models)
         yield Metrics.workers.family(
@@ -157,6 +194,12 @@ class FleetGauges:
         tenants = [((model.name, name), share) for model in now.models for name, share in model.by_tenant.items()]
         yield Metrics.queued_by_tenant.family((labels, share.requests) for labels, share in tenants)
         yield Metrics.tokens_by_tenant.family((labels, share.tokens) for labels, share in tenants)
+        yield Metrics.open_batches.family([((), now.open_batches)])
+        totals = now.batch_totals
+        yield Metrics.ended_batches.family(((status.value,), totals.get(status, 0)) for status in sorted(OVER))
+        yield Metrics.batch_items.family(((name,), totals.get(f"{name}_items", 0)) for name in ("completed", "failed"))
+        kinds = ("input", "cached", "output", "reasoning")
+        yield Metrics.batch_tokens.family(((kind,), totals.get(f"{kind}_tokens", 0)) for kind in kinds)
 
 
 _PER_MODEL: dict[Observed, Callable[[ModelView], Any]] = {

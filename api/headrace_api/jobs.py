@@ -40,9 +40,12 @@ class Ticket:
     """Unique on the queue, whatever ids clients send."""
     traceparent: str | None = None
     tracestate: str | None = None
+    linked: str | None = None
+    """As in ``JobHeader``."""
     tenant: str = "-"
     priority: int = 0
     detached: bool = False
+    background: bool = False
     max_stop_strings: int = 64
     strict_max_tokens: bool = False
     grammar: GrammarSpec | None = None
@@ -67,7 +70,7 @@ def chat_job(body: ChatRequest, prompt: Prompt, card: ModelCard, tokenizer: Toke
         prompt_param="messages",
         max_tokens=body.max_completion_tokens or body.max_tokens,
         logprobs=_logprobs(card, "top_logprobs", (body.top_logprobs or 0) if body.logprobs else None),
-        prompt_logprobs=_logprobs(card, "prompt_logprobs", body.prompt_logprobs),
+        prompt_logprobs=_logprobs(card, "prompt_logprobs", _told_of_prompt(body)),
     )
     return _job(body, ask, prompt, card, tokenizer, ticket)
 
@@ -81,9 +84,14 @@ def completion_job(
         prompt_param="prompt",
         max_tokens=COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
         logprobs=_logprobs(card, "logprobs", body.logprobs),
-        prompt_logprobs=_logprobs(card, "prompt_logprobs", body.logprobs if scores_prompt else body.prompt_logprobs),
+        prompt_logprobs=_logprobs(card, "prompt_logprobs", body.logprobs if scores_prompt else _told_of_prompt(body)),
     )
     return _job(body, ask, prompt, card, tokenizer, ticket)
+
+
+def _told_of_prompt(body: GenerationRequest) -> int | None:
+    """A stream tells no logprobs of its prompt, so that there they are not computed either."""
+    return None if body.stream else body.prompt_logprobs
 
 
 def _job(
@@ -102,7 +110,9 @@ def _job(
         cost_tokens=(len(prompt.token_ids) + max_tokens) * body.sequences,
         traceparent=ticket.traceparent,
         tracestate=ticket.tracestate,
+        linked=ticket.linked,
         detached=ticket.detached,
+        background=ticket.background,
         affinity=prefix_digests(packed, body.cache_salt or ""),
     )
     return GenerateJob(

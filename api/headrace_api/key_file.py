@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 Rate = Annotated[int | None, Field(ge=1)]
+Amount = Annotated[int | None, Field(ge=0)]
 Priority = Annotated[int | None, Field(ge=-(2**53) + 1, le=2**53 - 1)]
 
 
@@ -20,6 +21,9 @@ class NamedKey(BaseModel):
     tokens_per_minute: Rate = None
     priority_min: Priority = None
     priority_max: Priority = None
+    file_bytes: Amount = None
+    batch_items: Amount = None
+    batch_tokens: Amount = None
     admin: bool = False
     """May see and cancel the requests of all keys, and see and retry dead letters."""
 

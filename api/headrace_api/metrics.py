@@ -13,7 +13,7 @@ from headrace_shared.telemetry.buckets import (
     tokens_up_to,
 )
 from headrace_shared.telemetry.queue_metrics import ProcessMetrics
-from headrace_shared.telemetry.series import ENGINE, MODEL, Counted, Level, Observed, Spread, Totalled
+from headrace_shared.telemetry.series import ENGINE, MODEL, Counted, Level, Observed, ObservedCount, Spread, Totalled
 
 
 class Metrics(ProcessMetrics):
@@ -70,6 +70,12 @@ class Metrics(ProcessMetrics):
         "Requests that were well-formed but not taken in, by the error's code.",
         ("model_name", "reason"),
     )
+    tool_parsers = Counted(
+        "vllm:tool_call_parser_invocations",
+        "Answers that were read for calls: with mode streaming their pieces, else choices. outcome: tool_call, "
+        "no_tool_call; request_type: chat_completions, responses, other.",
+        ("model_name", "mode", "outcome", "request_type"),
+    )
 
     generations = Counted(
         "headrace:api_requests",
@@ -94,6 +100,13 @@ class Metrics(ProcessMetrics):
     )
 
     redis_up = Observed("headrace:redis_up", "1 while Redis answers this process.")
+    script_calls = ObservedCount(
+        "headrace:redis_script_calls", "Scripts that Redis has run since its start, as it tells itself."
+    )
+    script_seconds = ObservedCount(
+        "headrace:redis_script_seconds",
+        "Time that Redis was busy with them: near 1 per second and primary it is the bottleneck.",
+    )
     models = Observed("headrace:models", "Models that can be asked for.")
     card_conflicts = Observed(
         "headrace:model_card_conflicts", "Model names that workers announce with different cards."
@@ -130,6 +143,17 @@ class Metrics(ProcessMetrics):
     dead_letters = Observed("headrace:dead_letters", "Requests that were given up and are kept.", MODEL)
     desired_workers = Observed(
         "headrace:desired_workers", "The autoscale signal: workers that would drain the queue in time.", MODEL
+    )
+
+    open_batches = Observed("headrace:batches_open", "Batches that are not done.")
+    ended_batches = ObservedCount("headrace:batches", "Batches that have ended, by their last status.", ("status",))
+    batch_items = ObservedCount(
+        "headrace:batch_items", "Items of batches that have a result: completed or failed.", ("outcome",)
+    )
+    batch_tokens = ObservedCount(
+        "headrace:batch_tokens",
+        "Tokens of those items: input, cached (of the input), output, reasoning (of the output).",
+        ("kind",),
     )
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from headrace_api.request_headers import trace_context_of
 from headrace_api.spans import start_http_span
 from headrace_shared.clock import mono_s
 from headrace_shared.errors import HeadraceError, InternalError, PayloadTooLargeError, UnavailableError
-from headrace_shared.ids import check_client_request_id, mint_request_id
+from headrace_shared.ids import base_of, check_client_request_id, mint_request_id
 from headrace_shared.telemetry.context import request_scope, trace_id_in
 from headrace_shared.telemetry.tracing import Tracing
 
@@ -56,13 +56,13 @@ class RequestContext:
         refusal: HeadraceError | None = None
         request_id = mint_request_id()
         sent = Headers(scope=scope)
-        client_id = sent.get("x-request-id")
+        client_id = sent.get("x-request-id") or None
         if client_id is not None:
             try:
-                request_id = check_client_request_id(client_id)
+                request_id = base_of(check_client_request_id(client_id))
             except HeadraceError as error:
                 refusal, client_id = error, None
-        headers = {"X-Request-Id": request_id} if self._echo_id else {}
+        headers = {"X-Request-Id": client_id or request_id} if self._echo_id else {}
         tracing = None if scope["path"].removeprefix(self._root_path) in QUIET_PATHS else self._tracing
         span = start_http_span(tracing, scope, sent, request_id)
         traceparent, tracestate = (span.traceparent, span.tracestate) if span.traceparent else trace_context_of(sent)
@@ -146,17 +146,20 @@ class BodyLimit:
     ``receive`` of whoever reads it, so that no more than the limit is ever held.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, larger: Mapping[str, int] | None = None) -> None:
+        """``larger``: the limits of paths whose bodies are not held in memory."""
         self._app = app
         self._max_bytes = max_bytes
+        self._larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        max_bytes = self._larger.get(scope["path"], self._max_bytes)
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self._max_bytes:
-            await error_response(self._too_large(), scope)(scope, receive, send)
+        if announced.isdecimal() and int(announced) > max_bytes:
+            await error_response(_too_large(max_bytes), scope)(scope, receive, send)
             return
         received = 0
 
@@ -164,11 +167,12 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise self._too_large()
+            if received > max_bytes:
+                raise _too_large(max_bytes)
             return message
 
         await self._app(scope, counting, send)
 
-    def _too_large(self) -> PayloadTooLargeError:
-        return PayloadTooLargeError(f"The body is larger than this server accepts ({self._max_bytes} bytes).")
+
+def _too_large(max_bytes: int) -> PayloadTooLargeError:
+    return PayloadTooLargeError(f"The body is larger than this server accepts ({max_bytes} bytes).")

@@ -12,14 +12,18 @@ from headrace_api.errors import ErrorBody, MessagesErrorBody
 from headrace_api.schemas.anthropic import CountTokensRequest, Message, MessagesRequest, TokenCount
 from headrace_api.schemas.autoscale import ScaleSignals
 from headrace_api.schemas.base import RequestModel
+from headrace_api.schemas.batches import Batch, BatchList, BatchRequest
 from headrace_api.schemas.chat import ChatChunk, ChatCompletion, ChatRequest
+from headrace_api.schemas.chat_batch import ChatBatchRequest
 from headrace_api.schemas.completions import Completion, CompletionChunk, CompletionRequest
 from headrace_api.schemas.console import RetriedDeadLetter, RetryDeadLetter
+from headrace_api.schemas.files import DeletedFile, FileList, FileObject
 from headrace_api.schemas.health import Readiness, ScrapeTarget, ServerLoad, Version
 from headrace_api.schemas.models import Model, ModelList
 from headrace_api.schemas.render import Rendered
 from headrace_api.schemas.requests import RequestReport
 from headrace_api.schemas.responses import DeletedResponse, ItemList, Response, ResponsesRequest
+from headrace_api.schemas.stored_chats import DeletedChat, MessageList
 from headrace_api.schemas.tokenize import (
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -30,16 +34,20 @@ from headrace_api.schemas.tokenize import (
 
 REQUESTS: tuple[type[RequestModel], ...] = (
     ChatRequest,
+    ChatBatchRequest,
     CompletionRequest,
     ResponsesRequest,
     MessagesRequest,
     CountTokensRequest,
+    BatchRequest,
     TokenizeRequest,
     DetokenizeRequest,
     RetryDeadLetter,
 )
 ANSWERS: tuple[type[msgspec.Struct], ...] = (
     ChatCompletion,
+    DeletedChat,
+    MessageList,
     ChatChunk,
     Completion,
     CompletionChunk,
@@ -48,6 +56,11 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     ItemList,
     Message,
     TokenCount,
+    FileObject,
+    FileList,
+    DeletedFile,
+    Batch,
+    BatchList,
     TokenizeAnswer,
     DetokenizeAnswer,
     TokenizerInfo,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from headrace_api.answer_log import AnswerLog
 from headrace_api.metrics import Metrics
 from headrace_api.timeline import Timeline
 from headrace_shared.clock import mono_s
@@ -12,13 +13,21 @@ from headrace_shared.telemetry.series import THE_ENGINE
 class Progress:
     """One per job and client."""
 
-    def __init__(self, metrics: Metrics, model: str, arrived_s: float, timeline: Timeline | None = None) -> None:
-        """``timeline`` None: somebody else's request is followed."""
+    def __init__(
+        self,
+        metrics: Metrics,
+        model: str,
+        arrived_s: float,
+        timeline: Timeline | None = None,
+        answers: AnswerLog | None = None,
+    ) -> None:
+        """``timeline`` None: somebody else's request is followed. ``answers`` None: nobody wants to read them."""
         self.outcome = "cancelled"
         self._metrics = metrics
         self._model = model
         self._arrived_s = arrived_s
         self._timeline = timeline
+        self._answers = answers
         self._gaps = metrics.inter_token.labels(model, THE_ENGINE)
         self._last_s: dict[int, float] = {}
         self._first_s: float | None = None
@@ -33,6 +42,8 @@ class Progress:
         self._silent = True
 
     def saw(self, events: Sequence[Event]) -> None:
+        if self._answers is not None and not self._silent:
+            self._answers.saw(events)
         now_s = mono_s()
         for event in events:
             # Nearly all events are tokens that follow others, and there may be tens of thousands a second.
@@ -50,6 +61,8 @@ class Progress:
         self._metrics.in_flight.labels(self._model).dec()
         if not self._silent:
             self._metrics.generations.labels(self._model, self.outcome).inc()
+            if self._answers is not None:
+                self._answers.close()
         if self._timeline is not None:
             self._timeline.closed(self.outcome)
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from headrace_api.key_file import KeyFile, Priority, Rate
+from headrace_api.key_file import Amount, KeyFile, Priority, Rate
 from headrace_api.own_middleware import MiddlewarePath
 from headrace_api.tls import TlsFiles
 
@@ -46,6 +46,9 @@ class ApiSettings(BaseSettings):
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 picks a free one."""
+    server_count: Annotated[int, Field(ge=1, le=256)] = 1
+    """API processes on one port. ``headrace api`` and ``headrace serve`` start so many; with more than one, a process
+    leaves room on its port for the others."""
     uds: str | None = None
     """Path of a unix socket to listen on, instead of host and port."""
     root_path: str = ""
@@ -106,8 +109,12 @@ class ApiSettings(BaseSettings):
     """Let requests ask with `include_metrics` for their own timings in the answer."""
     enable_log_requests: bool = False
     """A log line for every prompt, with its text."""
+    enable_log_outputs: bool = False
+    """A log line for every answer, with its text as the model writes it."""
+    enable_log_deltas: bool = True
+    """With enable_log_outputs: a line for every part of a streamed answer as well."""
     max_log_len: Annotated[int | None, Field(ge=0)] = None
-    """Most characters of a prompt that are logged; default: all."""
+    """Most characters of a prompt, an answer or a part of one that are logged; default: all."""
     enable_request_id_headers: bool = True
     """Show each request's id in the header X-Request-Id of its answer."""
     fastapi_docs: bool = True
@@ -154,6 +161,28 @@ class ApiSettings(BaseSettings):
     """How long a stream whose client has gone waits for it to come back before it is cancelled."""
     response_store_ttl_s: Annotated[int, Field(ge=0)] = 3600
     """How long a stored response can be fetched and gone on from after its end; Redis holds it. 0: none is stored."""
+    files: Annotated[str, Field(min_length=1)] = "~/.local/state/headrace/files"
+    """Where the bytes of files are: a folder that all API nodes and batch workers share, or `s3://bucket/prefix`."""
+    max_file_bytes: Annotated[int, Field(ge=1024)] = 512 * 1024 * 1024
+    """Largest file that can be uploaded; a larger one gets 413."""
+    file_ttl_s: Annotated[int, Field(ge=60)] = 30 * 86_400
+    """How long a file is kept that does not say so itself."""
+    file_bytes: Amount = None
+    """Bytes of files that each client may store, unless the keys file says otherwise."""
+    batch_items: Amount = None
+    """Items that each client's batches may have together while they are not done, unless the keys file says otherwise."""
+    batch_tokens: Amount = None
+    """Tokens, prompt and longest answer, that those items may need together, unless the keys file says otherwise."""
+    max_batch_items: Annotated[int, Field(ge=1, le=1_000_000)] = 50_000
+    """Most items of one batch."""
+    batch_priority: Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)] = 100
+    """Priority of the items of batches; it falls to 1 while the end of a batch's time comes near."""
+    batch_window: Annotated[int, Field(ge=1)] = 256
+    """Items that one batch worker has in the queue at once, of all its batches together."""
+    batch_lease_s: Annotated[float, Field(ge=0.5)] = 10.0
+    """Silence after which another batch worker takes over a batch."""
+    batch_ttl_s: Annotated[int, Field(ge=60)] = 30 * 86_400
+    """How long a batch is shown after its end."""
     drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
     """How long new requests are still taken after a signal to stop, while /ready already says no."""
     shutdown_grace_s: Annotated[int, Field(ge=0)] = 30
@@ -178,6 +207,10 @@ class ApiSettings(BaseSettings):
     def _listens_in_one_place(self) -> "ApiSettings":
         if self.uds is not None and self.model_fields_set & {"host", "port"}:
             raise ValueError("uds is a place to listen of its own; leave out host and port")
+        if self.server_count > 1 and self.uds is not None:
+            raise ValueError("server_count: a unix socket is listened on by one process; leave it out, or uds")
+        if self.server_count > 1 and self.port == 0:
+            raise ValueError("server_count: several processes need a port that they know")
         return self
 
     @model_validator(mode="after")

@@ -6,20 +6,22 @@ the operator asks for them (``Tracing.content``). Without tracing every method d
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from headrace_shared.clock import wall_ns
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.event import Delta, Finished, Started
 from headrace_shared.protocol.job import GenerateJob
-from headrace_shared.telemetry.tracing import Tracing, context_of, traceparent_of, tracestate_of
+from headrace_shared.telemetry.tracing import Part, Tracing, context_of, traceparent_of, tracestate_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-_OPERATIONS = {"chat": "chat", "completions": "text_completion"}
+_OPERATIONS = {"chat": "chat", "chat_batch": "chat", "completions": "text_completion"}
 _QUIET_OUTCOMES = (ErrorCode.CANCELLED.value, "cancelled", "finished")
 _LONGEST_CONTENT = 65_536
 
@@ -80,11 +82,11 @@ class RequestSpans:
         """The names are those of the HTTP request's span, or the client's where there is none."""
         self._traceparent = traceparent
         self._tracestate = tracestate
-        self._tracer = None if tracing is None else tracing.tracer
+        self._tracing = tracing
         self._content = tracing is not None and tracing.content
         self._context = None if tracing is None else context_of(traceparent, tracestate)
         self._request: Span | None = None
-        self._step: Span | None = None
+        self._step: Part | None = None
         self._said: dict[int, list[str]] = {}
         self._reasons: dict[tuple[int, int], str] = {}
 
@@ -103,10 +105,10 @@ class RequestSpans:
         return self._content and self._request is not None
 
     def begin(self, ask: Ask, model: str) -> None:
-        if self._tracer is None:
+        if self._tracing is None:
             return
         operation = _OPERATIONS.get(ask.endpoint, ask.endpoint)
-        span = self._tracer.start_span(
+        span = self._tracing.tracer.start_span(
             "llm_request",
             self._context,
             attributes={
@@ -126,18 +128,18 @@ class RequestSpans:
 
     def enter(self, name: str) -> None:
         """Begin the next part, and end the one before it."""
-        if self._tracer is None or self._request is None:
+        if self._request is None:
             return
-        from opentelemetry.trace import SpanKind, set_span_in_context
-
         self.leave()
-        kind = SpanKind.PRODUCER if name == "enqueue" else SpanKind.INTERNAL
-        self._step = self._tracer.start_span(name, set_span_in_context(self._request, self._context), kind=kind)
+        now_ns = wall_ns()
+        self._step = Part(name, now_ns, now_ns, kind="PRODUCER" if name == "enqueue" else "INTERNAL")
 
-    def leave(self) -> None:
-        if self._step is not None:
-            self._step.end()
-            self._step = None
+    def leave(self, attributes: Mapping[str, Any] | None = None) -> None:
+        """The part that was entered last is over."""
+        step, self._step = self._step, None
+        if step is not None and self._request is not None and self._tracing is not None:
+            ended = replace(step, end_ns=wall_ns(), attributes=attributes or {})
+            self._tracing.add(self._request.get_span_context(), ended)
 
     def asked(self, jobs: Sequence[GenerateJob], body: bytes) -> None:
         """What was asked for is known now."""
@@ -157,16 +159,14 @@ class RequestSpans:
             self._request.set_attribute("gen_ai.input.messages", _messages(body)[:_LONGEST_CONTENT])
 
     def enqueued(self, queue: str, jobs: int) -> None:
-        if self._step is not None:
-            self._step.set_attributes(
-                {
-                    "messaging.system": "redis",
-                    "messaging.operation.type": "send",
-                    "messaging.destination.name": queue,
-                    "messaging.batch.message_count": jobs,
-                }
-            )
-        self.leave()
+        self.leave(
+            {
+                "messaging.system": "redis",
+                "messaging.operation.type": "send",
+                "messaging.destination.name": queue,
+                "messaging.batch.message_count": jobs,
+            }
+        )
 
     def started(self, event: Started) -> None:
         if self._request is not None and event.attempt > 1:

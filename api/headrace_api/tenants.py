@@ -1,7 +1,7 @@
 """Tenants: on whose account a request runs, and what they may do."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from headrace_api.key_file import NamedKey
 from headrace_api.schemas.queued import LONGEST_NAME
@@ -19,12 +19,15 @@ class TenantLimits:
     tokens_per_minute: int | None = None
     priority_min: int | None = None
     priority_max: int | None = None
+    file_bytes: int | None = None
+    """Of all uploads together."""
+    batch_items: int | None = None
+    """Of all batches together that are not done, like the tokens."""
+    batch_tokens: int | None = None
 
     @classmethod
     def of_settings(cls, settings: ApiSettings) -> "TenantLimits":
-        return cls(
-            settings.requests_per_minute, settings.tokens_per_minute, settings.priority_min, settings.priority_max
-        )
+        return cls(**{limit.name: getattr(settings, limit.name) for limit in fields(cls)})
 
     def refined(self, key: NamedKey) -> "TenantLimits":
         """What the key's own entry says goes first."""

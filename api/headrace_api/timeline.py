@@ -72,6 +72,8 @@ class Timeline:
         self._open = 0
         self._finished: list[Finished] = []
         self._outcome = "running"
+        self._worst = ""
+        """How the jobs ended that have."""
         spans.begin(ask, model)
 
     def prepared(self, jobs: Sequence[GenerateJob], body: bytes) -> None:
@@ -110,10 +112,10 @@ class Timeline:
         """One job's follower has gone; the last one ends the request."""
         self._open -= 1
         # The worst that any of them met.
-        if self._outcome in ("running", "finished"):
-            self._outcome = outcome
+        if self._worst in ("", "finished"):
+            self._worst = outcome
         if self._open == 0:
-            self.end(self._outcome)
+            self.end(self._worst)
 
     def refused(self, error: BaseException) -> None:
         """It never came into the queue."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from headrace_cli.errors import EXIT_CONFIGURATION, CliError
 from headrace_cli.foreign_flags import SHORT, ForeignFlag, foreign_flag
@@ -19,14 +19,16 @@ _SHORT = re.compile(rf"({'|'.join(sorted(SHORT, key=len, reverse=True))})=?(\d.*
 """With its value after it or in one word, like -O3."""
 
 
-class Command(TyperCommand):
-    """Any command."""
+class _Spelling:
+    """What all commands do with their words before they are parsed."""
 
     from_elsewhere = False
     """Whether it knows other servers' options."""
+    params: list[Any]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, list(self.spelt_out(args)))
+        parsed: list[str] = super().parse_args(ctx, list(self.spelt_out(args)))  # type: ignore[misc]
+        return parsed
 
     def spelt_out(self, args: Sequence[str]) -> Iterator[str]:
         """``args`` as the parser wants them."""
@@ -75,6 +77,14 @@ class Command(TyperCommand):
             if isinstance(param, TyperOption)
             for name in (*param.opts, *param.secondary_opts)
         }
+
+
+class Command(_Spelling, TyperCommand):
+    """Any command."""
+
+
+class Group(_Spelling, TyperGroup):
+    """A command that has further ones below it."""
 
 
 class ServerCommand(Command):

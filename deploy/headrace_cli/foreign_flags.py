@@ -49,26 +49,22 @@ def _harmless(why: str, *names: str) -> list[ForeignFlag]:
 _NO_ADAPTERS = "adapters are not supported yet; merge the adapter into the model's weights"
 _NO_SOFT_PROMPTS = "soft prompts are not supported"
 _NO_MEDIA = "only text is served yet"
-_NO_SPECULATION = "speculative decoding is not supported yet; leave it out"
+_EXACT = "a guess counts when it is what would have been drawn, so that it changes no answer"
 _ONE_DEVICE = "a worker computes on one device; start further workers on the same --redis for more throughput"
-_RECOMPUTES = "a sequence that has to make room is computed again, never swapped"
+_RECOMPUTES = "a sequence that has to make room is computed again, from what is still cached of it, never swapped"
 _TOKENIZERS = "templates and tokenizers run in threads of the API node; use --tokenizer-threads"
 _EAGER = "steps are not compiled or captured, so there is nothing to limit"
 _NO_PLUGINS = "the engine's parts cannot be replaced from outside"
 _ALWAYS_CHUNKED = "long prompts are always computed in chunks; --max-num-batched-tokens is their size"
 _QUEUE_ORDER = "requests are ordered by the queue; see --scheduling-policy and --priority-aging"
 _HTTPTOOLS = "HTTP is parsed by httptools, which bounds headers by itself; --max-body-bytes bounds bodies"
-_MORE_API_NODES = "start further API nodes with headrace api on the same --redis"
 
 FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     # HTTP front end
     *_harmless("HTTP front end and engine are always processes of their own", "disable-frontend-multiprocessing"),
     *_harmless("the log has the stack of every failure of the server", "log-error-stack"),
     *_refused(_HTTPTOOLS, "h11-max-incomplete-event-size", "h11-max-header-count"),
-    *_refused(_MORE_API_NODES, "api-server-count", off=["1"]),
     *_switches("start headrace worker instead, which has no HTTP", "headless"),
-    *_switches("answers are not logged; GET /v1/requests/ID/stream tells them again", "enable-log-outputs"),
-    *_switches("parts of answers are not logged", "enable-log-deltas"),
     *_refused("system_fingerprint is always the digest of the model's card", "fingerprint-mode", "fingerprint-value"),
     *_refused("buckets of histograms are fixed", "custom-histogram-buckets"),
     *_switches("the cache's figures are always in GET /metrics", "kv-cache-metrics"),
@@ -98,17 +94,14 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused(_RECOMPUTES, "swap-space", off=["0"]),
     *_refused(_RECOMPUTES, "preemption-mode", off=["recompute"]),
     *_refused("weights are kept on the device as a whole", "cpu-offload-gb", off=["0"]),
-    *_refused("use --kv-cache-memory SIZE", "num-gpu-blocks-override", "kv-cache-memory-bytes"),
-    *_refused("prompts share a step's tokens in the order of their arrival", "max-num-partial-prefills", off=["1"]),
-    *_refused("prompts share a step's tokens in the order of their arrival", "max-long-partial-prefills", off=["1"]),
-    *_refused(_ALWAYS_CHUNKED, "long-prefill-token-threshold", off=["0"]),
+    *_refused("use --kv-cache-memory SIZE", "kv-cache-memory-bytes"),
     *_harmless(_ALWAYS_CHUNKED, "enable-chunked-prefill"),
     *_switches(_ALWAYS_CHUNKED, "no-enable-chunked-prefill"),
     *_refused(_QUEUE_ORDER, "scheduler-cls"),
     *_refused("a request is never held back for others", "scheduler-delay-factor", off=["0", "0.0"]),
     *_refused("tokens are sent on after every step", "num-scheduler-steps", off=["1"]),
     *_harmless("tokens are sent on after every step", "multi-step-stream-outputs"),
-    *_refused(_NO_SPECULATION, "num-lookahead-slots", off=["0"]),
+    *_refused("guesses get their places as they are made; leave it out", "num-lookahead-slots", off=["0"]),
     *_harmless("there is only one block manager", "use-v2-block-manager"),
     *_switches("a model's sliding window is always kept to", "disable-sliding-window"),
     *_harmless("answers are always processed beside the next step", "disable-async-output-proc"),
@@ -141,14 +134,16 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused(_NO_MEDIA, "limit-mm-per-prompt", "mm-processor-kwargs", off=["{}"]),
     *_switches(_NO_MEDIA, "disable-mm-preprocessor-cache"),
     # Speculative decoding
-    *_refused(_NO_SPECULATION, "speculative-config", "spec-method", "spec-model", "spec-tokens"),
-    *_refused(_NO_SPECULATION, "speculative-model", "speculative-model-quantization", "num-speculative-tokens"),
-    *_refused(_NO_SPECULATION, "speculative-draft-tensor-parallel-size", "speculative-max-model-len"),
-    *_refused(_NO_SPECULATION, "speculative-disable-by-batch-size", "spec-decoding-acceptance-method"),
-    *_switches(_NO_SPECULATION, "speculative-disable-mqa-scorer", "disable-logprobs-during-spec-decoding"),
-    *_refused(_NO_SPECULATION, "ngram-prompt-lookup-max", "ngram-prompt-lookup-min"),
-    *_refused(_NO_SPECULATION, "typical-acceptance-sampler-posterior-threshold"),
-    *_refused(_NO_SPECULATION, "typical-acceptance-sampler-posterior-alpha"),
+    *_refused(
+        "a draft model is quantized as the large one is, by --quantization",
+        "speculative-model-quantization",
+        off=["none"],
+    ),
+    *_refused(_ONE_DEVICE, "speculative-draft-tensor-parallel-size", off=["1"]),
+    *_refused(_EXACT, "spec-decoding-acceptance-method", off=["rejection_sampler"]),
+    *_refused(_EXACT, "typical-acceptance-sampler-posterior-threshold", "typical-acceptance-sampler-posterior-alpha"),
+    *_harmless("guesses are always computed together", "speculative-disable-mqa-scorer"),
+    *_switches("logprobs are told of every token", "disable-logprobs-during-spec-decoding"),
     # Tools
     *_refused("processors are named by requests; see --logits-processor-pattern", "logits-processors"),
     *_refused("calls of strict tools always follow their schemas", "tool-strict-level"),

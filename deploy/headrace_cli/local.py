@@ -2,18 +2,20 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from headrace_cli import servers
+from headrace_cli.api_processes import FOLDER, STOP_MARGIN_S, ApiProcesses
 from headrace_cli.banner import Ready
 from headrace_cli.embedded_redis import EmbeddedRedis, EmbeddedRedisError
-from headrace_cli.errors import EXIT_CONFIGURATION, EXIT_INTERRUPTED, CliError
+from headrace_cli.errors import EXIT_CONFIGURATION, CliError
+from headrace_cli.foreground import Foreground
 from headrace_cli.processes import ProcessSpec, RestartPolicy, Supervisor
 from headrace_cli.terminal import Terminal
 from headrace_shared.errors import UnavailableError
@@ -23,26 +25,40 @@ from headrace_shared.settings import RedisSettings
 
 _POLL_S = 0.2
 _QUEUE_CHECK_S = 0.5
-_STOP_MARGIN_S = 10.0
-"""How much longer than its own settings allow a server may take to stop."""
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Work = Callable[[Ready], Awaitable[None]]
+"""What a local stack is wanted for, given what is ready."""
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
 
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """``environment``: the servers', their settings included. ``redis_url`` None: a queue below ``state_dir``."""
+    """``environment``: the servers', their settings included. ``redis_url`` None: a queue below ``state_dir``.
+
+    ``uds``: the socket that the API node listens on, instead of ``host`` and ``port``.
+    """
 
     host: str
     port: int
     state_dir: Path
     redis_url: str | None
     environment: Mapping[str, str]
+    uds: Path | None = None
+    batch_worker: bool = True
+    """Whether somebody works on batches."""
 
     @property
     def base_url(self) -> str:
         host = _ANY_ADDRESS.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        """Of the API node, whatever proxies there are for others."""
+        transport = (
+            httpx.AsyncHTTPTransport(uds=str(self.uds), limits=options.get("limits", httpx.Limits()))
+            if self.uds
+            else None
+        )
+        return httpx.AsyncClient(base_url=self.base_url, transport=transport, trust_env=False, **options)
 
 
 def free_port(host: str, port: str) -> int:
@@ -63,59 +79,44 @@ def free_port(host: str, port: str) -> int:
 
 
 class LocalStack:
-    """The processes of one ``headrace serve``, from the first start to the last stop. Made inside a running loop."""
+    """Queue, worker and API node, from the first start to the last stop. Made inside a running loop."""
 
     def __init__(self, settings: LocalSettings, terminal: Terminal) -> None:
         self._settings = settings
         self._terminal = terminal
         self._supervisor = Supervisor(terminal.log)
         self._redis = None if settings.redis_url else EmbeddedRedis(settings.state_dir / "queue")
-        self._stop_asked = asyncio.Event()
-        self._hurry = False
+        self._api: ApiProcesses | None = None
 
-    async def run(self) -> int:
-        """Serve until a signal comes or something cannot be kept running; nothing that was started outlives this.
+    async def run(self, work: Work) -> int:
+        """Do ``work`` until it is done, a signal comes or something cannot be kept running.
 
-        Returns the exit status: 0 after a drain, 130 after a second Ctrl-C. Raises CliError for a failure.
+        As ``Foreground.run``; raises what ``work`` raises as well.
         """
-        loop = asyncio.get_running_loop()
-        for number in _STOP_SIGNALS:
-            loop.add_signal_handler(number, self._on_stop_signal)
-        tasks = [
-            asyncio.create_task(self._serve()),
-            asyncio.create_task(self._fail_with_supervisor()),
-            asyncio.create_task(self._stop_asked.wait()),
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await self._stop()
-        for task in done:
-            task.result()
-        return EXIT_INTERRUPTED if self._hurry else 0
+        return await Foreground(self._supervisor).run(self._serve(work), self._stop)
 
-    async def _serve(self) -> None:
-        """Start everything, say so when it is ready, and look after the queue for ever."""
+    async def _serve(self, work: Work) -> None:
+        """Start everything, and look after the queue while the work is done."""
         with self._terminal.busy("Starting"):
             redis_url = self._start_queue()
-            self._supervisor.start(self._spec("worker", servers.WORKER, redis_url))
-            self._supervisor.start(self._spec("api", servers.API, redis_url))
+            environment = {
+                "HEADRACE_API_FILES": str(self._settings.state_dir / "files"),
+                **self._settings.environment,
+                "HEADRACE_REDIS_URL": redis_url,
+            }
+            self._api = ApiProcesses(environment)
+            self._supervisor.start(_spec("worker", servers.WORKER, environment))
+            if self._settings.batch_worker:
+                self._supervisor.start(_spec("batch-worker", servers.BATCH_WORKER, environment))
+            self._supervisor.start(*self._api.specs())
             ready = await self._wait_ready(redis_url)
         self._supervisor.settle()
-        self._terminal.show(*ready.forms())
-        await self._keep_queue()
-        await asyncio.Event().wait()
-
-    async def _fail_with_supervisor(self) -> None:
-        raise await self._supervisor.failure()
-
-    def _spec(self, name: str, package: str, redis_url: str) -> ProcessSpec:
-        environment = {**self._settings.environment, "HEADRACE_REDIS_URL": redis_url}
-        stop_timeout_s = servers.stop_s(package, environment) + _STOP_MARGIN_S
-        return ProcessSpec(name, servers.command(package), environment, stop_timeout_s)
+        keeper = asyncio.create_task(self._keep_queue())
+        try:
+            await work(ready)
+        finally:
+            keeper.cancel()
+            await asyncio.wait([keeper])
 
     def _start_queue(self) -> str:
         # Not in a thread: the kernel ties the server's life to the thread that starts it.
@@ -150,7 +151,7 @@ class LocalStack:
         redis = connect(RedisSettings(url=redis_url))
         presence = Presence(redis)
         try:
-            async with httpx.AsyncClient(base_url=self._settings.base_url, timeout=5.0, trust_env=False) as api:
+            async with self._settings.client(timeout=5.0) as api:
                 while True:
                     if (ready := await self._readiness(presence, api)) is not None:
                         return ready
@@ -175,17 +176,17 @@ class LocalStack:
 
     async def _stop(self) -> None:
         """The API stops accepting and finishes what runs, then the worker, then the queue they needed for it."""
-        if self._supervisor.pids():
-            self._terminal.line("Stopping; running requests are finished first (Ctrl-C again: stop now)")
         await self._supervisor.stop()
+        if self._api is not None:
+            self._api.close()
         if self._redis is not None:
             self._redis.stop()
 
-    def _on_stop_signal(self) -> None:
-        if self._stop_asked.is_set():
-            self._hurry = True
-            self._supervisor.kill()
-        self._stop_asked.set()
+
+def _spec(name: str, package: str, environment: Mapping[str, str]) -> ProcessSpec:
+    # What the API processes count together is no matter of others.
+    own = {variable: value for variable, value in environment.items() if variable != FOLDER}
+    return ProcessSpec(name, servers.command(package), own, servers.stop_s(package, own) + STOP_MARGIN_S)
 
 
 async def _hands_out(api: httpx.AsyncClient, model: str) -> bool:
@@ -194,5 +195,13 @@ async def _hands_out(api: httpx.AsyncClient, model: str) -> bool:
 
 
 async def serve(settings: LocalSettings, terminal: Terminal) -> int:
-    """``LocalStack.run`` for a caller without a loop of its own."""
-    return await LocalStack(settings, terminal).run()
+    """Serve until a signal comes; returns and raises as ``LocalStack.run``."""
+
+    async def until_stopped(ready: Ready) -> None:
+        terminal.show(*ready.forms())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            terminal.line("Stopping; running requests are finished first (Ctrl-C again: stop now)")
+
+    return await LocalStack(settings, terminal).run(until_stopped)

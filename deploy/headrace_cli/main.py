@@ -4,16 +4,19 @@ import asyncio
 import importlib.metadata
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from headrace_cli import configuration, flags, folders, models, servers
+from headrace_cli import api_processes, configuration, flags, folders, models, servers
 from headrace_cli.arguments import Command, ServerCommand
+from headrace_cli.batches import commands as batches
+from headrace_cli.bench import options as bench
 from headrace_cli.config_command import app as config_app
 from headrace_cli.dlq import commands as dlq
 from headrace_cli.errors import EXIT_CONFIGURATION, EXIT_INTERRUPTED, CliError
 from headrace_cli.flag import Flag, accepts
+from headrace_cli.run_batch.options import run_batch
 from headrace_cli.terminal import Terminal
 
 app = typer.Typer(
@@ -22,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(batches.app, name="batches")
+app.add_typer(bench.app, name="bench")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(config_app, name="config")
 
@@ -29,6 +34,16 @@ _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8000
 _API_FLAGS = (
     *flags.API_FLAGS,
+    *flags.BATCH_FLAGS,
+    *flags.QUEUE_FLAGS,
+    *flags.plugin_flags("API"),
+    *flags.logging_flags("API"),
+    *flags.REDIS_FLAGS,
+    flags.CONFIG_FLAG,
+)
+_BATCH_WORKER_FLAGS = (
+    *flags.BATCH_FLAGS,
+    *flags.ANSWER_FLAGS,
     *flags.QUEUE_FLAGS,
     *flags.plugin_flags("API"),
     *flags.logging_flags("API"),
@@ -129,11 +144,36 @@ def api(**given: Any) -> None:
     """Run one API node: HTTP in front, the queue behind. It needs no model and no torch.
 
     \b
-    Example:
+    Examples:
       headrace api --redis redis://queue:6379/0 --host 0.0.0.0 --api-key secret
+      headrace api --redis redis://queue:6379/0 --api-server-count 4
     """
     servers.require(servers.API)
-    servers.become(servers.API, _settings(_API_FLAGS, given))
+    settings = _settings(_API_FLAGS, given)
+    if api_processes.count_of(settings) == 1:
+        servers.become(servers.API, settings)
+        return
+    from headrace_cli import local  # as above
+
+    host = settings.get("HEADRACE_API_HOST", _DEFAULT_HOST)
+    port = local.free_port(host, settings.get("HEADRACE_API_PORT", str(_DEFAULT_PORT)))
+    known = servers.environment({**settings, "HEADRACE_API_HOST": host, "HEADRACE_API_PORT": str(port)})
+    raise typer.Exit(asyncio.run(api_processes.serve(known, host, port, Terminal())))
+
+
+@app.command(cls=ServerCommand, name="batch-worker")
+@accepts(*_BATCH_WORKER_FLAGS)
+def batch_worker(**given: Any) -> None:
+    """Run one batch worker: it feeds what /v1/batches is given into the queue, and writes the results.
+
+    It answers as API nodes do, so it takes their options, without those of HTTP. Any number may run.
+
+    \b
+    Example:
+      headrace batch-worker --redis redis://queue:6379/0 --files s3://bucket/headrace
+    """
+    servers.require(servers.BATCH_WORKER)
+    servers.become(servers.BATCH_WORKER, _settings(_BATCH_WORKER_FLAGS, given))
 
 
 @app.command(cls=ServerCommand)
@@ -168,56 +208,15 @@ def _settings(known: tuple[Flag, ...], given: dict[str, Any], served: str | None
     return configuration.texts(configuration.configured(known, given, served))
 
 
+app.command(name="run-batch", cls=ServerCommand)(run_batch)
+
+
 _Url = Annotated[str, typer.Option("--url", help="Base URL of an OpenAI-compatible server.")]
 _ClientKey = Annotated[str | None, typer.Option("--api-key", help="Bearer token for it.", show_default=False)]
 _ClientModel = Annotated[
     str | None, typer.Option("--model", help="Model to ask; default: the first that it lists.", show_default=False)
 ]
 _LOCAL_URL = f"http://{_DEFAULT_HOST}:{_DEFAULT_PORT}"
-
-
-@app.command(cls=Command)
-def bench(  # noqa: PLR0913 - one parameter per option of the command
-    url: _Url = _LOCAL_URL,
-    model: _ClientModel = None,
-    api_key: _ClientKey = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, help="Requests running at once.")] = 8,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            help="Send so many requests per second at random times, instead of --concurrency at once.",
-            show_default=False,
-        ),
-    ] = None,
-    requests: Annotated[int, typer.Option("--requests", "-n", min=1, help="Requests in all.")] = 64,
-    input_tokens: Annotated[int, typer.Option(min=1, help="Length of each prompt.")] = 128,
-    output_tokens: Annotated[int, typer.Option(min=1, help="Length of each answer.")] = 64,
-    mode: Annotated[
-        Literal["tokens", "text", "chat"],
-        typer.Option(help="Prompts as token ids, as text, or as chat messages for servers that have no completions."),
-    ] = "tokens",
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before the measured ones.")] = 1,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal prompts.")] = 0,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", help="Also write the figures to this file.", metavar="FILE", show_default=False),
-    ] = None,
-) -> None:
-    """Measure a server: time to first token, time between tokens, throughput, and how they are spread.
-
-    \b
-    Examples:
-      headrace bench -c 32 -n 128
-      headrace bench --rate 4 --input-tokens 16 --output-tokens 128 --json load-b.json
-      headrace bench --url http://other:8080 --mode chat
-    """
-    from headrace_cli.bench import command
-    from headrace_cli.bench.workload import Workload
-
-    workload = Workload(model or "", mode, requests, input_tokens, output_tokens, seed)
-    settings = command.BenchSettings(url, api_key, workload, concurrency, rate, warmup, json_file)
-    raise typer.Exit(command.run(settings, Terminal()))
 
 
 @app.command(cls=Command)

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from headrace_cli.errors import EXIT_CONFIGURATION, EXIT_FAILURE, CliError
 from headrace_cli.orphans import die_with_parent
@@ -21,12 +22,14 @@ LogLine = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """What to run. ``stop_timeout_s``: time between SIGTERM and SIGKILL when it is to stop."""
+    """What to run. ``stop_timeout_s``: time between SIGTERM and SIGKILL when it is to stop; ``on_end``: called
+    whenever it has ended, for what it could not put in order itself."""
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
     stop_timeout_s: float = 40.0
+    on_end: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,16 @@ class Supervisor:
     def __init__(self, log: LogLine, policy: RestartPolicy | None = None) -> None:
         self._log = log
         self._policy = policy or RestartPolicy()
-        self._children: list[_Child] = []
+        self._stages: list[list[_Child]] = []
         self._failure: asyncio.Future[CliError] = asyncio.get_running_loop().create_future()
         self._settled = False
 
-    def start(self, spec: ProcessSpec) -> None:
-        """Start and keep ``spec`` running. What was started first is stopped last."""
-        child = _Child(spec)
-        child.keeper = asyncio.create_task(self._keep(child))
-        self._children.append(child)
+    def start(self, *specs: ProcessSpec) -> None:
+        """Start and keep them running. What was started first is stopped last, and at once what was started at once."""
+        children = [_Child(spec) for spec in specs]
+        for child in children:
+            child.keeper = asyncio.create_task(self._keep(child))
+        self._stages.append(children)
 
     def settle(self) -> None:
         """Everything came up once: from now on a crash is never a reason to give up."""
@@ -90,20 +94,23 @@ class Supervisor:
 
     def pids(self) -> dict[str, int]:
         """Process ids by name, of those that run at this moment."""
-        return {c.spec.name: c.process.pid for c in self._children if c.process and c.process.returncode is None}
+        return {c.spec.name: c.process.pid for c in self._children() if c.process and c.process.returncode is None}
 
     async def stop(self) -> None:
         """Stop one after the other, last started first: SIGTERM, and SIGKILL for what outlives its time-out."""
-        for child in self._children:
+        for child in self._children():
             child.wanted = False
-        for child in reversed(self._children):
-            await self._stop_one(child)
+        for stage in reversed(self._stages):
+            await asyncio.gather(*(self._stop_one(child) for child in stage))
 
     def kill(self) -> None:
         """End all processes at once; ``stop`` then returns without waiting."""
-        for child in self._children:
+        for child in self._children():
             child.wanted = False
             child.signal_group(signal.SIGKILL)
+
+    def _children(self) -> Iterator[_Child]:
+        return chain.from_iterable(self._stages)
 
     async def _stop_one(self, child: _Child) -> None:
         assert child.keeper is not None  # noqa: S101 - start() made it
@@ -168,6 +175,7 @@ class Supervisor:
             # What a crashed process started must not go on beside its successor.
             child.signal_group(signal.SIGKILL)
             lines.close()
+            child.spec.on_end()
 
     def _said(self, child: _Child, line: str) -> None:
         if line.strip():

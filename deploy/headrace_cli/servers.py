@@ -1,4 +1,4 @@
-"""The two servers as the command line sees them: modules to start, with their settings in the environment."""
+"""The servers as the command line sees them: modules to start, with their settings in the environment."""
 
 import importlib.util
 import os
@@ -9,7 +9,8 @@ from headrace_cli.errors import EXIT_CONFIGURATION, CliError
 
 API = "headrace_api"
 WORKER = "headrace_worker"
-_EXTRAS = {API: ("fastapi", "api"), WORKER: ("torch", "worker")}
+BATCH_WORKER = "headrace_api.batch_worker"
+_EXTRAS = {API: ("fastapi", "api"), WORKER: ("torch", "worker"), BATCH_WORKER: ("arq", "api")}
 
 
 def command(package: str) -> tuple[str, ...]:
@@ -28,6 +29,8 @@ def stop_s(package: str, variables: Mapping[str, str]) -> float:
     if package == API:
         delay_s = _seconds(variables, "HEADRACE_API_DRAIN_DELAY_S", 0.0)
         return delay_s + _seconds(variables, "HEADRACE_API_SHUTDOWN_GRACE_S", 30.0)
+    if package == BATCH_WORKER:
+        return 0.0
     finishes = variables.get("HEADRACE_WORKER_DRAIN") == "finish"
     return _seconds(variables, "HEADRACE_WORKER_DRAIN_TIMEOUT_S", 300.0) if finishes else 0.0
 
@@ -41,7 +44,10 @@ def _seconds(variables: Mapping[str, str], name: str, default: float) -> float:
 
 def is_there(package: str) -> bool:
     """Whether the server ``package`` is installed."""
-    return importlib.util.find_spec(package) is not None
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # nor what it is part of
+        return False
 
 
 def require(package: str) -> None:

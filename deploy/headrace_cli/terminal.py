@@ -11,12 +11,16 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.text import Text
+
+from headrace_shared.clock import mono_s
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STYLES = {"queue": "magenta", "worker": "cyan", "api": "green"}
@@ -33,6 +37,12 @@ class Meter(Protocol):
     def at(self, done_bytes: int) -> None: ...
 
 
+class Tally(Protocol):
+    """How many of a known number have ended, and how."""
+
+    def ended(self, *, well: bool) -> None: ...
+
+
 class Count(Protocol):
     """How many of a known number are done."""
 
@@ -40,10 +50,11 @@ class Count(Protocol):
 
 
 class Terminal:
-    """All that ``headrace serve`` says, on stdout."""
+    """All that a command says to the person who started it."""
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+    def __init__(self, *, stderr: bool = False) -> None:
+        """``stderr``: for a command whose output may be on stdout."""
+        self._console = Console(highlight=False, soft_wrap=True, stderr=stderr)
 
     @property
     def interactive(self) -> bool:
@@ -54,7 +65,7 @@ class Terminal:
         if self.interactive:
             self._console.print(Text(text, style=style))
         else:
-            print(without_controls(text), flush=True)
+            print(without_controls(text), file=self._console.file, flush=True)
 
     def log(self, source: str, line: str) -> None:
         """One line of a server process, marked with who said it."""
@@ -63,14 +74,14 @@ class Terminal:
             prefix = Text(f"{source:<6} │ ", style=_STYLES.get(source, "dim"))
             self._console.print(prefix + Text(clean))
         else:
-            print(f"{source:<6} | {clean}", flush=True)
+            print(f"{source:<6} | {clean}", file=self._console.file, flush=True)
 
     def show(self, rich_form: RenderableType, plain_form: str) -> None:
         """A block in the form that fits: drawn for a person, plain lines for a file."""
         if self.interactive:
             self._console.print(rich_form)
         else:
-            print(without_controls(plain_form), flush=True)
+            print(without_controls(plain_form), file=self._console.file, flush=True)
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
@@ -100,10 +111,62 @@ class Terminal:
         with Progress(
             *columns, console=self._console, transient=True, refresh_per_second=2, disable=not self.interactive
         ) as progress:
-            yield _Tally(progress, progress.add_task(text, total=total))
+            yield _Count(progress, progress.add_task(text, total=total))
+
+    @contextmanager
+    def tallying(self, text: str, total: int, done: int) -> Iterator[Tally]:
+        """A progress bar with rate, remaining time and failures over ``total`` things of which ``done`` ended earlier.
+
+        Without a terminal a line per tenth.
+        """
+        if not self.interactive:
+            yield _Tenths(self, text, total, done)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[failed]} failed", style="dim"),
+        )
+        with Progress(*columns, console=self._console, refresh_per_second=4, speed_estimate_period=30.0) as progress:
+            task = progress.add_task(text, total=total, completed=done, failed=0)
+            yield _LiveTally(progress, task)
 
 
-class _Tally:
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
+
+
+class _LiveTally:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task, self._failed = progress, task, 0
+
+    def ended(self, *, well: bool) -> None:
+        self._failed += not well
+        self._progress.update(self._task, advance=1, failed=self._failed)
+
+
+class _Tenths:
+    def __init__(self, terminal: "Terminal", text: str, total: int, done: int) -> None:
+        self._terminal, self._text, self._total, self._done = terminal, text, total, done
+        self._before, self._failed, self._begun_s = done, 0, mono_s()
+
+    def ended(self, *, well: bool) -> None:
+        self._failed += not well
+        earlier, self._done = self._done, self._done + 1
+        if 10 * self._done // self._total > 10 * earlier // self._total:
+            rate = (self._done - self._before) / max(mono_s() - self._begun_s, 1e-9)
+            left_s = (self._total - self._done) / rate
+            self._terminal.line(
+                f"{self._text}: {self._done:,} of {self._total:,}, {self._failed:,} failed, {rate:.1f}/s, {left_s:.0f} s left"
+            )
+
+
+class _Count:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
 

@@ -189,9 +189,31 @@ QUEUE = Board(
             ),
             lines("Dead letters", level("headrace:dead_letters"), "{{model_name}}"),
         ),
+        "Batches": (
+            lines("Not done", "max(headrace:batches_open)", "batches"),
+            lines(
+                "Items with a result",
+                "max by (outcome) (rate(headrace:batch_items_total[$__rate_interval]))",
+                "{{outcome}}",
+            ),
+            lines("Tokens", "max by (kind) (rate(headrace:batch_tokens_total[$__rate_interval]))", "{{kind}}"),
+            lines("Ended", "max by (status) (increase(headrace:batches_total[$__rate_interval]))", "{{status}}"),
+        ),
         "Redis": (
             spread("Round trips", "headrace:redis_call_seconds", labels=""),
             lines("Mean by script", mean("headrace:redis_call_seconds", "operation", ""), "{{operation}}", "s"),
+            lines(
+                "Scripts, by Redis' own count",
+                f"max (rate(headrace:redis_script_calls_total[{RATE}]))",
+                "scripts",
+                "ops",
+            ),
+            lines(
+                "Busy with scripts",
+                f"max (rate(headrace:redis_script_seconds_total[{RATE}]))",
+                "busy",
+                "percentunit",
+            ),
             lines("Calls", rate("headrace:redis_call_seconds_count", "operation", labels=""), "{{operation}}", "ops"),
             lines(
                 "Failures",
@@ -228,6 +250,11 @@ WORKER = Board(
                 "ops",
             ),
             spread("Wait in the worker", "headrace:worker_wait_seconds"),
+            lines("Time by what was expected", mean("headrace:step_time_ratio", "instance"), "{{instance}}"),
+        ),
+        "Background": (
+            lines("Sequences", level("headrace:background_sequences", "state", "sum"), "{{state}}", stacked=True),
+            lines("Steps given up", rate("headrace:steps_given_up_total", "instance"), "{{instance}}", "ops"),
         ),
         "KV cache": (
             lines("In use", level("vllm:kv_cache_usage_perc", "instance"), "{{instance}}", "percentunit"),

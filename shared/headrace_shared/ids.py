@@ -5,7 +5,10 @@ import secrets
 
 from headrace_shared.errors import InvalidRequestError
 
-_CLIENT_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+_OTHERS = re.compile(r"[^A-Za-z0-9._:\-]")
+_LONGEST_BASE = 128
+LONGEST_CLIENT_ID = 512
+"""Characters."""
 
 
 def mint_request_id() -> str:
@@ -16,10 +19,16 @@ def mint_request_id() -> str:
 def check_client_request_id(value: str) -> str:
     """Return a client's ``X-Request-Id`` unchanged.
 
-    Raises InvalidRequestError when it is not 1 to 128 characters of ``A-Z a-z 0-9 . _ : -``.
+    Raises InvalidRequestError when it is not 1 to 512 printable characters.
     """
-    if not _CLIENT_ID.fullmatch(value):
+    if not 1 <= len(value) <= LONGEST_CLIENT_ID or not value.isprintable():
         raise InvalidRequestError(
-            "X-Request-Id must be 1 to 128 characters out of A-Z a-z 0-9 . _ : -", param="X-Request-Id"
+            f"X-Request-Id: should be 1 to {LONGEST_CLIENT_ID} printable characters, got {value[:80]!r}.",
+            param="X-Request-Id",
         )
     return value
+
+
+def base_of(client_id: str) -> str:
+    """What of a client's id becomes part of ours, which stand in keys, paths and logs: other characters become dashes."""
+    return _OTHERS.sub("-", client_id)[:_LONGEST_BASE]

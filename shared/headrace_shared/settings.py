@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _GRPC_PORT = 4317
@@ -143,12 +143,20 @@ class OtlpMetricsSettings(BaseSettings):
 
 
 class MetricsSettings(BaseSettings):
-    """prometheus-client's own variable."""
+    """How several processes on one port count; ``headrace api --api-server-count`` sets both."""
 
-    model_config = SettingsConfigDict(env_prefix="PROMETHEUS_", frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_ignore_empty=True, populate_by_name=True)
 
     multiproc_dir: Path | None = Field(
-        default=None, description="Folder in which several processes on one port add up what they count."
+        default=None,
+        validation_alias=AliasChoices("PROMETHEUS_MULTIPROC_DIR"),
+        description="Folder in which several processes on one port add up what they count.",
+    )
+    process: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z][A-Za-z0-9-]{0,39}$",
+        validation_alias=AliasChoices("HEADRACE_METRICS_PROCESS"),
+        description="Which of them this is: a name that stays when it is started again (default: the process id).",
     )
 
 

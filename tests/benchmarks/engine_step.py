@@ -151,8 +151,8 @@ def main() -> None:
     built = {}
     for name in ["float32", *(name for name in given.also.split(",") if name)]:
         dtype, quantization = PRECISIONS[name]
-        loaded = load_model(ModelSource(given.model, dtype=dtype, progress_bar=False))
-        built[name] = assemble(loaded, size, quantization=quantization)
+        loaded = load_model(ModelSource(given.model, dtype=dtype, quantization=quantization, progress_bar=False))
+        built[name] = assemble(loaded, size)
     built |= {name: assemble(load_model(ModelSource(given.model)), size, parts) for name, parts in paths.items()}
     clock = Clock(given.runs)
     for batch in (1, 8, 32):

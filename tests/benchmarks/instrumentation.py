@@ -1,24 +1,34 @@
-"""What metrics and traces cost: the same load with them and without, in turns.
+"""What metrics and traces cost: the share of a serving process' processor time that is spent in them.
 
-    python tests/benchmarks/instrumentation.py [--rounds 12] [--streams 32] [--tokens 200] [--step-ms 5]
+    python tests/benchmarks/instrumentation.py [--rounds 20] [--streams 32] [--tokens 32] [--step-ms 0]
 
 Three fleets: one as it is shipped, with metrics; one that sends traces to a collector as well, one those of every
-twentieth request. In each, signals cut the instrumentation out and put it back, so that both are measured of the same
-processes: two that run the same code may differ by several percent. Prints tokens per second and CPU time; gates nothing.
+twentieth request. With steps of 0 ms nothing is computed, and what instrumentation takes is as large a share as it can
+be; 20 ms is the pace of a real engine.
+
+The processor time of the same work differs by more from one second to the next than instrumentation takes, so that a
+comparison of with and without says nothing. Instead every call into it is counted and timed where it happens, less what
+the timing itself takes, and the thread that sends spans is asked for its processor time. Prints microseconds per request
+the share of all the rest, as the median over the rounds and where that lies with 95 % confidence, and the
+share of each second. Gates nothing.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import random
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,47 +41,126 @@ from trace_collector import trace_collector
 
 from headrace_cli.embedded_redis import EmbeddedRedis
 
-METRICS, SAMPLED, TRACES = "metrics", "sampled", "traces"
-CUT, PUT_BACK = signal.SIGUSR1, signal.SIGUSR2
-SETTLE_S = 0.5
-"""Every process has met the signal by then."""
+FLEETS = METRICS, SAMPLED, TRACES = "metrics", "sampled", "traces"
+ROUND_S = 3.0
+KEPT = 0.98
+"""Of the calls of a kind, the fastest: the others were interrupted."""
+RESAMPLES = 4000
+REPORT = "HEADRACE_BENCHMARK_REPORT"
 
 
-def run_switched(package: str) -> int:
-    """A server whose instrumentation can be cut out."""
+class Meter:
+    """Counts and times what it wraps; calls from within each other once."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, list[int]] = {}
+        self._inside = False
+        wrapped = self._wrapped("empty", lambda: None)
+        for _ in range(20_000):
+            wrapped()
+        self._own_ns = _typical(self._spent.pop("empty"))
+
+    def wrap(self, owner: Any, *names: str) -> None:
+        for name in names:
+            setattr(owner, name, self._wrapped(f"{owner.__name__}.{name}", vars(owner)[name]))
+
+    def taken_ns(self) -> tuple[float, float]:
+        """What was spent since the last time, and what the meter itself took."""
+        spent, calls = 0.0, 0
+        for durations in self._spent.values():
+            if durations:
+                spent += len(durations) * max(0.0, _typical(durations) - self._own_ns)
+                calls += len(durations)
+                durations.clear()
+        return spent, calls * self._own_ns * 2
+
+    def _wrapped(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        durations = self._spent[name] = []
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:
+                return original(*args, **kwargs)
+            self._inside = True
+            begun_ns = time.thread_time_ns()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                durations.append(time.thread_time_ns() - begun_ns)
+                self._inside = False
+
+        return timed
+
+
+def _typical(durations: list[int]) -> float:
+    return statistics.fmean(sorted(durations)[: max(1, int(len(durations) * KEPT))])
+
+
+def run_metered(package: str) -> int:
+    """A server that says what its instrumentation takes, at SIGUSR1."""
     from headrace_shared.telemetry import queue_metrics, series, tallies
 
-    def nothing(*_: object, **__: object) -> None: ...
-
+    meter = Meter()
     calls = ("called", "appended", "claimed", "reaped", "log_read", "frame_ignored")
-    cuts: list[tuple[Any, str, Any]] = [(queue_metrics.ProcessMetrics, name, nothing) for name in calls]
-    cuts.append((series.Instruments, "settle", nothing))
-    cuts += [(tallies.CountTally, "inc", nothing), (tallies.SpreadTally, "observe", nothing)]
+    meter.wrap(queue_metrics.ProcessMetrics, *calls)
+    meter.wrap(series.Instruments, "settle")
+    meter.wrap(tallies.Tally, "labels")
+    meter.wrap(tallies.CountTally, "inc")
+    meter.wrap(tallies.SpreadTally, "observe")
     if package == "headrace_api":
         from headrace_api import http_metrics, middleware, progress, spans, timeline
         from headrace_api.__main__ import main
 
-        cuts += [(timeline.Timeline, name, nothing) for name in ("prepared", "enqueued", "server_timing")]
-        cuts += [(http_metrics.HttpMetrics, "answered", nothing), (progress.Progress, "saw", nothing)]
-        cuts.append((middleware, "start_http_span", lambda *_: spans.HttpSpan()))
-        cuts.append((spans.RequestSpans, "begin", nothing))
+        meter.wrap(http_metrics.HttpMetrics, "answered")
+        meter.wrap(progress.Progress, "__init__", "saw", "close")
+        meter.wrap(timeline.Timeline, "__init__", "prepared", "enqueued", "server_timing", "end")
+        meter.wrap(middleware, "start_http_span")
+        meter.wrap(spans.HttpSpan, "end")
     else:
         from headrace_worker.__main__ import main
-        from headrace_worker.service import attempt_span, attempts, watch
+        from headrace_worker.service import attempts, watch
 
-        cuts += [(attempts.Attempts, name, nothing) for name in ("count_end", "count_tokens")]
-        cuts += [(watch.WorkerWatch, "note", nothing), (attempts.Attempt, "token", nothing)]
-        untraced = attempt_span.AttemptSpans(None, "", "")
-        cuts.append((attempt_span.AttemptSpans, "start", lambda _, claim: attempt_span.AttemptSpan(untraced, claim)))
-    whole = [(owner, name, vars(owner)[name]) for owner, name, _ in cuts]
+        meter.wrap(attempts.Attempts, "start")
+        meter.wrap(attempts.Attempt, "token", "end")
+        meter.wrap(watch.WorkerWatch, "note", "announced")
+    sent_ns = 0
 
-    def put(values: list[tuple[Any, str, Any]]) -> None:
-        for owner, name, value in values:
-            setattr(owner, name, value)
+    def report(*_: object) -> None:
+        nonlocal sent_ns
+        before_ns, sent_ns = sent_ns, _exporting_ns()
+        spent, own = meter.taken_ns()
+        Path(os.environ[REPORT]).write_text(json.dumps([spent, sent_ns - before_ns, own]))
 
-    signal.signal(CUT, lambda *_: put(cuts))
-    signal.signal(PUT_BACK, lambda *_: put(whole))
+    signal.signal(signal.SIGUSR1, report)
     return main()
+
+
+def _exporting_ns() -> int:
+    """Processor time of the threads that send spans, so far."""
+    ids = [thread.native_id for thread in threading.enumerate() if thread.name.startswith("Otel")]
+    return sum(int(Path(f"/proc/self/task/{each}/schedstat").read_text().split()[0]) for each in ids)
+
+
+@dataclass(frozen=True)
+class Load:
+    """``streams`` users, each of whom asks again and again for so many tokens."""
+
+    streams: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """Of one process, microseconds per request."""
+
+    rest_us: float
+    calls_us: float
+    sending_us: float
+    of_time: float
+    """The part of each second that instrumentation takes, percent: no engine can lose more of its pace to it."""
+
+    @property
+    def share(self) -> float:
+        return 100 * (self.calls_us + self.sending_us) / self.rest_us
 
 
 @dataclass
@@ -82,9 +171,9 @@ class Arm:
     redis_url: str
     step_ms: float
     extra: dict[str, str]
-    tokens_per_s: dict[signal.Signals, list[float]] = field(default_factory=lambda: {CUT: [], PUT_BACK: []})
-    cpu_us: dict[signal.Signals, list[float]] = field(default_factory=lambda: {CUT: [], PUT_BACK: []})
-    """Of both processes, per token."""
+    folder: Path
+    rounds: dict[str, list[Round]] = field(default_factory=dict)
+    _served: int = 0
 
     def start(self, stack: ExitStack) -> None:
         self.port = free_port()
@@ -96,16 +185,17 @@ class Arm:
             "HEADRACE_WORKER_SIMULATED_STEP_MS": str(self.step_ms),
         }
         shared = {**os.environ, "HEADRACE_REDIS_URL": self.redis_url, **quiet, **self.extra}
-        self.processes = [
-            self._run("headrace_worker", shared | worker),
-            self._run("headrace_api", shared | {"HEADRACE_API_PORT": str(self.port)}),
-        ]
-        for process in self.processes:
+        self.processes = {
+            "worker": self._run("headrace_worker", shared | worker),
+            "API node": self._run("headrace_api", shared | {"HEADRACE_API_PORT": str(self.port)}),
+        }
+        for process in self.processes.values():
             stack.callback(process.wait)
             stack.callback(process.send_signal, signal.SIGTERM)
 
     def _run(self, package: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen([sys.executable, __file__, "--run", package], env=environment)
+        report = {REPORT: str(self.folder / package)}
+        return subprocess.Popen([sys.executable, __file__, "--run", package], env=environment | report)
 
     def serves(self) -> bool:
         try:
@@ -114,28 +204,56 @@ class Arm:
             return False
         return any(model["id"] == self.name for model in ready["models"])
 
-    def measure(self, state: signal.Signals, streams: int, tokens: int) -> None:
-        for process in self.processes:
-            process.send_signal(state)
-        time.sleep(SETTLE_S)
-        cpu_s, begun_s = self._cpu_s(), time.perf_counter()
-        asyncio.run(self._load(streams, tokens))
-        seconds = time.perf_counter() - begun_s
-        self.tokens_per_s[state].append(streams * tokens / seconds)
-        self.cpu_us[state].append((self._cpu_s() - cpu_s) / (streams * tokens) * 1e6)
+    async def measure(self, rounds: int, load: Load) -> None:
+        users = [asyncio.create_task(self._use(number, load.tokens)) for number in range(load.streams)]
+        try:
+            await asyncio.sleep(ROUND_S)
+            await self._round()
+            self.rounds = {name: [] for name in self.processes}
+            for _ in range(rounds):
+                for name, measured in (await self._round()).items():
+                    self.rounds[name].append(measured)
+        finally:
+            for user in users:
+                user.cancel()
+            await asyncio.gather(*users, return_exceptions=True)
+
+    async def _round(self) -> dict[str, Round]:
+        served, before_ns = self._served, {name: self._cpu_ns(name) for name in self.processes}
+        await asyncio.sleep(ROUND_S)
+        requests = self._served - served
+        found = {}
+        for name, process in self.processes.items():
+            whole_ns = self._cpu_ns(name) - before_ns[name]
+            report = self.folder / process.args[-1]  # type: ignore[index]
+            report.unlink(missing_ok=True)
+            process.send_signal(signal.SIGUSR1)
+            await asyncio.to_thread(wait_until, partial(_is_whole, report), "the process has told")
+            calls_ns, sending_ns, meter_ns = json.loads(report.read_text())
+            rest_ns = whole_ns - calls_ns - sending_ns - meter_ns
+            of_time = 100 * (calls_ns + sending_ns) / (ROUND_S * 1e9)
+            found[name] = Round(*(ns / requests / 1000 for ns in (rest_ns, calls_ns, sending_ns)), of_time)
+        return found
 
     def tell(self) -> None:
-        cells = []
-        for values in (self.tokens_per_s, self.cpu_us):
-            without, with_it = values[CUT], values[PUT_BACK]
-            more = [a / b - 1 for a, b in zip(with_it, without, strict=True)]
-            low, middle, high = statistics.quantiles(more, n=4)
-            medians = f"{statistics.median(with_it):7,.1f} for {statistics.median(without):7,.1f}"
-            cells.append(f"{medians} ({middle:+.2%}, quartiles {low:+.2%} {high:+.2%})")
-        print(f"{self.name:<8} {cells[0]} tokens/s, {cells[1]} us CPU per token")
+        for name, rounds in self.rounds.items():
+            rest, calls, sending, of_time = (
+                statistics.median(getattr(each, part) for each in rounds)
+                for part in ("rest_us", "calls_us", "sending_us", "of_time")
+            )
+            shares = [each.share for each in rounds]
+            low, high = confidence(shares)
+            print(
+                f"{self.name:<8} {name:<9} {rest:7,.0f} us a request, and {calls:5.1f} in calls, {sending:5.1f} sending:"
+                f" {statistics.median(shares):.2f} % more (95 %: {low:.2f} to {high:.2f}; least {min(shares):.2f});"
+                f" {of_time:.2f} % of the time"
+            )
 
-    async def _load(self, streams: int, tokens: int) -> None:
-        await asyncio.gather(*(self._stream(seed, tokens) for seed in range(streams)))
+    async def _use(self, number: int, tokens: int) -> None:
+        await asyncio.sleep(number * self.step_ms / 1000)  # not all in step
+        while True:
+            await self._stream(number, tokens)
+            self._served += 1
 
     async def _stream(self, seed: int, tokens: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**22)
@@ -147,46 +265,50 @@ class Arm:
         writer.close()
         assert b"data: [DONE]" in answer
 
-    def _cpu_s(self) -> float:
-        """Of all threads, to the nanosecond: the usual counters of a process have steps of 10 ms."""
-        tasks = [task for process in self.processes for task in Path(f"/proc/{process.pid}/task").iterdir()]
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    def _cpu_ns(self, name: str) -> int:
+        """Of all threads that there are or were: the counters in /proc have steps of 10 ms."""
+        return time.clock_gettime_ns(~self.processes[name].pid << 3 | 2)
 
 
-def main(rounds: int, streams: int, tokens: int, step_ms: float) -> None:
+def _is_whole(report: Path) -> bool:
+    return report.exists() and report.read_text().endswith("]")
+
+
+def confidence(values: list[float]) -> tuple[float, float]:
+    """Where their median lies with 95 % confidence, by drawing from them again and again."""
+    dice = random.Random(0)
+    medians = sorted(statistics.median(dice.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return medians[RESAMPLES // 40], medians[-RESAMPLES // 40]
+
+
+def main(names: Sequence[str], rounds: int, step_ms: float, load: Load) -> None:
     with ExitStack() as stack:
         collector = stack.enter_context(trace_collector())
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        redis = stack.enter_context(EmbeddedRedis(Path(folder) / "valkey"))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        redis = stack.enter_context(EmbeddedRedis(folder / "valkey"))
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
         sampled = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.05"}
-        extras = {METRICS: {}, SAMPLED: traced | sampled, TRACES: traced}
-        arms = [Arm(name, redis.url, step_ms, extra) for name, extra in extras.items()]
-        for arm in arms:
-            arm.start(stack)
-        for arm in arms:
-            wait_until(arm.serves, f"{arm.name} serves", 120)
-            for state in (CUT, PUT_BACK):
-                arm.measure(state, streams, tokens)
-                arm.tokens_per_s[state].clear()
-                arm.cpu_us[state].clear()
-        for number in range(rounds):
-            for arm in arms:
-                for state in (CUT, PUT_BACK) if number % 2 else (PUT_BACK, CUT):
-                    arm.measure(state, streams, tokens)
-    for arm in arms:
-        arm.tell()
+        extras: dict[str, dict[str, str]] = {METRICS: {}, SAMPLED: traced | sampled, TRACES: traced}
+        for name in names:
+            arm = Arm(name, redis.url, step_ms, extras[name], folder)
+            with ExitStack() as processes:
+                arm.start(processes)
+                wait_until(arm.serves, f"{name} serves", 120)
+                asyncio.run(arm.measure(rounds, load))
+            arm.tell()
+            collector.spans.clear()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measure what metrics and traces cost.")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--fleets", nargs="+", default=FLEETS, choices=FLEETS)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--streams", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--step-ms", type=float, default=5.0)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--step-ms", type=float, default=0.0)
     parser.add_argument("--run", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.run:
-        sys.exit(run_switched(given.run))
+        sys.exit(run_metered(given.run))
     else:
-        main(given.rounds, given.streams, given.tokens, given.step_ms)
+        main(given.fleets, given.rounds, given.step_ms, Load(given.streams, given.tokens))

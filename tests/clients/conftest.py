@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from batching import BatchWorkerProcess
 from constrained import save_served_model
 from fleet import ApiProcess, Fleet, fleet_on, wait_until
 from parrot import NAME, start
@@ -21,12 +22,15 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="session")
-def node(fleet: Fleet) -> ApiProcess:
-    """Serves ``simulated``, whose words are random but always the same for one seed."""
+def node(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
+    """Serves ``simulated``, whose words are random but always the same for one seed, and has a batch worker beside it."""
     fleet.worker(lease_ms=5000)
-    node = fleet.api()
+    files = tmp_path_factory.mktemp("files")
+    node = fleet.api(files=files)
+    batch_worker = BatchWorkerProcess(fleet.redis_url, files=files, batch_lease_s=2)
     node.wait_until_ready()
-    return node
+    yield node
+    batch_worker.kill()
 
 
 @pytest.fixture(scope="session")

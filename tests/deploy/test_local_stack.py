@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from batching import chats, finished, output_of, submit
+from openai import OpenAI
 
 HEADRACE = Path(sys.executable).parent / "headrace"
 
@@ -46,8 +48,14 @@ class Serve:
 
     def child(self, mark: str) -> psutil.Process:
         """The child process that has ``mark`` in its command line."""
-        (found,) = [c for c in psutil.Process(self.process.pid).children() if any(mark in word for word in c.cmdline())]
+        (found,) = self.children(mark)
         return found
+
+    def children(self, mark: str) -> list[psutil.Process]:
+        """The same; none while it is started again."""
+        return [
+            c for c in psutil.Process(self.process.pid).children() if any(word.endswith(mark) for word in c.cmdline())
+        ]
 
 
 @pytest.fixture
@@ -73,7 +81,7 @@ def test_it_serves_and_a_signal_stops_everything_in_order(serve: Serve, number: 
     base_url = serve.wait_ready()
     assert ask(base_url) == 200
     children = psutil.Process(serve.process.pid).children(recursive=True)
-    assert len(children) == 3
+    assert len(children) == 4
     serve.process.send_signal(number)
     assert serve.process.wait(30) == 0
     assert gone(children)
@@ -116,9 +124,18 @@ def test_what_still_runs_after_the_grace_is_cut_off(tmp_path: Path) -> None:
         running.process.wait()
 
 
+def test_it_works_on_batches_and_keeps_their_files_below_its_state(serve: Serve, tmp_path: Path) -> None:
+    with OpenAI(base_url=f"{serve.wait_ready()}/v1", api_key="none", max_retries=0) as client:
+        batch = finished(client, submit(client, chats(20)).id)
+        assert batch.status == "completed"
+        assert len(output_of(client, batch)) == 20
+        assert (tmp_path / "state" / "files" / "files" / str(batch.output_file_id)).is_file()
+
+
 def test_a_killed_worker_and_a_killed_queue_come_back(serve: Serve) -> None:
     base_url = serve.wait_ready()
     for mark, words in (
+        ("headrace_api.batch_worker", "was ended by SIGKILL; starting it again"),
         ("headrace_worker", "was ended by SIGKILL; starting it again"),
         ("valkey-server", "has ended; starting it again"),
     ):
@@ -126,7 +143,7 @@ def test_a_killed_worker_and_a_killed_queue_come_back(serve: Serve) -> None:
         before.kill()
         serve.until(lambda words=words: words in serve.said)
         serve.until(lambda: ask(base_url) == 200)
-        assert serve.child(mark).pid != before.pid
+        serve.until(lambda mark=mark, pid=before.pid: [c.pid for c in serve.children(mark)] not in ([], [pid]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process's life to its parent's")

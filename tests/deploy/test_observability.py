@@ -24,6 +24,7 @@ def rules(name: str) -> list[dict[str, Any]]:
     return [rule for group in document["groups"] for rule in group["rules"]]
 
 
+DOCUMENT = (FOLDER.parent / "docs" / "metrics.md").read_text("utf-8")
 RECORDED = {rule["record"] for rule in rules("recording.yml")}
 
 
@@ -80,6 +81,38 @@ def test_dashboards_made_for_vllm_find_all_they_ask_for() -> None:
         "vllm:time_to_first_token_seconds_bucket", "vllm:time_to_first_token_seconds_sum",
     }  # fmt: skip
     assert wanted - exported() == set()
+
+
+def test_every_series_of_vllm_is_exported_or_the_documentation_says_why_not() -> None:
+    known = {
+        "vllm:cache_config_info", "vllm:corrupted_requests_total", "vllm:cpu_cache_usage_perc",
+        "vllm:cpu_prefix_cache_hit_rate", "vllm:e2e_request_latency_seconds_bucket", "vllm:engine_sleep_state",
+        "vllm:estimated_flops_per_gpu_total", "vllm:estimated_read_bytes_per_gpu_total",
+        "vllm:estimated_write_bytes_per_gpu_total", "vllm:external_prefix_cache_", "vllm:generation_tokens_total",
+        "vllm:gpu_cache_usage_perc", "vllm:gpu_prefix_cache_hit_rate", "vllm:gpu_prefix_cache_hits_total",
+        "vllm:gpu_prefix_cache_queries_total", "vllm:inter_token_latency_seconds_bucket",
+        "vllm:iteration_tokens_total_bucket", "vllm:kv_block_idle_before_evict_seconds",
+        "vllm:kv_block_lifetime_seconds", "vllm:kv_block_reuse_gap_seconds", "vllm:kv_cache_usage_perc",
+        "vllm:lora_requests_info", "vllm:mm_cache_hits_total", "vllm:mm_cache_queries_total",
+        "vllm:model_execute_time_milliseconds", "vllm:model_forward_time_milliseconds",
+        "vllm:num_preemptions_total", "vllm:num_requests_running", "vllm:num_requests_swapped",
+        "vllm:num_requests_waiting", "vllm:num_requests_waiting_by_reason", "vllm:prefix_cache_hits_total",
+        "vllm:prefix_cache_queries_total", "vllm:prompt_tokens_by_source_total",
+        "vllm:prompt_tokens_cached_by_source_total", "vllm:prompt_tokens_cached_total", "vllm:prompt_tokens_total",
+        "vllm:admission_rejections_total", "vllm:request_decode_time_seconds_bucket",
+        "vllm:request_generation_tokens_bucket", "vllm:request_inference_time_seconds_bucket",
+        "vllm:request_max_num_generation_tokens_bucket", "vllm:request_num_preemptions_bucket",
+        "vllm:request_params_max_tokens_bucket", "vllm:request_params_n_bucket",
+        "vllm:request_prefill_kv_computed_tokens_bucket", "vllm:request_prefill_time_seconds_bucket",
+        "vllm:request_prompt_tokens_bucket", "vllm:request_queue_time_seconds_bucket", "vllm:request_success_total",
+        "vllm:request_time_per_output_token_seconds_bucket", "vllm:time_in_queue_requests",
+        "vllm:time_per_output_token_seconds_bucket", "vllm:time_to_first_token_seconds_bucket",
+        "vllm:tool_call_parser_invocations_total", "vllm:watermark_requests_total",
+    }  # fmt: skip
+    left_out = DOCUMENT[DOCUMENT.index("## What vLLM has") :]
+    unexplained = {name for name in known - exported() if f"`{name}" not in left_out}
+    assert unexplained == set()
+    assert [name for name in known & exported() if f"`{name}`" in left_out] == []
 
 
 def _promtool(*arguments: object) -> str:

@@ -10,8 +10,10 @@ import pytest
 from chromium import Tab, browser_tab, needs_chromium
 from dead_letters import bury
 from eventually import eventually
+from fleet import fleet_on
 from live_api import Api, running_api
 from prometheus_client.parser import text_string_to_metric_families
+from redis_servers import RedisServer
 from scripted_worker import Frames, ScriptedWorker, running_worker, saying
 
 from headrace_shared.protocol.event import Delta, Started
@@ -90,7 +92,7 @@ async def test_it_loads_nothing_from_elsewhere_complains_of_nothing_and_shows_wh
         assert await page.locator("#request-rows tr").count() == 3
         charts = [await svg.get_attribute("aria-label") for svg in await page.locator(".chart svg").all()]
         assert charts[0].startswith("Tokens per second, last five minutes: now 123.4")
-        assert "3 in flight here" in charts[3]
+        assert "3 in flight" in charts[3]
         assert tab.complaints == []
         assert tab.foreign_requests(api.base_url) == []
         assert await page.evaluate("document.cookie") == ""
@@ -242,6 +244,50 @@ async def test_it_tells_when_the_node_has_gone_and_goes_on_trying(valkey_url: st
             page = await opened(tab, api)
         await page.wait_for_selector("#status[data-state=away]")
         assert "trying again" in await page.inner_text("#status")
+
+
+async def test_it_comes_back_when_the_node_does(valkey_url: str, worker: ScriptedWorker) -> None:
+    with fleet_on(valkey_url) as fleet:
+        node = fleet.api()
+        await asyncio.to_thread(node.wait_until_ready)
+        async with browser_tab() as tab:
+            await tab.page.goto(f"{node.url}/console")
+            await tab.page.wait_for_selector("#status[data-state=live]")
+            before = await tab.page.inner_text("#node")
+            node.process.kill()
+            await tab.page.wait_for_selector("#status[data-state=away]")
+            fleet.api(port=node.port)
+            await tab.page.wait_for_selector("#status[data-state=live]", timeout=30_000)
+            await tab.until(f"document.querySelector('#node').textContent !== {json.dumps(before)}")
+            await tab.until("document.querySelector('.workers tr') !== null")
+            assert await tab.page.locator(".model").count() == 1
+
+
+async def test_it_tells_that_redis_is_away_keeps_what_was_known_and_goes_on_afterwards(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as redis:
+        async with running_worker(redis.url) as worker, running_api(redis.url) as api, browser_tab() as tab:
+            worker.figures = FIGURES
+            page = await opened(tab, api)
+            await tab.until("document.querySelector('.workers tr') !== null")
+            redis.kill()
+            await tab.until("document.querySelector('#status').textContent === 'Redis is away'")
+            assert await page.locator(".model").count() == 1
+            redis.start()
+            await tab.until("document.querySelector('#status').textContent === 'live'")
+            await tab.until("document.querySelector('.workers tr') !== null")
+            assert tab.complaints == []
+
+
+async def test_a_model_without_workers_is_marked_and_cannot_be_asked_in_the_playground(valkey_url: str) -> None:
+    async with running_api(valkey_url) as api, browser_tab() as tab:
+        async with running_worker(valkey_url):
+            await eventually(lambda: _lists(api, "tiny"), 10)
+            page = await opened(tab, api)
+            await tab.until("document.querySelector('#model').options.length === 1")
+            assert await page.locator(".down").is_hidden()
+        await tab.until("document.querySelector('.down')?.hidden === false")
+        assert await page.inner_text(".down") == "down: no worker of it is ready"
+        assert await page.locator("#model option").count() == 0
 
 
 async def _lists(api: Api, model: str) -> bool:

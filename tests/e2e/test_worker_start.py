@@ -48,7 +48,7 @@ def test_a_size_that_is_none_is_an_error_that_says_what_is_allowed() -> None:
         ("override_generation_config", '{"colour": 1}', "override_generation_config_colour"),
         ("max_model_len", "long", "must be a number of tokens"),
         ("load_format", "tensorizer", "'auto', 'safetensors', 'pt', 'gguf' or 'dummy'"),
-        ("guided_decoding_backend", "outlines", "'auto', 'xgrammar' or 'guidance'"),
+        ("guided_decoding_backend", "x", "'auto', 'xgrammar', 'guidance', 'outlines' or 'lm-format-enforcer'"),
     ],
 )
 def test_a_setting_that_cannot_be_kept_is_an_error_that_names_it(setting: str, value: str, said: str) -> None:

@@ -161,6 +161,7 @@ def test_the_cache_takes_the_memory_it_is_given_and_no_more():
     cpu = torch.device("cpu")
     assert count_blocks(layers, CacheSize(memory_bytes=10 * one + 1), torch.float32, cpu) == 10
     assert count_blocks(layers, CacheSize(most_tokens=33), torch.float32, cpu) == 3
+    assert count_blocks(layers, CacheSize(memory_bytes=one, blocks=7), torch.float32, cpu) == 7
     with pytest.raises(ModelLoadError, match=f"one block needs {one}"):
         count_blocks(layers, CacheSize(memory_bytes=one - 1), torch.float32, cpu)
 

@@ -6,10 +6,11 @@ from tiny_engine import PATHS, build, prompts, run
 from transformers import AutoModelForCausalLM
 
 from headrace_shared.protocol.sampling import SamplingSpec
+from headrace_worker.execute import lean as lean_module
 from headrace_worker.execute import runner as runner_module
 from headrace_worker.execute.build import Parts
 from headrace_worker.execute.inputs import build_inputs
-from headrace_worker.schedule.plan import Slice
+from headrace_worker.schedule.plan import Slice, StepGivenUpError
 from headrace_worker.schedule.request import Sequence
 
 
@@ -103,3 +104,25 @@ def test_a_plan_becomes_packed_rows_with_their_places():
     assert step.batch.context_lens == [6, 9]
     assert step.batch.block_tables.tolist() == [[7, 2, 0], [0, 9, 4]]
     assert step.sample_rows == [0]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_step_that_is_given_up_in_any_layer_leaves_the_tokens_as_they_would_have_been(path, tiny, monkeypatch):
+    monkeypatch.setattr(lean_module, "_ROWS_BETWEEN_LOOKS", 1)
+    asked = prompts(40, 9)
+    expected = run(build(tiny("llama"), PATHS[path]), asked, 6, budget=24).tokens
+    built = build(tiny("llama"), PATHS[path])
+    execute = built.runner.execute
+
+    def impatient(plan):
+        """Gives the step up before its first layer, then before its second one, and so on."""
+        for layers in range(len(built.model.layers)):
+            left = iter([False] * layers + [True])
+            plan.unwanted = lambda left=left: next(left)
+            with pytest.raises(StepGivenUpError):
+                execute(plan)
+        plan.unwanted = lambda: False
+        return execute(plan)
+
+    monkeypatch.setattr(built.runner, "execute", impatient)
+    assert run(built, asked, 6, budget=24).tokens == expected

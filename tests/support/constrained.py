@@ -14,7 +14,7 @@ from headrace_api.grammar.translate import constraint_of
 from headrace_api.schemas.completions import CompletionRequest
 from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
-from headrace_shared.protocol.grammar import GrammarSpec
+from headrace_shared.protocol.grammar import GrammarBackend, GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
 from headrace_shared.text.tokenizer import Tokenizer
@@ -23,6 +23,8 @@ from headrace_worker.execute.grammar.compiler import GrammarCompiler
 from headrace_worker.execute.grammar.vocabulary import Vocabulary
 from headrace_worker.schedule.request import Request
 from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
+from headrace_worker.schedule.speculation.proposer import Proposer
+from headrace_worker.schedule.speculation.speculation import Speculation, SpeculationStats
 
 MAX_MODEL_LEN = 1024
 PADDING = 13
@@ -32,7 +34,7 @@ PADDING = 13
 def spec_of(**fields: Any) -> GrammarSpec:
     """The grammar of a request with these fields."""
     body = CompletionRequest.parse(json.dumps({"prompt": "x", **fields}).encode())
-    constraint = constraint_of(body, ["xgrammar", "guidance"])
+    constraint = constraint_of(body, list(GrammarBackend)[1:])
     assert constraint is not None
     return constraint.spec
 
@@ -69,6 +71,7 @@ class ConstrainedEngine:
         self._built = build(save_model(folder, self.vocab_size, self.eos), Parts(), blocks=blocks)
         self.compiler = GrammarCompiler(lambda: Vocabulary.of(self.tokenizer, self.vocab_size, frozenset({self.eos})))
         self.preemptions = 0
+        self.guessed: SpeculationStats | None = None
 
     def ask(
         self, text: str = "answer:", *, max_tokens: int = 400, min_tokens: int = 0, n: int = 1, **sampling: Any
@@ -76,8 +79,10 @@ class ConstrainedEngine:
         prompt = self.tokenizer.encode(text, add_special_tokens=False)
         return Asked(prompt, SamplingSpec(**sampling), StoppingSpec(max_tokens=max_tokens, min_tokens=min_tokens), n)
 
-    def run(self, asked: list[Asked], *, blocks: int | None = None) -> list[list[Answered]]:
-        """All requests side by side; the choices of each."""
+    def run(
+        self, asked: list[Asked], *, blocks: int | None = None, proposer: Proposer | None = None
+    ) -> list[list[Answered]]:
+        """All requests side by side; the choices of each. With a proposer there are always guesses."""
         limits = SchedulerLimits(
             max_num_seqs=32,
             max_num_batched_tokens=256,
@@ -85,7 +90,11 @@ class ConstrainedEngine:
             block_size=16,
             num_blocks=blocks or self._built.num_blocks,
         )
-        scheduler = Scheduler(limits, eos_token_ids=frozenset({self.eos}))
+        speculation = None
+        if proposer is not None:
+            possible = self._built.runner.possible
+            speculation = Speculation(proposer, 5, allowed=possible, disable_by_batch_size=1000)
+        scheduler = Scheduler(limits, eos_token_ids=frozenset({self.eos}), speculation=speculation)
         for number, one in enumerate(asked):
             scheduler.add(self._request(number, one))
         found = [
@@ -100,7 +109,8 @@ class ConstrainedEngine:
                 answer.logprobs += output.logprobs or []
                 if output.finish_reason is not None:
                     answer.finish_reason = output.finish_reason
-        self.preemptions = scheduler.stats().preemptions
+        stats = scheduler.stats()
+        self.preemptions, self.guessed = stats.preemptions, stats.speculation
         for answer in (answer for choices in found for answer in choices.values()):
             answer.text = self.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
         return [list(choices.values()) for choices in found]

@@ -40,8 +40,8 @@ class Exactness:
 def build_as(model: str, precision: str) -> BuiltRunner:
     """A runner of ``model`` in one of ``PRECISIONS``."""
     dtype, quantization = PRECISIONS[precision]
-    loaded = load_model(ModelSource(model, dtype=dtype, progress_bar=False))
-    return assemble(loaded, CacheSize(block_size=BLOCK, memory_bytes=256 << 20), quantization=quantization)
+    loaded = load_model(ModelSource(model, dtype=dtype, quantization=quantization, progress_bar=False))
+    return assemble(loaded, CacheSize(block_size=BLOCK, memory_bytes=256 << 20))
 
 
 def logits_of(built: BuiltRunner, ids: list[int]) -> torch.Tensor:

@@ -49,6 +49,11 @@ class ApiProcess:
             self.process.kill()
             self.process.wait()
 
+    def kill(self) -> None:
+        """As a lost machine would."""
+        self.process.kill()
+        self.process.wait()
+
     def serves(self, models: int, workers: int) -> bool:
         try:
             answer = httpx.get(f"{self.url}/ready")

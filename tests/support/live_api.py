@@ -2,8 +2,9 @@
 
 import asyncio
 import socket
+import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 import httpx
@@ -68,7 +69,14 @@ class ApiThread:
 @asynccontextmanager
 async def running_api(url: str, queue: QueueSettings | None = None, **settings: object) -> AsyncIterator[Api]:
     """An API process on the Redis at ``url``; stopped at the end."""
-    options = {"shutdown_grace_s": 1} | settings
+    with tempfile.TemporaryDirectory() as folder:
+        files = str(settings.pop("files", folder))
+        async with _running(url, queue, {"shutdown_grace_s": 1, "files": files} | settings) as api:
+            yield api
+
+
+@asynccontextmanager
+async def _running(url: str, queue: QueueSettings | None, options: Mapping[str, object]) -> AsyncIterator[Api]:
     thread = ApiThread(ApiSettings(**options), RedisSettings(url=url), queue or QueueSettings())  # type: ignore[arg-type]
     await asyncio.to_thread(thread.__enter__)
     api = Api(thread.base_url, thread.stop, thread.services)

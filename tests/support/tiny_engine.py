@@ -41,10 +41,10 @@ def build(
     dtype: str = "auto",
     quantization: str = "none",
 ) -> BuiltRunner:
-    loaded = load_model(ModelSource(str(folder), device=device, dtype=dtype))
+    loaded = load_model(ModelSource(str(folder), device=device, dtype=dtype, quantization=quantization))
     memory = blocks * block_bytes(loaded.layers, block_size, torch.float32)
     size = CacheSize(block_size=block_size, memory_bytes=memory)
-    return assemble(loaded, size, parts, quantization=quantization)
+    return assemble(loaded, size, parts)
 
 
 @dataclass

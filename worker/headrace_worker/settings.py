@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from headrace_worker.speculative_config import SpeculativeConfig, speculative_config
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -59,6 +61,17 @@ def _regular_expression(value: str | None) -> str | None:
 
 Bytes = Annotated[int, BeforeValidator(_bytes_from_text)]
 Names = Annotated[list[str], NoDecode, BeforeValidator(_names_from_text)]
+
+
+_GrammarBackend = Literal["auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer"]
+
+
+class StructuredOutputsConfig(BaseModel):
+    """vLLM's form of what constrains answers to a grammar."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: _GrammarBackend = "auto"
 
 
 class SamplingDefaults(BaseModel):
@@ -149,6 +162,32 @@ class WorkerSettings(BaseSettings):
     max_num_batched_tokens: int = Field(
         default=512, ge=1, description="Tokens computed in one step, prefill chunks and decodes together."
     )
+    target_step_ms: float = Field(
+        default=0.0,
+        ge=0,
+        description="How long a step may take in which prompts are computed beside sequences that decode: it gets as much of the prompts as fits, by what steps have taken so far, milliseconds; 0: as much as max_num_batched_tokens allows.",
+    )
+    interactive_itl_slack: float = Field(
+        default=1.5,
+        ge=1,
+        description="How much longer a step may take with background requests in it than without them, as a factor; 1: they run only when nobody else does.",
+    )
+    max_num_partial_prefills: int = Field(
+        default=1, ge=1, description="Prompts that share a step's tokens evenly; 1: one prompt after the other."
+    )
+    max_long_partial_prefills: int = Field(
+        default=1,
+        ge=1,
+        description="How many long prompts are computed in one step; shorter ones pass those beyond. At most max_num_partial_prefills.",
+    )
+    long_prefill_token_threshold: int = Field(
+        default=0,
+        ge=0,
+        description="More tokens than these make a prompt a long one; 0: 4 % of the context length when max_num_partial_prefills is above 1, else no prompt is.",
+    )
+    num_gpu_blocks_override: int | None = Field(
+        default=None, ge=1, description="KV blocks, on whatever device, instead of what fits into its memory."
+    )
     enable_prefix_caching: bool = Field(default=True, description="Share the KV blocks of equal prompt beginnings.")
     chat_template: str | None = Field(default=None, description="Jinja chat template: a file, or the template itself.")
     chat_template_content_format: Literal["auto", "string", "openai"] = Field(
@@ -194,9 +233,13 @@ class WorkerSettings(BaseSettings):
         default=SamplingDefaults(),
         description='Sampling defaults that go before those, as a JSON object: {"temperature": 0.5}.',
     )
-    guided_decoding_backend: Literal["auto", "xgrammar", "guidance"] = Field(
+    guided_decoding_backend: _GrammarBackend = Field(
         default="auto",
-        description="What constrains answers to a grammar; `auto`: xgrammar, and guidance for what xgrammar cannot do.",
+        description="What constrains answers to a grammar; `auto`: xgrammar, and guidance for what xgrammar cannot do. outlines and lm-format-enforcer have to be installed, as the extras of these names.",
+    )
+    structured_outputs_config: StructuredOutputsConfig = Field(
+        default=StructuredOutputsConfig(),
+        description='The same by its newer name, as a JSON object: {"backend": "guidance"}.',
     )
     max_logprobs: int = Field(
         default=20, ge=-1, description="Most logprobs that a request may ask for; -1: the whole vocabulary."
@@ -208,6 +251,31 @@ class WorkerSettings(BaseSettings):
     logits_processor_pattern: Annotated[str | None, AfterValidator(_regular_expression)] = Field(
         default=None,
         description="Regular expression for the whole import name of a logits processor that requests may use; default: none.",
+    )
+    speculative_config: dict[str, Any] = Field(
+        default={},
+        description='Guess tokens ahead and keep those that are right, as a JSON object with vLLM\'s names: {"method": "ngram", "num_speculative_tokens": 4}; methods: ngram, suffix, draft_model.',
+    )
+    spec_method: str | None = Field(default=None, description="`method` of speculative_config.")
+    speculative_model: str | None = Field(
+        default=None, description="`model` of speculative_config, the draft model; `[ngram]` for the method ngram."
+    )
+    num_speculative_tokens: int | None = Field(
+        default=None, description="`num_speculative_tokens` of speculative_config: most tokens guessed at once."
+    )
+    ngram_prompt_lookup_max: int | None = Field(
+        default=None, description="`prompt_lookup_max` of speculative_config: longest run of tokens that is looked up."
+    )
+    ngram_prompt_lookup_min: int | None = Field(
+        default=None, description="`prompt_lookup_min` of speculative_config: shortest run that must be found."
+    )
+    speculative_disable_by_batch_size: int | None = Field(
+        default=None,
+        description="`disable_by_batch_size` of speculative_config: so many sequences and more are computed without guesses; default: as far as they pay.",
+    )
+    speculative_max_model_len: int | None = Field(
+        default=None,
+        description="`max_model_len` of speculative_config: longer sequences get no guesses of the draft model.",
     )
     lease_ms: int = Field(
         default=3000,
@@ -224,7 +292,7 @@ class WorkerSettings(BaseSettings):
     orphan_grace_s: float = Field(
         default=10.0,
         gt=0,
-        description="A request whose tokens no API node has listened to for that long is ended, unless it was sent to run on by itself, seconds.",
+        description="A request that no API node has listened to for that long is ended, unless it was sent to run on by itself, seconds.",
     )
     metrics_host: str = Field(default="127.0.0.1", description="Address that /metrics and /health listen on.")
     metrics_port: int = Field(
@@ -246,6 +314,30 @@ class WorkerSettings(BaseSettings):
     log_format: Literal["console", "json"] = Field(
         default="console", description="Log lines for people or for machines."
     )
+
+    @model_validator(mode="after")
+    def _check_speculation(self) -> Self:
+        """Raises ValueError."""
+        if self.speculation is not None and self.engine == "simulated":
+            raise ValueError("speculative_config: the simulated engine has no use for guesses; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_grammar_backend(self) -> Self:
+        if len({self.guided_decoding_backend, self.structured_outputs_config.backend, "auto"}) > 2:
+            raise ValueError("guided_decoding_backend and structured_outputs_config name different backends")
+        return self
+
+    @property
+    def speculation(self) -> SpeculativeConfig | None:
+        """How tokens are guessed; None: not at all."""
+        return speculative_config(self.speculative_config, self.__dict__)
+
+    @property
+    def grammar_backend(self) -> str:
+        """What constrains answers, by whichever of its two names it was chosen."""
+        chosen = self.guided_decoding_backend
+        return self.structured_outputs_config.backend if chosen == "auto" else chosen
 
     @property
     def traces_model(self) -> bool:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from importlib.metadata import version
 
 import msgspec
 
+from headrace_api.console.fleet_tally import FleetTally
 from headrace_api.console.recorder import Recorder
 from headrace_api.console.rows import dead_letter_row, model_row, request_row
 from headrace_api.directory import ModelDirectory
@@ -26,6 +28,7 @@ from headrace_api.timeline import Timelines
 from headrace_shared.clock import mono_s, wall_ms
 from headrace_shared.errors import UnavailableError
 from headrace_shared.queue.dead_letters import DeadLetters
+from headrace_shared.queue.nodes import Nodes
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class Sources:
     metrics: Metrics
     directory: ModelDirectory
     dead_letters: DeadLetters
+    nodes: Nodes
 
 
 class ConsoleFeed:
@@ -64,8 +68,9 @@ class ConsoleFeed:
     def __init__(self, sources: Sources, drain: Drain) -> None:
         self._sources = sources
         self._drain = drain
-        self._recorder = Recorder(sources.metrics)
         self._node = f"{socket.gethostname()}:{os.getpid()}"
+        self.tally = FleetTally(sources.nodes, f"{self._node}:{secrets.token_hex(4)}")
+        self._recorder = Recorder(sources.metrics, self.tally)
         self._viewers: dict[Audience, int] = {}
         self._letters: Sequence[DeadLetterRow] = ()
         self._letters_read_s = -_LETTERS_S

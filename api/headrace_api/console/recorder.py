@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from headrace_api.console.fleet_tally import FleetTally, Tally, added_up
 from headrace_api.metrics import Metrics
 from headrace_api.schemas.console import Point
 
@@ -25,15 +26,34 @@ class _Reading:
 
 
 class Recorder:
-    """Reads what the process counts; of several processes on one port it knows its own alone."""
+    """Reads what this process counts, tells the fleet, and records what all processes of it counted."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, fleet: FleetTally) -> None:
         self._metrics = metrics
+        self._fleet = fleet
         self._readings: deque[_Reading] = deque(maxlen=_WINDOW + 1)
         self.points: deque[Point] = deque(maxlen=KEPT)
 
     def record(self, at_ms: int, tokens_per_s: float) -> None:
         """Add a point."""
+        self._fleet.own = self._measured(at_ms)
+        tallies = self._fleet.all()
+        first = added_up(tally.first_token for tally in tallies)
+        between = added_up(tally.between_tokens for tally in tallies)
+        self.points.append(
+            Point(
+                at_ms=at_ms,
+                tokens_per_s=round(tokens_per_s, 1),
+                requests_per_s=round(sum(tally.ended_per_s for tally in tallies), 2),
+                in_flight=sum(tally.in_flight for tally in tallies),
+                ttft_p50_ms=_ms(quantile(0.5, first)),
+                ttft_p95_ms=_ms(quantile(0.95, first)),
+                itl_p50_ms=_ms(quantile(0.5, between)),
+                itl_p95_ms=_ms(quantile(0.95, between)),
+            )
+        )
+
+    def _measured(self, at_ms: int) -> Tally:
         metrics = self._metrics
         now = _Reading(
             at_ms,
@@ -44,19 +64,11 @@ class Recorder:
         self._readings.append(now)
         then = self._readings[0]
         seconds = max((now.at_ms - then.at_ms) / 1000, 1.0)
-        first = _since(then.first_token, now.first_token)
-        between = _since(then.between_tokens, now.between_tokens)
-        self.points.append(
-            Point(
-                at_ms=at_ms,
-                tokens_per_s=round(tokens_per_s, 1),
-                requests_per_s=round((now.ended - then.ended) / seconds, 2),
-                in_flight=metrics.generations_in_hand(),
-                ttft_p50_ms=_ms(quantile(0.5, first)),
-                ttft_p95_ms=_ms(quantile(0.95, first)),
-                itl_p50_ms=_ms(quantile(0.5, between)),
-                itl_p95_ms=_ms(quantile(0.95, between)),
-            )
+        return Tally(
+            first_token=_since(then.first_token, now.first_token),
+            between_tokens=_since(then.between_tokens, now.between_tokens),
+            ended_per_s=(now.ended - then.ended) / seconds,
+            in_flight=metrics.generations_in_hand(),
         )
 
 
@@ -76,8 +88,8 @@ def quantile(share: float, buckets: Buckets) -> float | None:
     return None
 
 
-def _since(then: Buckets, now: Buckets) -> dict[float, float]:
-    return {edge: count - then.get(edge, 0.0) for edge, count in now.items()}
+def _since(then: Buckets, now: Buckets) -> list[tuple[float, float]]:
+    return [(edge, count - then.get(edge, 0.0)) for edge, count in now.items()]
 
 
 def _ms(seconds: float | None) -> float | None:

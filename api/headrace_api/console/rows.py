@@ -12,6 +12,7 @@ def model_row(model: ModelView) -> ModelRow:
     backlog = model.backlog
     return ModelRow(
         name=model.name,
+        up=model.up,
         queue=model.queue,
         slots=model.slots,
         queued_requests=backlog.queued_requests,

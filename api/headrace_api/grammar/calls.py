@@ -101,7 +101,11 @@ def calls_or(answer: Constraint, tools: Sequence[Tool], form: CallForm, *, paral
 
 def _as_format(spec: GrammarSpec) -> dict[str, Any] | None:
     """A grammar as part of a structural tag."""
-    if spec.backend is GrammarBackend.GUIDANCE or spec.whitespace is not None or spec.compact:
+    if (
+        spec.backend not in (GrammarBackend.AUTO, GrammarBackend.XGRAMMAR)
+        or spec.whitespace is not None
+        or spec.compact
+    ):
         return None
     match spec.kind:
         case GrammarKind.JSON_SCHEMA:

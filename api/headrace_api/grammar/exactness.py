@@ -9,19 +9,19 @@ _MOST_BYTES = 16 * 1024
 _MOST_PATTERNS = 20
 """xgrammar works out its masks in advance: beyond these sizes that takes seconds."""
 
-_NEVER = frozenset(
+NEVER = frozenset(
     {"$anchor", "$dynamicRef", "$recursiveRef", "additionalItems", "allOf", "contains", "dependencies"}
     | {"dependentRequired", "dependentSchemas", "else", "if", "maxContains", "maxProperties", "minContains"}
     | {"minProperties", "multipleOf", "not", "oneOf", "patternProperties", "propertyNames", "then"}
     | {"unevaluatedItems", "unevaluatedProperties", "uniqueItems"}
 )
-_BOUNDS = frozenset({"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum"})
-_TYPED = _BOUNDS | {
+BOUNDS = frozenset({"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum"})
+TYPED = BOUNDS | {
     *("additionalProperties", "format", "items", "maxItems", "maxLength", "minItems", "minLength", "pattern"),
     *("prefixItems", "properties", "required"),
 }
 _ALONE = ("$ref", "anyOf", "enum", "const")
-_ASSERTIONS = _NEVER | _TYPED | {*_ALONE, "type"}
+_ASSERTIONS = NEVER | TYPED | {*_ALONE, "type"}
 
 _FORMATS = frozenset({"uuid"})
 """Others it takes too widely: dates that no month has, addresses with zeros in front."""
@@ -70,14 +70,14 @@ def inexact_part(schema: Any, source: str) -> str | None:
 
 def _inexact_keyword(node: Schema, *, is_root: bool) -> str | None:
     keys = node.keys() & _ASSERTIONS
-    if refused := sorted(keys & _NEVER):
+    if refused := sorted(keys & NEVER):
         return refused[0]
     if "$id" in node and not is_root:
         return "$id"
     for keyword in _ALONE:
         if keyword in keys:
             return None if _stands_alone(node, keyword, keys) else keyword
-    typed = keys & _TYPED
+    typed = keys & TYPED
     if typed and "type" not in node:
         return sorted(typed)[0]
     return _inexact_string(node) or _inexact_number(node) or _inexact_array(node) or _inexact_object(node)
@@ -116,7 +116,7 @@ def _inexact_string(node: Schema) -> str | None:
 
 
 def _inexact_number(node: Schema) -> str | None:
-    for keyword in sorted(node.keys() & _BOUNDS):
+    for keyword in sorted(node.keys() & BOUNDS):
         bound = node[keyword]
         if isinstance(bound, bool) or not isinstance(bound, int) or abs(bound) > _LARGEST:
             return keyword

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from headrace_api.grammar import structural_tag
 from headrace_api.grammar.exactness import inexact_part, is_plain
+from headrace_api.grammar.extras import EXTRAS, unenforced_part
 from headrace_api.grammar.json_schema import TooDeepError, tidy
 from headrace_api.schemas.base import JsonObject
 from headrace_api.schemas.problems import Problem, refuse
@@ -35,6 +38,11 @@ class Constraint:
     spec: GrammarSpec
     whitespace_param: str | None = None
     """The one that ``spec.whitespace`` came from."""
+
+    @property
+    def told(self) -> GrammarSpec:
+        """For the worker, so that what it finds wrong is told of the parameter."""
+        return msgspec.structs.replace(self.spec, asked_as=self.param)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,8 @@ def _wish(body: StructuredRequest, available: Sequence[str]) -> _Wish:
     param = "guided_decoding_backend"
     names = [GrammarBackend.AUTO.value, *available]
     if name not in names:
-        raise _refusal(param, f"should be {_either(names)} on this server, got {name[:40]!r}")
+        how = f"; its workers need headrace[{name}] for that" if name in EXTRAS else ""
+        raise _refusal(param, f"should be {_either(names)} on this server, got {name[:40]!r}{how}")
     for option in options:
         if option not in _OPTIONS:
             raise _refusal(param, f"has the options {_either(_OPTIONS)}, got {option[:40]!r}")
@@ -137,6 +146,9 @@ def _spec(param: str, kind: GrammarKind, value: Any, wish: _Wish) -> GrammarSpec
         case GrammarKind.REGEX:
             return _regex_spec(param, value, wish)
         case GrammarKind.EBNF | GrammarKind.LARK:
+            if wish.backend in EXTRAS:
+                name = wish.backend.value
+                raise _refusal(param, f"the backend {name} knows no grammars; use xgrammar, guidance or auto")
             return GrammarSpec(GrammarKind.EBNF if "::=" in value else GrammarKind.LARK, value, wish.backend)
 
 
@@ -148,12 +160,24 @@ def _schema_spec(param: str, schema: Any, wish: _Wish) -> GrammarSpec:
     except TooDeepError as error:
         raise _refusal(param, str(error)) from None
     backend = wish.backend
-    if inexact is not None or wish.whitespace is not None:
+    if backend in EXTRAS:
+        _refuse_unenforced(param, schema, wish)
+        source = json.dumps(schema, ensure_ascii=False)
+    elif inexact is not None or wish.whitespace is not None:
         if backend is GrammarBackend.XGRAMMAR:
             what = "a whitespace pattern" if inexact is None else inexact
             raise _refusal(param, f"the backend xgrammar does not enforce {what}; use guidance or auto")
         backend = GrammarBackend.GUIDANCE
     return GrammarSpec(GrammarKind.JSON_SCHEMA, source, backend, wish.whitespace, wish.compact)
+
+
+def _refuse_unenforced(param: str, schema: Any, wish: _Wish) -> None:
+    if wish.whitespace is not None and wish.backend is GrammarBackend.LM_FORMAT_ENFORCER:
+        part: str | None = "a whitespace pattern"
+    else:
+        part = unenforced_part(schema, wish.backend)
+    if part is not None:
+        raise _refusal(param, f"the backend {wish.backend.value} does not enforce {part}; use guidance or auto")
 
 
 def _regex_spec(param: str, pattern: str, wish: _Wish) -> GrammarSpec:
@@ -163,14 +187,14 @@ def _regex_spec(param: str, pattern: str, wish: _Wish) -> GrammarSpec:
     if not is_plain(pattern):
         if backend is GrammarBackend.XGRAMMAR:
             raise _refusal(param, "the backend xgrammar does not know everything in this pattern; use guidance or auto")
-        backend = GrammarBackend.GUIDANCE
+        backend = backend if backend in EXTRAS else GrammarBackend.GUIDANCE
     return GrammarSpec(GrammarKind.REGEX, pattern, backend)
 
 
 def _tag_spec(param: str, tag: Any, wish: _Wish) -> GrammarSpec:
     """Only xgrammar knows tags, so that every schema in one has to be of those that it enforces."""
-    if wish.backend is GrammarBackend.GUIDANCE:
-        raise _refusal(param, "the backend guidance knows no structural tags; use xgrammar or auto")
+    if wish.backend not in (GrammarBackend.AUTO, GrammarBackend.XGRAMMAR):
+        raise _refusal(param, f"the backend {wish.backend.value} knows no structural tags; use xgrammar or auto")
     try:
         tag = structural_tag.modern(tag)
         for path, format_ in structural_tag.formats(tag):

@@ -21,6 +21,7 @@ from headrace_api.operations.endpoint import (
 )
 from headrace_api.operations.reading import AnswerReading, read_answers
 from headrace_api.operations.services import Services
+from headrace_api.operations.tool_counts import counted
 from headrace_api.operations.tool_use import ToolUse, tool_use
 from headrace_api.output.call_ids import CallIdMinter
 from headrace_api.output.chat import ChatAnswer, ChatShape, ChatStream
@@ -28,6 +29,7 @@ from headrace_api.output.message import MessageForm
 from headrace_api.prompt.build import Prompt, chat_prompt, truncated
 from headrace_api.schemas.base import JsonObject
 from headrace_api.schemas.chat import ChatRequest
+from headrace_shared.errors import InvalidRequestError
 from headrace_shared.parse.tools.registry import CallIds
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.protocol.job import GenerateJob
@@ -52,14 +54,17 @@ class ChatPlan:
 async def plan_chat(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> ChatPlan:
     """Render, tokenize and check. Raises InvalidRequestError."""
     use = await tool_use(body, model, services)
-    [ticket] = tickets(ask, trace, services, use.constraint.spec if use.constraint else None)
+    if use.reader is not None:
+        name, streaming = model.card.name, bool(body.stream)
+        use = replace(use, reader=counted(use.reader, services.metrics, name, ask.endpoint, streaming=streaming))
+    [ticket] = tickets(ask, trace, services, use.constraint.told if use.constraint else None)
     prompt, reading, job = await services.tokenizers.run(_planned, body, model, use, ticket)
     form = MessageForm(
         parser=reading.parser,
         call_ids=CallIdMinter(ask.request_id, *_call_ids(body, model)),
         thinks=model.reasoning is not None,
         shows_reasoning=body.include_reasoning is not False,
-        calls_finish=body.tool_mode != "named",
+        named=body.tool_mode == "named",
     )
     role = model.card.response_role if body.opens_reply else str(body.messages[-1]["role"])
     return ChatPlan(prompt, job, role, form)
@@ -73,7 +78,14 @@ async def chat_prompt_of(body: ChatRequest, model: ServedModel, services: Servic
 
 async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace, services: Services) -> Prepared:
     plan = await plan_chat(body, ask, model, trace, services)
-    shape = ChatShape(
+    shape = chat_shape(body, plan, ask, model, services)
+    collector = collector_of(body, 1, partial(ChatAnswer, shape))
+    return Prepared(ask, model.card, [plan.job], renderer_of(body, services, partial(ChatStream, shape)), collector)
+
+
+def chat_shape(body: ChatRequest, plan: ChatPlan, ask: Ask, model: ServedModel, services: Services) -> ChatShape:
+    """How the answer is told. Raises InvalidRequestError."""
+    return ChatShape(
         envelope=envelope("chatcmpl", ask, body, model.card, services),
         tokenizer=model.tokenizer,
         role=plan.role,
@@ -89,11 +101,19 @@ async def _prepare(body: ChatRequest, ask: Ask, model: ServedModel, trace: Trace
         prompt_details=services.settings.enable_prompt_tokens_details,
         timings=tells_timings(body, services),
     )
-    collector = collector_of(body, 1, partial(ChatAnswer, shape))
-    return Prepared(ask, model.card, [plan.job], renderer_of(body, services, partial(ChatStream, shape)), collector)
 
 
-CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare)
+async def kept(body: ChatRequest, ask: Ask, services: Services) -> Ask:
+    """With ``store`` the answer is kept as responses are. Raises InvalidRequestError where none is."""
+    if not body.store:
+        return ask
+    keep_s = services.settings.response_store_ttl_s
+    if not keep_s:
+        raise InvalidRequestError("store: this server stores no answers; leave it out or send false.", param="store")
+    return msgspec.structs.replace(ask, keep_s=keep_s)
+
+
+CHAT = Endpoint("chat", ChatRequest, lambda _body: 1, _prepare, kept)
 
 
 def _planned(

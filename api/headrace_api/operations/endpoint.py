@@ -59,10 +59,11 @@ class Collector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The client's trace context."""
+    """The client's trace context; ``linked`` as in ``JobHeader``."""
 
     traceparent: str | None = None
     tracestate: str | None = None
+    linked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ async def grammar_of(body: GenerationRequest, card: ModelCard, services: Service
     if constraint is None:
         return None
     await services.grammars.check(constraint)
-    return constraint.spec
+    return constraint.told
 
 
 def tickets(ask: Ask, trace: Trace, services: Services, grammar: GrammarSpec | None) -> list[Ticket]:
@@ -123,9 +124,11 @@ def tickets(ask: Ask, trace: Trace, services: Services, grammar: GrammarSpec | N
             request_id=job_id,
             traceparent=trace.traceparent,
             tracestate=trace.tracestate,
+            linked=trace.linked,
             tenant=ask.tenant,
             priority=ask.priority,
             detached=ask.detached,
+            background=ask.background,
             max_stop_strings=services.settings.max_stop_strings,
             strict_max_tokens=services.settings.strict_max_tokens,
             grammar=grammar,

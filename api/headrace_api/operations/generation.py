@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from headrace_api.answer_log import answer_log
 from headrace_api.dispatch import Generation, KeyTakenError, Terms
 from headrace_api.limits import RateLimiter
 from headrace_api.operations.answering import GenerationStream, collect
@@ -22,6 +23,7 @@ from headrace_api.tenants import Caller
 from headrace_api.timeline import Timeline
 from headrace_shared.clock import mono_s, wall_s
 from headrace_shared.errors import ConflictError, InternalError, InvalidRequestError, UnavailableError
+from headrace_shared.ids import base_of
 from headrace_shared.protocol.ask import Ask
 from headrace_shared.queue.requests import IdempotencyKey
 
@@ -131,8 +133,9 @@ async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Se
                     await services.tokenizers.run(log_prompts, prepared, model, services.settings)
             timeline.prepared(prepared.jobs, call.body)
             linger_s = services.settings.disconnect_linger_s if body.stream else 0.0
-            terms = Terms(model.card.name, call.arrived_s, call.timeout_s, linger_s, timeline)
-            generations = await _enqueue(prepared, terms, services, idempotency)
+            answers = answer_log(services.settings, model.card.name, stream=bool(body.stream))
+            terms = Terms(model.card.name, call.arrived_s, call.timeout_s, linger_s, timeline, answers)
+            generations = await enqueue(prepared, terms, services, idempotency)
         except KeyTakenError:
             timeline.end("attached")
             continue
@@ -145,8 +148,8 @@ async def _submit(endpoint: Endpoint[Body], body: Body, call: Call, services: Se
     raise UnavailableError("An earlier request with this Idempotency-Key is just beginning or ending; try again.")
 
 
-async def _enqueue(
-    prepared: Prepared, terms: Terms, services: Services, idempotency: IdempotencyKey | None
+async def enqueue(
+    prepared: Prepared, terms: Terms, services: Services, idempotency: IdempotencyKey | None = None
 ) -> list[Generation]:
     """All or none: when one job is refused, those before it are cancelled."""
     generations: list[Generation] = []
@@ -198,7 +201,7 @@ def _queue_id(call: Call, body: QueuedRequest) -> str:
     if not call.chosen_by_client and body.request_id is None:
         return call.request_id
     base = call.request_id if call.chosen_by_client or body.request_id is None else body.request_id
-    return f"{base}-{secrets.token_hex(4)}"
+    return f"{base_of(base)}-{secrets.token_hex(4)}"
 
 
 def _idempotency(endpoint: str, call: Call) -> IdempotencyKey | None:

@@ -12,6 +12,7 @@ from headrace_api.operations.anthropic import MESSAGES
 from headrace_api.operations.asks import attach, find_ask
 from headrace_api.operations.call import Call
 from headrace_api.operations.chat import CHAT
+from headrace_api.operations.chat_batch import CHAT_BATCH
 from headrace_api.operations.completions import COMPLETIONS
 from headrace_api.operations.endpoint import Endpoint, Trace
 from headrace_api.operations.responses import RESPONSES
@@ -24,8 +25,9 @@ from headrace_shared.queue.requests import CancelOutcome
 from headrace_shared.queue.status import RequestPhase, RequestState
 
 ENDPOINTS: Mapping[str, Endpoint[Any]] = {
-    endpoint.name: endpoint for endpoint in (CHAT, COMPLETIONS, MESSAGES, RESPONSES)
+    endpoint.name: endpoint for endpoint in (CHAT, CHAT_BATCH, COMPLETIONS, MESSAGES, RESPONSES)
 }
+CANCELLED_BY_HAND = "the request was cancelled"
 _WORST_FIRST = (
     RequestPhase.FAILED,
     RequestPhase.RESUMING,
@@ -65,8 +67,9 @@ async def report(request_id: str, call: Call, services: Services) -> RequestRepo
 async def cancel(request_id: str, call: Call, services: Services) -> RequestReport:
     """Stop all jobs of a request that are not done; a second time changes nothing. Raises as ``report``."""
     queue, ask = await find_ask(request_id, _managed_by(call), services)
-    reason = "the request was cancelled"
-    outcomes = await asyncio.gather(*(services.queue.cancel(queue, job_id, reason) for job_id in ask.job_ids))
+    outcomes = await asyncio.gather(
+        *(services.queue.cancel(queue, job_id, CANCELLED_BY_HAND) for job_id in ask.job_ids)
+    )
     services.metrics.cancellations.labels("queued").inc(outcomes.count(CancelOutcome.CANCELLED))
     return await _report(queue, ask, services)
 

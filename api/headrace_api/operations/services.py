@@ -12,9 +12,13 @@ from headrace_api.metrics import Metrics
 from headrace_api.operations.followers import Followers
 from headrace_api.prompt.build import TokenizerPool
 from headrace_api.settings import ApiSettings
+from headrace_api.storage import ByteStore
 from headrace_api.tenants import Caller
 from headrace_api.timeline import Timelines
+from headrace_shared.queue.batch_book import BatchBook
+from headrace_shared.queue.batch_jobs import BatchJobs
 from headrace_shared.queue.dead_letters import DeadLetters
+from headrace_shared.queue.file_book import FileBook
 from headrace_shared.queue.requests import RequestQueue
 from headrace_shared.telemetry.exposition import Exposition
 
@@ -37,5 +41,9 @@ class Services:
     drain: Drain
     console: ConsoleFeed
     dead_letters: DeadLetters
+    files: FileBook
+    store: ByteStore
+    batches: BatchBook
+    batch_jobs: BatchJobs
     anyone: Caller
     """Who sends requests without a key, where none is needed."""

@@ -5,6 +5,7 @@ So it is there for every API node, whichever of them has died meanwhile.
 """
 
 import contextlib
+from collections.abc import Sequence
 
 import msgspec
 
@@ -15,7 +16,7 @@ from headrace_api.operations.call import Call
 from headrace_api.operations.endpoint import Trace
 from headrace_api.operations.responses import AskedResponse, find_response, plan, told
 from headrace_api.operations.services import Services
-from headrace_api.schemas.responses import DeletedResponse, ItemList, Response
+from headrace_api.schemas.responses import LOGPROBS, DeletedResponse, ItemList, Response
 from headrace_shared.errors import DeadlineExceededError, InvalidRequestError, NotFoundError
 from headrace_shared.queue.status import RequestPhase
 
@@ -23,15 +24,19 @@ _CANCELLED_WITHIN_S = 5.0
 """A worker says its last word within a step."""
 
 
-async def retrieve(response_id: str, call: Call, services: Services) -> Response:
-    """As it is now. Raises NotFoundError, UnavailableError."""
+async def retrieve(response_id: str, include: Sequence[str], call: Call, services: Services) -> Response:
+    """As it is now. Raises NotFoundError, UnavailableError, InvalidRequestError for what it cannot tell."""
     asked = await find_response(response_id, call.caller.owner, services)
+    _check_include(include, asked)
     return await _as_it_is(asked, call, services)
 
 
-async def follow(response_id: str, after: int | None, call: Call, services: Services) -> GenerationStream:
+async def follow(
+    response_id: str, after: int | None, include: Sequence[str], call: Call, services: Services
+) -> GenerationStream:
     """Its events, those with higher numbers than ``after``. The caller must ``aclose`` the stream. Raises as above."""
     asked = await find_response(response_id, call.caller.owner, services)
+    _check_include(include, asked)
     terms = Terms(asked.model.card.name, call.arrived_s, call.timeout_s, services.settings.disconnect_linger_s)
     prepared = (await plan(asked, Trace(), services)).prepared()
     generations = await attach(prepared, terms, services)
@@ -87,6 +92,17 @@ async def input_items(response_id: str, page: tuple[int, str, str | None], call:
         last_id=shown[-1]["id"] if shown else None,
         has_more=len(items) > limit,
     )
+
+
+def _check_include(include: Sequence[str], asked: AskedResponse) -> None:
+    """What a response tells is said when it is created: to ask for that again changes nothing."""
+    for name in include:
+        if name != LOGPROBS:
+            raise InvalidRequestError(f"include: should be {LOGPROBS!r}, got {name[:80]!r}.", param="include")
+        if LOGPROBS not in (asked.body.include or ()):
+            raise InvalidRequestError(
+                f"include: this response was created without {LOGPROBS!r}, so it has none.", param="include"
+            )
 
 
 async def _as_it_is(asked: AskedResponse, call: Call, services: Services) -> Response:

@@ -234,7 +234,7 @@ class ChatAnswer:
             ),
             metrics=self._timings.metrics,
             prompt_logprobs=self._prompt_logprobs,
-            prompt_token_ids=shape.prompt_token_ids if shape.return_token_ids else UNSET,
+            prompt_token_ids=shape.prompt_token_ids if shape.return_token_ids else None,
         )
 
     def _choice(self, index: int, choice: _Choice) -> ChatChoice:
@@ -246,7 +246,7 @@ class ChatAnswer:
             shape.logprobs(choice.entries),
             choice.finish_reason or FinishReason.LENGTH,
             choice.stop_reason,
-            choice.token_ids if shape.return_token_ids else UNSET,
+            choice.token_ids if shape.return_token_ids else None,
         )
 
     def _message(self, choice: _Choice) -> ChatMessage:
@@ -255,7 +255,7 @@ class ChatAnswer:
         reasoning = message.reasoning if self._shape.form.thinks else UNSET
         return ChatMessage(
             self._shape.role,
-            text if text or not (choice.reader.reasoning_tokens or message.calls) else None,
+            text if text or self._shape.form.named or not (choice.reader.reasoning_tokens or message.calls) else None,
             reasoning=reasoning,
             reasoning_content=reasoning,
             tool_calls=message.calls or UNSET,

@@ -259,8 +259,8 @@ class CompletionAnswer:
             choice.finish_reason,
             choice.stop_reason,
             self._shown_prompt_logprobs(prompt),
-            choice.token_ids if shape.return_token_ids else UNSET,
-            shape.prompts[prompt].token_ids if shape.return_token_ids else UNSET,
+            choice.token_ids if shape.return_token_ids else None,
+            shape.prompts[prompt].token_ids if shape.return_token_ids else None,
         )
 
     def _shown_prompt_logprobs(self, prompt: int) -> PromptLogprobs | None:

@@ -24,8 +24,8 @@ class MessageForm:
     thinks: bool = False
     """Whether the model is known to think."""
     shows_reasoning: bool = True
-    calls_finish: bool = True
-    """Whether calls are a finish reason of their own; not when the client has said which function to call."""
+    named: bool = False
+    """Whether the client has said which function to call: then a call is no finish reason, and the text is empty."""
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class MessageReader:
             part.entries += each.logprobs or ()
 
     def _finish_reason(self, reason: FinishReason) -> str:
-        if reason is FinishReason.STOP and self._calls and self._form.calls_finish:
+        if reason is FinishReason.STOP and self._calls and not self._form.named:
             return TOOL_CALLS
         return reason
 

@@ -5,7 +5,9 @@ from fastapi import APIRouter
 from headrace_api.routes import (
     anthropic,
     autoscale,
+    batches,
     console,
+    files,
     generation,
     health,
     metrics,
@@ -14,12 +16,13 @@ from headrace_api.routes import (
     render,
     requests,
     responses,
+    stored_chats,
     tokenize,
 )
 
 
 def all_routers() -> list[APIRouter]:
     """Every router that the application serves."""
-    asked = (generation, responses, anthropic, render, tokenize, other_tasks)
+    asked = (generation, stored_chats, responses, anthropic, files, batches, render, tokenize, other_tasks)
     modules = (*asked, requests, models, autoscale, console, health, metrics)
     return [module.router for module in modules]

@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from headrace_api.deps import ServicesDep, answer_headers, generation_call, json_answer, read_body, unless_gone
 from headrace_api.operations.chat import CHAT
+from headrace_api.operations.chat_batch import CHAT_BATCH
 from headrace_api.operations.completions import COMPLETIONS
 from headrace_api.operations.endpoint import Body, Endpoint
 from headrace_api.operations.generation import detach, open_stream, whole_answer
@@ -13,6 +14,7 @@ from headrace_api.operations.services import Services
 from headrace_api.output.sse import EventStream
 from headrace_api.routes.documented import GENERATION_FAILURES, answers, takes
 from headrace_api.schemas.chat import ChatCompletion, ChatRequest
+from headrace_api.schemas.chat_batch import ChatBatchRequest
 from headrace_api.schemas.completions import Completion, CompletionRequest
 from headrace_api.schemas.invocation import Invocation
 
@@ -27,6 +29,17 @@ router = APIRouter(tags=["generation"])
 )
 async def create_chat_completion(request: Request, services: ServicesDep) -> Response:
     return await answer(CHAT, request, services)
+
+
+@router.post(
+    "/v1/chat/completions/batch",
+    summary="Answer several conversations",
+    openapi_extra=takes(ChatBatchRequest),
+    responses=answers(ChatCompletion, failures=GENERATION_FAILURES),
+)
+async def create_chat_completions(request: Request, services: ServicesDep) -> Response:
+    """Each as alone; one choice for each, in their order."""
+    return await answer(CHAT_BATCH, request, services)
 
 
 @router.post(

@@ -45,10 +45,7 @@ async def retrieve_response(
     include_obfuscation: Annotated[bool, Query(description="Only false: events are never padded.")] = False,
 ) -> HttpResponse:
     call = call_of(request, services)
-    if {"include", "include[]"} & request.query_params.keys():
-        raise InvalidRequestError(
-            "include: is not supported here; what a response tells is said when it is created.", param="include"
-        )
+    include = [*request.query_params.getlist("include"), *request.query_params.getlist("include[]")]
     if include_obfuscation:
         raise InvalidRequestError(
             "include_obfuscation: is not supported; leave it out or send false.", param="include_obfuscation"
@@ -56,8 +53,8 @@ async def retrieve_response(
     if starting_after is not None and not stream:
         raise InvalidRequestError("starting_after: is only allowed with stream=true.", param="starting_after")
     if not stream:
-        return json_answer(await operations.retrieve(response_id, call, services))
-    frames = await operations.follow(response_id, starting_after, call, services)
+        return json_answer(await operations.retrieve(response_id, include, call, services))
+    frames = await operations.follow(response_id, starting_after, include, call, services)
     return EventStream(frames, keep_alive_s=services.settings.keep_alive_s)
 
 

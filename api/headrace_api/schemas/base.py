@@ -1,7 +1,9 @@
 """What every request body has in common: strict types, and an answer for every field it knows or does not."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -14,6 +16,7 @@ from pydantic import (
     Tag,
     ValidationError,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic_core import from_json
 
@@ -35,6 +38,19 @@ class RequestModel(BaseModel):
     that ask for nothing and are therefore accepted."""
     replaced: ClassVar[Mapping[str, str]] = {}
     """Of those the ones that their specification has given up, and what it has put in their place."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, body: Any) -> Any:
+        """JSON has one kind of numbers: 16.0 is as good as 16 where a whole one is wanted."""
+        if not isinstance(body, dict):
+            return body
+        whole = {
+            name: int(value)
+            for name, value in body.items()
+            if isinstance(value, float) and value.is_integer() and name in _wanting_whole_numbers(cls)
+        }
+        return {**body, **whole} if whole else body
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -71,6 +87,23 @@ class RequestModel(BaseModel):
     def unknown_fields(self) -> list[str]:
         """Paths in the body that neither this server nor the specifications know."""
         return [name for name in _unknown(self, "") if name not in self.not_supported]
+
+
+@cache
+def _wanting_whole_numbers(model: type[BaseModel]) -> frozenset[str]:
+    """Fields that hold an integer or nothing."""
+    return frozenset(
+        field.alias or name for name, field in model.model_fields.items() if _kinds(field.annotation) == {int}
+    )
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types of a union, or the one there is; null aside."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return {kind for part in get_args(annotation) for kind in _kinds(part)}
+    return {annotation} - {type(None)}
 
 
 class Part(BaseModel):

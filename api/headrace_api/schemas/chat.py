@@ -51,7 +51,6 @@ class ChatRequest(GenerationRequest):
         "prompt_cache_options": (),
         "prompt_cache_retention": ("in_memory",),
         "return_prompt_text": (False,),
-        "store": (False,),
         "verbosity": ("medium",),
         "web_search_options": (),
     }
@@ -83,6 +82,7 @@ class ChatRequest(GenerationRequest):
     thinking_token_budget: Annotated[
         int | None, Field(ge=-1, description="Tokens after which thinking is ended; -1: any number.")
     ] = None
+    store: Annotated[bool | None, Field(description="Keep the answer, so that it can be fetched.")] = False
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
 
@@ -185,7 +185,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     logprobs: ChatLogprobs | None
     finish_reason: str
     stop_reason: str | int | None
-    token_ids: list[int] | UnsetType = UNSET
+    token_ids: list[int] | None = None
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,7 +202,9 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     """Timings, for a request with `include_metrics`."""
     service_tier: str | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | None = None
-    prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | None = None
+    metadata: JsonObject | UnsetType = UNSET
+    """The request's, where a stored answer is fetched."""
 
 
 class ChatDelta(msgspec.Struct, frozen=True):

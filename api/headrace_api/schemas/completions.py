@@ -102,8 +102,8 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     finish_reason: str
     stop_reason: str | int | None
     prompt_logprobs: PromptLogprobs | None = None
-    token_ids: list[int] | UnsetType = UNSET
-    prompt_token_ids: list[int] | UnsetType = UNSET
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,9 +37,11 @@ class LaneRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that can be asked for, and its queue."""
+    """A model and its queue."""
 
     name: str
+    up: bool
+    """Whether it can be asked for. One without a ready worker is told while requests wait for it, and for some minutes."""
     queue: str
     slots: int
     queued_requests: int
@@ -55,7 +57,7 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One second of the charts. Tokens are those of the whole fleet, the rest is this process's, of the last ten seconds."""
+    """One second of the charts, of the whole fleet. All but tokens is of the last ten seconds, of all API processes."""
 
     at_ms: int
     tokens_per_s: float

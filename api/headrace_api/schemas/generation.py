@@ -158,8 +158,8 @@ class GenerationRequest(StructuredRequest, QueuedRequest):
             problems.append(Problem("truncate_prompt_tokens", "should be at least 1, or -1 for as many as fit, got 0"))
         if self.truncation_side is not None and self.truncate_prompt_tokens is None:
             problems.append(Problem("truncation_side", "is only allowed with truncate_prompt_tokens"))
-        if self.stream and self.prompt_logprobs is not None:
-            problems.append(Problem("prompt_logprobs", "is not allowed with stream: true"))
+        if self.stream and self.prompt_logprobs:
+            problems.append(Problem("prompt_logprobs", f"should be 0 with stream: true, got {self.prompt_logprobs}"))
         return problems
 
     def _beam_conflicts(self) -> list[Problem]:

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from headrace_api.schemas.base import RequestModel
+from headrace_shared.ids import LONGEST_CLIENT_ID
 
 LONGEST_NAME = 128
 """Of a tenant, in characters."""
@@ -26,7 +27,8 @@ class QueuedRequest(RequestModel):
     request_id: Annotated[
         str | None,
         Field(
-            pattern=r"^[A-Za-z0-9._:\-]{1,128}$",
+            min_length=1,
+            max_length=LONGEST_CLIENT_ID,
             description="Base of the answer's id, unless the header X-Request-Id is sent.",
         ),
     ] = None

@@ -5,6 +5,7 @@ given, as environment variables, so that a flag and its variable can never mean 
 """
 
 from headrace_cli.flags.api import API_FLAGS
+from headrace_cli.flags.batch import ANSWER_FLAGS, BATCH_FLAGS
 from headrace_cli.flags.common import (
     CONFIG_FLAG,
     REDIS_FLAG,
@@ -19,6 +20,7 @@ from headrace_cli.flags.worker import WORKER_FLAGS, WORKER_METRICS_FLAGS
 
 ALL_FLAGS = (
     *API_FLAGS,
+    *BATCH_FLAGS,
     *QUEUE_FLAGS,
     *WORKER_FLAGS,
     *WORKER_METRICS_FLAGS,
@@ -32,7 +34,9 @@ SERVE_FLAGS = (*ALL_FLAGS, STATE_DIR_FLAG, CONFIG_FLAG)
 
 __all__ = [
     "ALL_FLAGS",
+    "ANSWER_FLAGS",
     "API_FLAGS",
+    "BATCH_FLAGS",
     "CONFIG_FLAG",
     "QUEUE_FLAGS",
     "REDIS_FLAG",

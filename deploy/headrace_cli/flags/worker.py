@@ -5,9 +5,9 @@ from typing import Any, Literal
 from headrace_cli.flag import Flag
 
 
-def _worker(name: str, kind: Any, text: str, metavar: str | None = None) -> Flag:
+def _worker(name: str, kind: Any, text: str, metavar: str | None = None, *also: str) -> Flag:
     variable = f"HEADRACE_WORKER_{name.replace('-', '_').upper()}"
-    return Flag(name, kind, text, (variable,), metavar, is_json=metavar == "JSON")
+    return Flag(name, kind, text, (variable,), metavar, also, is_json=metavar == "JSON")
 
 
 WORKER_FLAGS = (
@@ -92,8 +92,14 @@ WORKER_FLAGS = (
     _worker("response-role", str, "Role of generated messages (default assistant).", "ROLE"),
     _worker(
         "guided-decoding-backend",
-        Literal["auto", "xgrammar", "guidance"],
-        "What constrains answers to a grammar: xgrammar, guidance, or whichever can (auto, the default).",
+        Literal["auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer"],
+        "What constrains answers to a grammar: xgrammar, guidance, or whichever can (auto, the default); or one of the extras.",
+    ),
+    _worker(
+        "structured-outputs-config",
+        str,
+        'The same by its newer name, as a JSON object: {"backend": "guidance"}.',
+        "JSON",
     ),
     _worker("max-logprobs", int, "Most logprobs that a request may ask for (default 20); -1: all.", "N"),
     _worker(
@@ -107,6 +113,24 @@ WORKER_FLAGS = (
         "Logits processors that requests may name: a regular expression like my_package\\.processors\\.\\w+.",
         "REGEX",
     ),
+    _worker(
+        "speculative-config",
+        str,
+        'Guess tokens ahead, as a JSON object: {"method": "ngram", "num_speculative_tokens": 4}; or suffix, draft_model.',
+        "JSON",
+    ),
+    _worker("spec-method", str, "method of --speculative-config: ngram, suffix or draft_model.", "METHOD"),
+    _worker("speculative-model", str, "model of --speculative-config: the draft model.", "PATH|ID", "spec-model"),
+    _worker("num-speculative-tokens", int, "Most tokens guessed at once.", "N", "spec-tokens"),
+    _worker("ngram-prompt-lookup-max", int, "prompt_lookup_max of --speculative-config.", "TOKENS"),
+    _worker("ngram-prompt-lookup-min", int, "prompt_lookup_min of --speculative-config.", "TOKENS"),
+    _worker(
+        "speculative-disable-by-batch-size",
+        int,
+        "So many sequences in a step and more are computed without guesses (default: as far as they pay).",
+        "N",
+    ),
+    _worker("speculative-max-model-len", int, "Longer sequences get no guesses of the draft model.", "TOKENS"),
     _worker("device", str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
     _worker("threads", int, "Compute threads on a CPU; 0: one per core.", "N"),
     _worker("kv-cache-memory", str, "Memory for the KV cache, like 2GiB.", "SIZE"),
@@ -116,6 +140,27 @@ WORKER_FLAGS = (
     _worker("block-size", int, "Tokens per KV block (default 16).", "TOKENS"),
     _worker("max-num-seqs", int, "Sequences computed at once (default 64).", "N"),
     _worker("max-num-batched-tokens", int, "Tokens computed in one step (default 512).", "TOKENS"),
+    _worker(
+        "target-step-ms",
+        float,
+        "Longest step in which prompts are computed beside sequences that decode; 0: any (default).",
+        "MS",
+    ),
+    _worker(
+        "interactive-itl-slack",
+        float,
+        "How much longer a step may take with batch requests in it than without them (default 1.5).",
+        "FACTOR",
+    ),
+    _worker("max-num-partial-prefills", int, "Prompts that share a step's tokens evenly (default 1).", "N"),
+    _worker("max-long-partial-prefills", int, "How many long prompts are computed in one step (default 1).", "N"),
+    _worker(
+        "long-prefill-token-threshold",
+        int,
+        "More tokens than these make a prompt long (default: 4 % of the context when prompts share steps).",
+        "TOKENS",
+    ),
+    _worker("num-gpu-blocks-override", int, "KV blocks instead of what fits into the device's memory.", "N"),
     _worker("enable-prefix-caching", bool, "Share the KV blocks of equal prompt beginnings (default on)."),
     _worker(
         "engine",
@@ -137,7 +182,7 @@ WORKER_FLAGS = (
     _worker(
         "orphan-grace-s",
         float,
-        "A request whose tokens nobody has listened to for that long is ended (default 10).",
+        "A request that nobody has listened to for that long is ended (default 10).",
         "SECONDS",
     ),
 )

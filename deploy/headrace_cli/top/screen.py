@@ -44,7 +44,7 @@ def _throughput(point: dict[str, Any]) -> Text:
     figures = (
         ("tokens/s", _count(point["tokens_per_s"])),
         ("requests/s", _count(point["requests_per_s"])),
-        ("in flight here", str(point["in_flight"])),
+        ("in flight", str(point["in_flight"])),
         ("first token p50/p95", f"{_ms(point['ttft_p50_ms'])} / {_ms(point['ttft_p95_ms'])}"),
         ("between tokens p50/p95", f"{_ms(point['itl_p50_ms'])} / {_ms(point['itl_p95_ms'])}"),
     )
@@ -59,7 +59,8 @@ def _facts(model: dict[str, Any]) -> Text:
         ("workers", f"{len(model['workers'])} (wanted {model['desired_workers']})"),
         ("dead letters", str(model["dead_letters"])),
     )
-    return Text.assemble((_plain(model["name"]), "bold"), "  ", _told(figures))
+    down = ("" if model["up"] else "down  ", "bold red")
+    return Text.assemble((_plain(model["name"]), "bold"), "  ", down, _told(figures))
 
 
 def _told(figures: Iterable[tuple[str, str]]) -> Text:

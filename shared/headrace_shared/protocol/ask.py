@@ -25,6 +25,7 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whose share its jobs take; as in their headers, like the following."""
     priority: int = 0
     detached: bool = False
+    background: bool = False
     history: bytes = b""
     """What a response goes on from: the items of the conversation before its own input, a JSON list."""
     keep_s: int = 0

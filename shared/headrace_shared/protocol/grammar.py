@@ -30,6 +30,9 @@ class GrammarBackend(enum.StrEnum):
     """xgrammar; guidance where xgrammar cannot."""
     XGRAMMAR = "xgrammar"
     GUIDANCE = "guidance"
+    OUTLINES = "outlines"
+    """Only where somebody asks for it, as the next."""
+    LM_FORMAT_ENFORCER = "lm-format-enforcer"
 
 
 class GrammarSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -49,8 +52,11 @@ class GrammarSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     unless_begun: tuple[str, ...] = ()
     """The grammar waits for ``after`` only when the answer begins with one of these texts, such as ``<think>``, after
     white space at most; none: it waits in any case."""
+    asked_as: str = ""
+    """The request's parameter, for messages; "" for one that does not matter."""
 
     @property
     def digest(self) -> bytes:
-        """16 bytes, the same for equal specs: what caches go by, since sources can be long."""
-        return hashlib.blake2b(msgspec.msgpack.encode(self), digest_size=16).digest()
+        """16 bytes, the same for equal grammars, whatever asked for them: what caches go by, since sources can be long."""
+        same = msgspec.structs.replace(self, asked_as="")
+        return hashlib.blake2b(msgspec.msgpack.encode(same), digest_size=16).digest()

@@ -22,6 +22,10 @@ class JobHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     """Goes on although nobody listens, for somebody who comes back."""
     affinity: tuple[bytes, ...] = ()
     """Digests of beginnings of the prompt, the longest last: a worker that has served one of them has it cached."""
+    background: bool = False
+    """Takes only what others leave of a worker: it may be paused at any token, and goes on later."""
+    linked: str | None = None
+    """Span, as ``traceparent`` names one, of the work that this is an item of; the item is a trace of its own."""
 
 
 class GenerateJob(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):

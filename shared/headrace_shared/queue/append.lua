@@ -1,8 +1,6 @@
 -- ARGV: worker lease_ms, then per frame: rid epoch seq mark frame
 -- Mark: s nothing of the answer yet, t tokens, f<used> final with an answer, x<used> final without; used: tokens, or empty.
 -- Returns status, last seq in the log, listeners for each frame, all in one flat list.
--- Without frames it renews the lease, and returns a flat list of rid, status for what this worker holds but has to end:
--- it may be in a long prefill, with nothing to append that could be refused.
 -- Status: 0 fenced (another owner, or done), 1 appended, 2 cancelled (send a final frame), 3 was in the log already,
 -- 4 gap (send from last seq + 1), 5 deadline passed (send a final frame).
 local worker = ARGV[1]
@@ -52,20 +50,6 @@ local function append(rid, epoch, seq, mark, frame)
   return 1, seq, listeners
 end
 
-local function condemned()
-  local reply = {}
-  for _, rid in ipairs(redis.call('ZRANGE', BASE .. 'own:' .. worker, 0, -1)) do
-    local h = redis.call('HMGET', request_key(rid), 'cancel', 'deadline')
-    local status = h[1] and 2 or h[2] and tonumber(h[2]) <= now and 5
-    if status then
-      reply[#reply + 1] = rid
-      reply[#reply + 1] = status
-    end
-  end
-  return reply
-end
-
-if #ARGV == 2 then return condemned() end
 local reply = {}
 for i = 3, #ARGV, 5 do
   local n = #reply

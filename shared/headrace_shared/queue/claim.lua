@@ -1,4 +1,4 @@
--- ARGV: worker nonce want max_cost lease_ms deadline_frame
+-- ARGV: worker nonce want max_cost lease_ms deadline_frame background_want background_max_cost (absent: as the others)
 -- Returns after how many ms to ask again (0: no need), then one {rid, epoch, seq, priority, enqueued, claimed, attempt,
 -- body} per claimed request. The same nonce again (a lost reply) gets the same requests again.
 --
@@ -6,6 +6,8 @@
 -- a level's lanes are kept in Lua while they are served, in the order that Redis keeps them in, and written by flush().
 local worker, nonce, room = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local want = math.min(tonumber(ARGV[3]), 1000)
+-- What background requests may take of both.
+local back_want, back_room = tonumber(ARGV[7] or ARGV[3]), tonumber(ARGV[8] or ARGV[4])
 local now = now_ms()
 local rows, claimed, taken_tokens, again = {}, {}, 0, 0
 local full, company = false, nil
@@ -17,6 +19,7 @@ local suspect = last[3] -- the one that this worker took last
 local APART_MS = 100 -- how soon to ask again when a suspect is kept apart
 
 local level -- the one being served
+local passed = 0 -- levels before it of which something is left
 local tenants, gone, gone_due = {}, {}, {} -- of what was taken since the last flush
 
 local function open_lane(name, served)
@@ -90,7 +93,7 @@ end
 local function best_lane()
   while true do
     if not level then
-      local priority = redis.call('ZRANGE', BASE .. 'prios', 0, 0)[1]
+      local priority = redis.call('ZRANGE', BASE .. 'prios', passed, passed)[1]
       if not priority then return nil end
       level = open_level(priority)
     end
@@ -98,7 +101,8 @@ local function best_lane()
     if lane and not (level.horizon and comes_after(lane, level.horizon)) then return lane end
     local done, priority = level, level.priority
     flush()
-    if not done.horizon then redis.call('ZREM', BASE .. 'prios', priority) end
+    if done.passed then passed = passed + 1
+    elseif not done.horizon then redis.call('ZREM', BASE .. 'prios', priority) end
   end
 end
 
@@ -118,13 +122,24 @@ local function may_take_suspect()
   return true
 end
 
+local function is_no_room_for_background(cost) return back_want < 1 or cost > back_room end
+
+-- Nothing else of this lane is handed out, and no background request: those behind it must not starve it either.
+local function pass_over(lane)
+  back_want, level.passed = 0, true
+  for i, candidate in ipairs(level.lanes) do
+    if candidate == lane then table.remove(level.lanes, i) end
+  end
+end
+
 -- With a bound on waiting, every eighth pick is for whoever waits longest, once that is longer than the bound.
 local function aged_lane()
   if aging == 0 or turn % 8 ~= 0 then return nil end
   flush()
   local oldest = redis.call('ZRANGE', BASE .. 'age', 0, 0, 'WITHSCORES')
   if not oldest[1] or tonumber(oldest[2]) + aging > now then return nil end
-  local h = redis.call('HMGET', request_key(oldest[1]), 'priority', 'lane')
+  local h = redis.call('HMGET', request_key(oldest[1]), 'priority', 'lane', 'background', 'cost')
+  if h[3] and is_no_room_for_background(tonumber(h[4])) then return nil end -- nobody waits for its sake
   local served = h[1] and redis.call('ZSCORE', BASE .. 'lanes:' .. h[1], h[2])
   if not served then
     redis.call('ZREM', BASE .. 'age', oldest[1]) -- its hash was lost
@@ -178,7 +193,8 @@ local function take(lane, rid, cost, h)
     'from', h[3], 'attempts', attempt)
   lane.gone[#lane.gone + 1] = h[1]
   level.taken, level.cost = level.taken + 1, level.cost + cost
-  taken_tokens, room = taken_tokens + cost, room - cost
+  taken_tokens, room, back_room = taken_tokens + cost, room - cost, back_room - cost
+  if h[10] then back_want = back_want - 1 end
   local share = tenants[h[5]] or {requests = 0, tokens = 0}
   tenants[h[5]] = share
   share.requests, share.tokens = share.requests + 1, share.tokens + cost
@@ -207,7 +223,7 @@ local function step()
   end
   local rid, cost = entry[2][2], tonumber(entry[2][4])
   local h = redis.call('HMGET', request_key(rid), 'entry', 'deadline', 'seq', 'enqueued', 'tenant', 'weight', 'epoch',
-    'affinity', 'attempts')
+    'affinity', 'attempts', 'background')
   local waited = now - (h[4] or 0)
   if h[1] ~= entry[1] then -- its hash was lost or deleted by hand
     lane.at = lane.at + 1
@@ -220,6 +236,9 @@ local function step()
     leave_lane(level.priority, lane.name, entry[1])
     log_frame(rid, h[3] + 1, ARGV[6])
     finish(rid, now, false)
+  elseif h[10] and is_no_room_for_background(cost) then
+    pass_over(lane)
+    return true
   elseif cost > room then -- wait for it rather than starve it with smaller ones
     full = true
     return false

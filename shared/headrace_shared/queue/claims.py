@@ -26,7 +26,7 @@ from headrace_shared.queue.watch import watch_of
 
 log = logging.getLogger(__name__)
 
-_FIRST_FRAMES, _MOST_FRAMES = 4, 128
+_FIRST_FRAMES, _MOST_FRAMES = 16, 128
 """Per call. Small ones first, so that readers have something to do while the rest is under way; none too large, as a
 script blocks all of Redis: this many frames take about a millisecond."""
 _REAP_PER_CALL = 64
@@ -56,6 +56,13 @@ class Claim:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "run_id", f"{self.request_id}/{self.epoch}")
+
+
+class BackgroundRoom(NamedTuple):
+    """What background requests may take of a claim."""
+
+    want: int
+    max_cost_tokens: int
 
 
 class FrameOut(NamedTuple):
@@ -92,6 +99,14 @@ class Appended(NamedTuple):
     """API nodes that listened; meaningful with OK."""
 
 
+class Renewal(NamedTuple):
+    condemned: dict[str, AppendStatus]
+    """Requests of this worker that it has to end, with CANCELLED or DEADLINE: their next frame would be refused, but in
+    a long prefill there is none, and the control message may have been lost."""
+    listeners: dict[str, int]
+    """API nodes that listen, for each request that was asked about."""
+
+
 class ControlKind(StrEnum):
     WORK = "work"
     """There may be something to claim."""
@@ -121,16 +136,18 @@ class WorkerQueue:
         """Set by each claim: after how many seconds to claim again, because what comes next is held for another worker."""
         self._calm_s = 0.0  # nobody is declared dead before this time
 
-    async def claim(self, want: int, max_cost_tokens: int) -> list[Claim]:
+    async def claim(self, want: int, max_cost_tokens: int, background: BackgroundRoom | None = None) -> list[Claim]:
         """Take up to ``want`` requests whose costs add up to at most ``max_cost_tokens``, the first in order.
 
-        When the first in order costs more than is left, it is waited for. Renews the lease.
-        A job that cannot be decoded is answered with an error and not returned.
+        ``background``: what background requests may take of both; None: all. When the first in order costs more than
+        is left, it is waited for. Renews the lease. A job that cannot be decoded is answered with an error and not
+        returned.
         """
         if want <= 0:
             return []
+        least = BackgroundRoom(want, max_cost_tokens) if background is None else background
         again_ms, *rows = await self._run(
-            Script.CLAIM, self._worker_id, self._nonce, want, max_cost_tokens, self._lease_ms, _DEADLINE
+            Script.CLAIM, self._worker_id, self._nonce, want, max_cost_tokens, self._lease_ms, _DEADLINE, *least
         )
         self.ask_again_s = again_ms / 1000 if again_ms > 0 else None
         claims = [claim for row in rows if (claim := await self._read(row)) is not None]
@@ -146,9 +163,15 @@ class WorkerQueue:
         A final frame also ends its request, in the same instant.
         """
         parts = list(_parts(frames))
+        if len(parts) == 1:
+            return await self._append(frames)
         if len({frame.request_id for frame in frames}) < len(frames):
             return [answer for part in parts for answer in await self._append(part)]  # their order counts
-        answered = await asyncio.gather(*map(self._append, parts), return_exceptions=True)
+        calls = []
+        for part in parts:
+            calls.append(asyncio.ensure_future(self._append(part)))
+            await asyncio.sleep(0)  # it is on its way before the next one is put together
+        answered = await asyncio.gather(*calls, return_exceptions=True)
         answers: list[Appended] = []
         for outcome in answered:
             if isinstance(outcome, BaseException):
@@ -167,14 +190,11 @@ class WorkerQueue:
             watch.appended(AppendStatus(status).name.lower(), count)
         return answers
 
-    async def renew(self) -> dict[str, AppendStatus]:
-        """Keep the lease while there is nothing to say.
-
-        Returns the requests of this worker that it has to end, with CANCELLED or DEADLINE: their next frame would be
-        refused, but in a long prefill there is none, and the control message may have been lost.
-        """
-        flat = await self._run(Script.APPEND, self._worker_id, self._lease_ms)
-        return {flat[i].decode(): AppendStatus(flat[i + 1]) for i in range(0, len(flat), 2)}
+    async def renew(self, silent: Sequence[str] = ()) -> Renewal:
+        """Keep the lease while there is nothing to say; also tells who listens to the requests of ``silent``."""
+        condemned, listeners = await self._run(Script.RENEW, self._worker_id, self._lease_ms, *silent)
+        ends = {condemned[i].decode(): AppendStatus(condemned[i + 1]) for i in range(0, len(condemned), 2)}
+        return Renewal(ends, dict(zip(silent, listeners, strict=True)))
 
     async def release(self) -> int:
         """Hand back every request this worker owns; others continue them. Returns how many."""

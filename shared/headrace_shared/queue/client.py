@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.asyncio import Redis, SSLConnection
+from redis.asyncio import ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.crc import key_slot
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -69,6 +70,13 @@ def topology_of(redis: Redis) -> Topology:
     if isinstance(redis.connection_pool, SentinelPool):
         return SentinelTopology(redis.connection_pool)
     return OneServer(Endpoint.of_pool(redis.connection_pool))
+
+
+async def pool_for(redis: Redis, key: str) -> ConnectionPool:
+    """The connections to the server that has this key now, for libraries that want nothing else of Redis."""
+    if isinstance(redis, ClusterRedis):
+        _, redis = await redis.nodes.owner(key_slot(key.encode()))
+    return redis.connection_pool
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 -- ARGV: rid priority lane cost body timeout_ms('' = none) max_requests max_tokens ttl_ms max_attempts
 --   weight aging_ms tenant_requests tenant_tokens idem('' = none) fingerprint ask_id('' = none) ask
---   affinity(digests, comma between) hold_ms dead_letter('' = none)
+--   affinity(digests, comma between) hold_ms dead_letter('' = none) background(1, '' = no)
 -- Returns {code, requests and tokens queued before, work and busy ms of the pace, request id}. Codes: 0 new, 1 known
 -- already, 2 queue full, 3 tenant's share full (the numbers are its own), 4 and 5 the idempotency key is that of the
 -- request returned, with the same fingerprint and with another one, 6 there is no such dead letter.
@@ -43,6 +43,7 @@ redis.call('HSET', key, 'state', 'Q', 'priority', priority, 'lane', lane, 'tenan
   'epoch', 0, 'seq', 0, 'lost', 0, 'max', ARGV[10], 'ttl', ARGV[9], 'enqueued', now, 'ticket', ticket)
 if ARGV[11] ~= '1' then redis.call('HSET', key, 'weight', ARGV[11]) end
 if ARGV[19] ~= '' then redis.call('HSET', key, 'affinity', ARGV[19]) end
+if ARGV[22] == '1' then redis.call('HSET', key, 'background', 1) end
 if ARGV[21] ~= '' then redis.call('XDEL', BASE .. 'dlq', ARGV[21])
 elseif (pace[3] or '0') ~= ARGV[12] or (pace[4] or '0') ~= ARGV[20] then
   set_pace('aging', ARGV[12], 'hold', ARGV[20])
@@ -63,6 +64,8 @@ if ARGV[17] ~= '' then
   redis.call('HINCRBY', ask, 'open', 1)
   redis.call('PERSIST', ask)
 end
--- Workers drain a queue that is not empty without being told; waking them for each request would be a stampede.
-if tonumber(counts[1] or '0') == 0 then redis.call('SPUBLISH', BASE .. 'bell', '') end
+-- Workers drain a queue that is not empty without being told; waking them for each request would be a stampede. Whoever is
+-- the first on a level above all others may find room where those behind it did not.
+local first = ticket == 1 and redis.call('ZRANGE', BASE .. 'prios', 0, 0)[1] == priority
+if first or tonumber(counts[1] or '0') == 0 then redis.call('SPUBLISH', BASE .. 'bell', '') end
 return answer(0, counts)

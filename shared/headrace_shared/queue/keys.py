@@ -30,11 +30,30 @@ Those of one queue share the base ``hr:{<queue>}:`` and with it a hash slot; the
 =====================  ========  ==============================================================================
 
 All times are Redis' own, in milliseconds. The fleet's keys have the base ``hr:{fleet}:``:
-``leases`` and ``queues`` (zsets), ``states`` (hash), ``card:<digest>`` and ``blob:<digest>`` (strings).
+``leases`` and ``queues`` (zsets), ``states`` (hash), ``card:<digest>`` and ``blob:<digest>`` (strings), and for what API
+nodes tell each other ``nodes`` (hash) and ``node_ends`` (zset).
 A tenant's rates are the hash ``hr:{rate:<digest>}``.
+
+Files and batches are of the API room alone. Their keys have the base ``hr:{batch}:``:
+
+=====================  ========  ==============================================================================
+``file:<id>``          hash      ``d`` the record, ``owner``, ``bytes``, ``uses`` how many open batches read it
+``files:<owner>``      zset      an owner's files -> created
+``expiry``             zset      files -> when they expire
+``stored``             hash      owner -> bytes of its files
+``trash``              zset      paths in the store that nothing refers to -> from when on they may be deleted
+``batch:<id>``         hash      a batch (``batch_book.py``)
+``batches:<owner>``    zset      an owner's batches -> created
+``open``               zset      batches that are not done -> end of their owner's lease
+``segments:<id>``      hash      recorded segments of results -> what they are made of
+``done:<id>``          bitmap    lines whose result is in a recorded segment
+``enqueued``           hash      ``i<owner>`` items and ``t<owner>`` tokens of its batches that are not done
+``totals``             hash      what was counted over all batches
+=====================  ========  ==============================================================================
 """
 
 FLEET = "hr:{fleet}:"
+BATCHES = "hr:{batch}:"
 
 
 def base(queue: str) -> str:
@@ -128,3 +147,43 @@ def fleet_leases() -> str:
 
 def fleet_states() -> str:
     return f"{FLEET}states"
+
+
+def file(file_id: str) -> str:
+    return f"{BATCHES}file:{file_id}"
+
+
+def files_of(owner: str) -> str:
+    return f"{BATCHES}files:{owner}"
+
+
+def file_expiry() -> str:
+    return f"{BATCHES}expiry"
+
+
+def trash() -> str:
+    return f"{BATCHES}trash"
+
+
+def batch(batch_id: str) -> str:
+    return f"{BATCHES}batch:{batch_id}"
+
+
+def batches_of(owner: str) -> str:
+    return f"{BATCHES}batches:{owner}"
+
+
+def open_batches() -> str:
+    return f"{BATCHES}open"
+
+
+def segments(batch_id: str) -> str:
+    return f"{BATCHES}segments:{batch_id}"
+
+
+def done_lines(batch_id: str) -> str:
+    return f"{BATCHES}done:{batch_id}"
+
+
+def batch_totals() -> str:
+    return f"{BATCHES}totals"

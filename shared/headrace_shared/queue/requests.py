@@ -14,6 +14,7 @@ from headrace_shared.protocol.event import Failed
 from headrace_shared.protocol.job import Job
 from headrace_shared.queue import keys
 from headrace_shared.queue.asks import find_ask, read_holder
+from headrace_shared.queue.script_load import ScriptLoad, script_load
 from headrace_shared.queue.scripts import Script, run_script
 from headrace_shared.queue.status import (
     Backlog,
@@ -147,6 +148,7 @@ def enqueue_args(
         ",".join(map(keys.affinity_name, header.affinity)),
         limits.affinity_hold_ms,
         dead_letter,
+        1 if header.background else "",
     ]
 
 
@@ -223,6 +225,10 @@ class RequestQueue:
     async def depth(self, queue: str) -> QueueDepth:
         """What waits and what runs now."""
         return await read_depth(self._redis, queue)
+
+    async def script_load(self) -> ScriptLoad | None:
+        """As ``script_load.script_load``."""
+        return await script_load(self._redis)
 
     async def backlog(self, queue: str) -> Backlog:
         """How much waits, for how long, and how fast it is served: what scaling needs to know."""

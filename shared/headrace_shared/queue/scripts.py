@@ -19,6 +19,7 @@ class Script(StrEnum):
     ENQUEUE = "enqueue"
     CLAIM = "claim"
     APPEND = "append"
+    RENEW = "renew"
     REAP = "reap"
     CANCEL = "cancel"
     FORGET = "forget"
@@ -28,10 +29,21 @@ class Script(StrEnum):
     ANNOUNCE = "announce"
     FLEET = "fleet"
     QUEUES = "queues"
+    NODES = "nodes"
     RATE_LIMIT = "rate_limit"
+    FILE_ADD = "file_add"
+    FILE_REMOVE = "file_remove"
+    BATCH_CREATE = "batch_create"
+    BATCH_LEASE = "batch_lease"
+    BATCH_ADMIT = "batch_admit"
+    BATCH_RECORD = "batch_record"
+    BATCH_MOVE = "batch_move"
+    BATCH_WAITING = "batch_waiting"
 
 
-_WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET, Script.QUEUES, Script.RATE_LIMIT}
+_WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET, Script.QUEUES, Script.NODES, Script.RATE_LIMIT} | {
+    script for script in Script if script.startswith(("file_", "batch_"))
+}
 
 
 def _source(script: Script) -> bytes:

@@ -46,7 +46,7 @@ class Exposition:
         self._second_names = _second_names(series for kind in instruments for series in kind.declared())
         self._engine_series = engine_series
         self._before = before
-        self._registry = registry
+        self._own = self._registry = registry
         if folder is not None:
             self._registry = CollectorRegistry(support_collectors_without_names=True)
             MultiProcessCollector(self._registry, str(folder))  # type: ignore[no-untyped-call]
@@ -56,12 +56,19 @@ class Exposition:
         self._sources = tuple(sources)
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, those with a second name twice."""
-        if self._before is not None:
-            self._before()
+        """Every family, of all processes that share the folder; those with a second name twice."""
         if self._folder is not None:
             _forget_the_dead(self._folder)
-        for source in (self._registry, *self._sources):
+        return self._shown(self._registry)
+
+    def collect_own(self) -> Iterator[Metric]:
+        """The same of this process alone, for whom each process tells its own."""
+        return self._shown(self._own)
+
+    def _shown(self, registry: CollectorRegistry) -> Iterator[Metric]:
+        if self._before is not None:
+            self._before()
+        for source in (registry, *self._sources):
             for family in source.collect():
                 also = self._second_names.get(family.name)
                 for shown in (family, _renamed(family, also)) if also is not None else (family,):
@@ -76,6 +83,8 @@ def _forget_the_dead(folder: Path) -> None:
     """What a process had open is closed with it; what it counted stays counted."""
     for path in folder.glob("gauge_live*_*.db"):
         pid = path.stem.rpartition("_")[2]
+        if not pid.isdecimal():
+            continue  # it has a name; whoever keeps it running cleans up behind it
         try:
             os.kill(int(pid), 0)
         except ProcessLookupError:

@@ -241,6 +241,33 @@ async def test_a_clients_id_leads_the_answers_id_and_the_queues(api: Api, worker
         assert answers[0].headers["x-request-id"] == "my-id"
 
 
+async def test_what_was_not_asked_for_is_null_in_whole_answers(api: Api) -> None:
+    answer = await chat(api)
+    assert (answer.prompt_token_ids, answer.prompt_logprobs, answer.choices[0].token_ids) == (None, None, None)
+    completion = await api.sdk.completions.create(model="tiny", prompt="hi")
+    [choice] = completion.choices
+    assert (choice.token_ids, choice.prompt_token_ids, choice.prompt_logprobs) == (None, None, None)  # type: ignore[attr-defined]
+    assert all("token_ids" not in chunk["choices"][0] for chunk in await raw_chunks(api))
+
+
+async def test_a_request_id_of_any_characters_leads_the_answers_id(api: Api) -> None:
+    response = await api.http.post("/v1/chat/completions", json={"messages": HI, "request_id": "run 3/5"})
+    assert response.json()["id"].startswith("chatcmpl-run-3-5-")
+
+
+async def test_whole_numbers_may_be_written_with_a_point(api: Api, worker: ScriptedWorker) -> None:
+    body = {"messages": HI, "max_tokens": 3.0, "n": 2.0, "seed": 7.0, "top_k": 5.0}
+    response = await api.http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    job = worker.jobs[-1]
+    assert (job.stopping.max_tokens, job.n, job.sampling.seed, job.sampling.top_k) == (3, 2, 7, 5)
+
+
+async def test_a_stream_may_ask_for_no_logprobs_of_its_prompt(api: Api, worker: ScriptedWorker) -> None:
+    assert len(await raw_chunks(api, prompt_logprobs=0)) == 7
+    assert worker.jobs[-1].sampling.prompt_logprobs is None
+
+
 async def test_priority_and_trace_context_travel_with_the_job(api: Api, worker: ScriptedWorker) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     await api.http.post(

@@ -15,7 +15,7 @@ from dead_letters import bury
 from eventually import eventually
 from live_api import Api, running_api
 from prometheus_client.parser import text_string_to_metric_families
-from scripted_worker import Frames, Gated, ScriptedWorker, running_worker
+from scripted_worker import Frames, Gated, ScriptedWorker, running_worker, saying
 
 from headrace_api.console.page import FILES
 from headrace_shared.protocol.event import Delta, Started
@@ -136,6 +136,79 @@ async def test_a_picture_has_the_numbers_of_metrics(valkey_url: str) -> None:
         assert 0 < model["workers"][0]["lease_ms"] <= worker.lease_ms
         for stream in opened:
             await stream.__aexit__(None, None, None)
+
+
+async def test_any_node_shows_the_charts_of_all_which_are_the_sums_of_their_metrics(valkey_url: str) -> None:
+    async with (
+        running_worker(valkey_url, script=saying("one two three")),
+        running_api(valkey_url) as busy,
+        running_api(valkey_url) as idle,
+    ):
+
+        async def shown(api: Api) -> dict[str, Any]:
+            point: dict[str, Any] = (await picture(api))["point"]
+            return point
+
+        async def alike() -> bool:
+            points = [await shown(api) for api in (busy, idle)]
+            return all(point["requests_per_s"] > 0 and point["ttft_p50_ms"] is not None for point in points)
+
+        for _ in range(20):
+            assert (await busy.http.post(CHAT, json=STREAM)).is_success
+        await eventually(alike, 10)
+        assert (await idle.http.get("/metrics")).text.count("vllm:time_to_first_token_seconds_count") == 0
+        async with running_worker(valkey_url, "slow", script=endless):
+            answers = [api.http.stream("POST", CHAT, json=STREAM | {"model": "slow"}) for api in (busy, busy, idle)]
+            await eventually(lambda: _serves(idle, "slow"), 10)
+            await eventually(lambda: _serves(busy, "slow"), 10)
+            for answer in answers:
+                await answer.__aenter__()
+
+            async def three() -> bool:
+                return [(await shown(api))["in_flight"] for api in (busy, idle)] == [3, 3]
+
+            await eventually(three, 10)
+            texts = [(await api.http.get("/metrics")).text for api in (busy, idle)]
+            counted = re.findall(r'^headrace:api_requests_in_flight\{model_name="slow"\} (\S+)', "\n".join(texts), re.M)
+            assert sum(map(float, counted)) == 3
+            for answer in answers:
+                await answer.__aexit__(None, None, None)
+
+
+async def _serves(api: Api, model: str) -> bool:
+    return model in (await api.http.get("/v1/models")).text
+
+
+async def test_a_model_whose_workers_are_gone_is_shown_as_down_with_what_waits_for_it(valkey_url: str) -> None:
+    async with running_api(valkey_url, first_event_wait_s=0) as api:
+        async with running_worker(valkey_url) as worker:
+            await worker.stop_claiming()
+            await eventually(lambda: _serves(api, "tiny"), 10)
+            waiting = api.http.stream("POST", CHAT, json=STREAM)
+            await waiting.__aenter__()
+
+        async def down() -> bool:
+            return [model["up"] for model in (await picture(api))["models"]] == [False]
+
+        await eventually(down, 15)
+        [model] = (await picture(api))["models"]
+        assert (model["name"], model["workers"], model["queued_requests"], model["desired_workers"]) == (
+            "tiny",
+            [],
+            1,
+            1,
+        )
+        assert model["lanes"][0]["requests"] == 1
+        text = (await api.http.get("/metrics")).text
+        assert 'headrace:queue_requests{model_name="tiny"} 1.0' in text
+        assert "headrace:models 0.0" in text
+        async with running_worker(valkey_url):
+
+            async def back() -> bool:
+                return [model["up"] for model in (await picture(api))["models"]] == [True]
+
+            await eventually(back, 15)
+            await waiting.__aexit__(None, None, None)
 
 
 async def test_a_picture_comes_every_second_after_the_history_of_the_charts(api: Api) -> None:

@@ -171,6 +171,54 @@ async def test_prompts_are_in_the_log_only_on_request_and_cut_to_their_length(
     assert await logged(enable_log_requests=True, max_log_len=0) == ["", ""]
 
 
+async def test_answers_are_in_the_log_only_on_request_and_cut_to_their_length(
+    valkey_url: str, worker: ScriptedWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def logged(stream: bool = False, **settings: Any) -> tuple[list[str], list[str]]:
+        caplog.clear()
+        async with running_api(valkey_url, **settings) as api:
+            body = {"prompt": ["secret", "other"], "stream": stream}
+            response = await api.http.post("/v1/completions", json=body)
+            request_id = response.headers["x-headrace-request-id"]
+            await api.http.get(f"/v1/requests/{request_id}/stream")
+        wholes = [vars(line) for line in caplog.records if line.message == "request answered by the model"]
+        parts = [vars(line) for line in caplog.records if line.message == "answer goes on"]
+        assert {line["job"] for line in wholes + parts} <= {f"{request_id}-0", f"{request_id}-1"}
+        assert {line["finish_reason"] for line in wholes} <= {"stop"}
+        return [line["answer"] for line in wholes], [line["text"] for line in parts]
+
+    assert await logged() == ([], [])
+    assert await logged(stream=True, max_log_len=3) == ([], [])
+    assert await logged(enable_log_outputs=True) == (["Hello!", "Hello!"], [])
+    assert await logged(enable_log_outputs=True, max_log_len=4) == (["Hell", "Hell"], [])
+    assert await logged(stream=True, enable_log_outputs=True, max_log_len=0) == (["", ""], [""] * 12)
+    whole, parts = await logged(stream=True, enable_log_outputs=True)
+    assert (whole, sorted(parts)) == (["Hello!", "Hello!"], sorted("Hello!" * 2))
+    assert await logged(stream=True, enable_log_outputs=True, enable_log_deltas=False) == (["Hello!", "Hello!"], [])
+
+
+async def test_an_answer_that_its_client_gave_up_is_logged_as_far_as_it_came(
+    valkey_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    may_end = asyncio.Event()
+
+    async def writes(_worker: ScriptedWorker, claim: Claim) -> AsyncGenerator[list[Event], None]:
+        yield [Started("w", 1), Delta(0, ids_of("Hel"), "Hel")]
+        await may_end.wait()
+
+    async with running_worker(valkey_url, script=writes), running_api(valkey_url, enable_log_outputs=True) as api:
+        async with api.http.stream("POST", "/v1/completions", json={"prompt": "hi", "stream": True}) as response:
+            async for _ in response.aiter_lines():
+                break
+        await eventually(lambda: any(line.message == "request answered by the model" for line in caplog.records))
+        may_end.set()
+    [line] = [vars(line) for line in caplog.records if line.message == "request answered by the model"]
+    assert (line["answer"], line["finish_reason"]) == ("Hel", "abort")
+
+
 async def test_the_load_is_told_where_it_is_tracked(valkey_url: str) -> None:
     may_end = asyncio.Event()
 

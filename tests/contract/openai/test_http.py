@@ -1,6 +1,7 @@
 """Around the endpoints: keys, ids, sizes, methods, probes, documents."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 
 import httpx
@@ -69,10 +70,24 @@ async def test_every_answer_carries_a_request_id(api: Api) -> None:
     assert len((await api.http.get("/health")).headers["x-request-id"]) == 32
     response = await api.http.get("/nowhere", headers={"X-Request-Id": "a.b:c-1"})
     assert response.headers["x-request-id"] == "a.b:c-1"
+    assert len((await api.http.get("/health", headers={"X-Request-Id": ""})).headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize("request_id", [b"job 7/{a,b}", b"x" * 512, "é".encode("latin-1"), b"../..", b"a%0d%0aB: c"])
+async def test_any_printable_request_id_is_echoed_and_made_safe_in_our_own(api: Api, request_id: bytes) -> None:
+    headers = [(b"x-request-id", request_id)]
+    response = await api.http.post("/v1/completions", json={"prompt": "hi"}, headers=headers)
+    assert response.status_code == 200
+    echoed = next(value for name, value in response.headers.raw if name.lower() == b"x-request-id")
+    assert echoed == request_id
+    ours = response.headers["x-headrace-request-id"]
+    assert re.fullmatch(r"[A-Za-z0-9._:-]{1,128}-[0-9a-f]{8}", ours)
+    assert response.json()["id"] == f"cmpl-{ours}"
+    assert (await api.http.get(f"/v1/requests/{ours}/stream")).status_code == 200
 
 
 async def test_a_bad_request_id_is_refused(api: Api) -> None:
-    for request_id in (b"", b"a b", b"x" * 129, b"a/b", "é".encode()):
+    for request_id in (b"a\tb", b"x" * 513, b"\xa0\xad"):
         response = await api.http.get("/v1/models", headers=[(b"x-request-id", request_id)])
         assert response.status_code == 400
         assert error_of(response)["param"] == "X-Request-Id"

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+import redis
 from eventually import eventually
 from live_api import Api, running_api, sse_events
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,7 +16,7 @@ from headrace_api.metrics import Metrics
 from headrace_shared.protocol.event import Delta, Finished, FinishReason, Started
 from headrace_shared.queue.claims import Claim
 from headrace_shared.settings import QueueSettings
-from headrace_shared.telemetry.series import Observed
+from headrace_shared.telemetry.series import Observed, ObservedCount
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
@@ -45,7 +46,7 @@ async def test_every_declared_series_is_shown_once_there_is_something_to_tell(ap
     await api.http.post(CHAT, json=STREAM)
     rare = {
         "headrace:redis_call_failures", "headrace:frames_appended", "headrace:stream_log_reads",
-        "vllm:admission_rejections", "headrace:api_continuations", "headrace:queue_priority_requests",
+        "vllm:admission_rejections", "vllm:tool_call_parser_invocations", "headrace:api_continuations", "headrace:queue_priority_requests",
         "headrace:queue_priority_tokens", "headrace:queue_tenant_requests", "headrace:queue_tenant_tokens",
     }  # fmt: skip
     wanted = {name for series in Metrics.declared() if series.name not in rare for name in series.sample_names}
@@ -200,6 +201,25 @@ async def test_a_request_tells_its_phases_while_it_runs(valkey_url: str) -> None
     assert phases[1]["end_ms"] == phases[2]["start_ms"]
 
 
+async def test_the_time_of_scripts_is_what_redis_itself_counts(valkey_url: str, worker: ScriptedWorker) -> None:
+    with redis.Redis.from_url(valkey_url) as client:
+        before = client.info("commandstats")["cmdstat_evalsha"]
+        async with running_api(valkey_url) as api:
+            found = await scraped(api)
+        after = client.info("commandstats")["cmdstat_evalsha"]
+    assert before["calls"] <= found["headrace:redis_script_calls_total"][()] <= after["calls"]
+    assert before["usec"] / 1e6 <= found["headrace:redis_script_seconds_total"][()] <= after["usec"] / 1e6
+
+
+async def test_a_redis_that_tells_nothing_of_itself_is_no_failure(valkey_url: str, worker: ScriptedWorker) -> None:
+    with redis.Redis.from_url(valkey_url) as client:
+        client.acl_setuser("quiet", enabled=True, nopass=True, keys=["*"], channels=["*"], categories=["+@all"], commands=["-info"])  # fmt: skip
+    async with running_api(valkey_url.replace("://", "://quiet:x@")) as api:
+        found = await scraped(api)
+    assert found["headrace:redis_up"][()] == 1
+    assert "headrace:redis_script_calls_total" not in found
+
+
 async def test_cancelling_what_waits_is_counted_by_its_phase(valkey_url: str) -> None:
     async with running_worker(valkey_url) as worker, running_api(valkey_url, first_event_wait_s=0) as api:
         await worker.stop_claiming()
@@ -211,4 +231,7 @@ async def test_cancelling_what_waits_is_counted_by_its_phase(valkey_url: str) ->
 
 def test_what_is_observed_is_not_made() -> None:
     metrics = Metrics()
-    assert {type(series) for series in Metrics.declared() if metrics.made[series._attribute] is None} == {Observed}
+    assert {type(series) for series in Metrics.declared() if metrics.made[series._attribute] is None} == {
+        Observed,
+        ObservedCount,
+    }

@@ -206,6 +206,16 @@ async def test_logprobs_come_with_the_text(api: Api) -> None:
     assert [delta["logprobs"][0]["token"] for delta in deltas] == list("Hello!")
 
 
+async def test_a_fetch_may_ask_again_for_what_the_response_has(api: Api) -> None:
+    logprobs = "message.output_text.logprobs"
+    response = await create(api, include=[logprobs])
+    fetched = await api.sdk.responses.retrieve(response.id, include=[logprobs])
+    assert fetched.output[0].content[0].logprobs == response.output[0].content[0].logprobs  # type: ignore[union-attr]
+    other = await api.http.get(f"/v1/responses/{response.id}", params={"include[]": "file_search_call.results"})
+    assert (other.status_code, other.json()["error"]["param"]) == (400, "include")
+    assert logprobs in other.json()["error"]["message"]
+
+
 async def test_parameters_of_a_fetch_are_heeded_or_refused(api: Api) -> None:
     response = await create(api)
     for params in (

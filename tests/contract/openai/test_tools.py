@@ -242,7 +242,7 @@ async def test_a_named_function_is_called_and_the_answer_stops(valkey_url: str) 
         for choice in (await answer_of(api, tool_choice=named("weather")),):
             [call] = choice["message"]["tool_calls"]
             assert call["function"] == {"name": "weather", "arguments": '{"city": "Rome"}'}
-            assert (choice["message"]["content"], choice["finish_reason"]) == (None, "stop")
+            assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
         assert described(worker) == ["weather"]
         grammar = worker.jobs[-1].sampling.grammar
         assert grammar is not None
@@ -495,3 +495,34 @@ async def test_a_call_is_told_while_it_is_written(valkey_url: str) -> None:
         go_on.set()
         await following
         assert seen == '{"city": "Rome"}{}'
+
+
+async def counted_parses(api: Api) -> dict[str, float]:
+    """By mode and outcome."""
+    text = (await api.http.get("/metrics")).text
+    pattern = r'vllm:tool_call_parser_invocations_total\{mode="(\w+)",model_name="[^"]+",outcome="(\w+)",request_type="(\w+)"\} (\S+)'
+    return {f"{mode} {outcome} {kind}": float(n) for mode, outcome, kind, n in re.findall(pattern, text)}
+
+
+async def test_reading_answers_for_calls_is_counted_as_vllm_counts_it(valkey_url: str) -> None:
+    async with worker_that_says(valkey_url, TWO), running_api(valkey_url) as api:
+        await answer_of(api, n=2)
+        assert (await counted_parses(api))["non_streaming tool_call chat_completions"] == 2
+        body = {"messages": HI, "tools": [WEATHER, TIME], "stream": True}
+        assert (await api.http.post(CHAT, json=body)).is_success
+        await api.http.post(CHAT, json={"messages": HI})
+        found = await counted_parses(api)
+        assert found["streaming tool_call chat_completions"] > 0
+        assert found["non_streaming tool_call chat_completions"] == 2, "without tools nothing is looked for"
+        body = {"input": "hi", "tools": [{"type": "function", "name": "time"}], "store": False}
+        assert (await api.http.post("/v1/responses", json=body)).is_success
+        assert (await counted_parses(api))["non_streaming tool_call responses"] == 1
+
+
+async def test_an_answer_without_calls_is_counted_as_one(valkey_url: str) -> None:
+    async with worker_that_says(valkey_url, "It is sunny."), running_api(valkey_url) as api:
+        await answer_of(api)
+        assert await counted_parses(api) == {
+            "non_streaming tool_call chat_completions": 0,
+            "non_streaming no_tool_call chat_completions": 1,
+        }

@@ -14,7 +14,15 @@ from headrace_shared.queue.hub import StreamHub
 from headrace_shared.queue.requests import QueueLimits, RequestQueue
 from headrace_shared.settings import RedisSettings
 
-_ON_A_CLUSTER_TOO = {"test_append", "test_cancel", "test_enqueue", "test_order", "test_recovery", "test_streams"}
+_ON_A_CLUSTER_TOO = {
+    "test_append",
+    "test_batch_book",
+    "test_cancel",
+    "test_enqueue",
+    "test_order",
+    "test_recovery",
+    "test_streams",
+}
 """Modules whose tests run against one server and, unless they look at that server themselves, against a cluster."""
 
 

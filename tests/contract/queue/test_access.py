@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import redis
+from batching import batch_is_over, chats, running_batch_worker
 from eventually import eventually
 from live_api import Api, running_api
 from queue_traffic import QUEUE, make_job
 from redis_servers import RedisServer
-from scripted_worker import ScriptedWorker
+from scripted_worker import ScriptedWorker, running_worker
 from streams_in_progress import both_ends, one_request
 
+from headrace_api.batches.worker import BatchWorker
 from headrace_shared.queue import keys, scripts
 from headrace_shared.queue.client import connect
 from headrace_shared.queue.requests import IdempotencyKey
@@ -21,6 +23,8 @@ from headrace_shared.settings import RedisSettings
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "valkey"
 USERS = {"headrace-api": "api-secret", "headrace-worker": "worker-secret"}
+BATCH_WORKER = "headrace-batch-worker"
+PASSWORDS = USERS | {BATCH_WORKER: "batch-secret"}
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ async def is_ready(api: Api) -> bool:
 
 
 def url_of(server: RedisServer, user: str, scheme: str = "redis") -> str:
-    return f"{scheme}://{user}:{USERS[user]}@127.0.0.1:{server.port}/"
+    return f"{scheme}://{user}:{PASSWORDS[user]}@127.0.0.1:{server.port}/"
 
 
 async def test_a_request_is_served_by_users_with_least_privilege(server: RedisServer) -> None:
@@ -82,7 +86,7 @@ async def test_nothing_that_the_two_sides_do_is_refused(server: RedisServer) -> 
         for request_id in ("a", "b", "c"):
             await ends.requests.enqueue(make_job(request_id), idempotency=IdempotencyKey(request_id, "f"))
         await ends.worker.claim(2, 10**9)
-        await ends.worker.renew()
+        await ends.worker.renew(["a"])
         for request_id in ("a", "c"):
             await ends.requests.cancel(QUEUE, request_id, "test", unless_heard=True)
         await ends.requests.state(QUEUE, "b")
@@ -98,6 +102,25 @@ async def test_nothing_that_the_two_sides_do_is_refused(server: RedisServer) -> 
     with redis.Redis.from_url(f"redis://admin:admin@127.0.0.1:{server.port}") as admin:
         refused = {entry[7] for entry in admin.execute_command("ACL", "LOG")}
     assert refused <= {b"config|get"}, "the check at the start does without"
+
+
+async def test_a_batch_is_worked_on_by_users_with_least_privilege(server: RedisServer, tmp_path: Path) -> None:
+    api_url, worker_url = (url_of(server, user) for user in USERS)
+    with redis.Redis.from_url(f"redis://admin:admin@127.0.0.1:{server.port}") as admin:
+        async with (
+            running_worker(worker_url),
+            running_api(api_url, files=tmp_path) as api,
+            running_batch_worker(url_of(server, BATCH_WORKER), tmp_path) as services,
+        ):
+            kept = await api.sdk.files.create(file=("a.txt", b"x"), purpose="user_data")
+            assert (await api.sdk.files.delete(kept.id)).deleted
+            batch = await batch_is_over(api, chats(5, model="tiny"))
+            assert batch.status == "completed"
+            assert (await batch_is_over(api, b"nonsense")).status == "failed"
+            assert len((await api.sdk.batches.list(after=batch.id)).data) == 0
+            await BatchWorker(services).sweep()
+        refused = {entry[7] for entry in admin.execute_command("ACL", "LOG")}
+    assert refused <= {b"config|get"}
 
 
 async def test_a_claim_that_the_server_refuses_strands_nothing(server: RedisServer) -> None:

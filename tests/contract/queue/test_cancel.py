@@ -82,6 +82,24 @@ async def test_what_somebody_listens_to_goes_on_when_only_the_unheard_are_to_end
     assert outcomes == [CancelOutcome.REQUESTED, CancelOutcome.CANCELLED]
 
 
+async def test_a_renewal_tells_who_listens_to_what_says_nothing(
+    requests: RequestQueue, worker: WorkerQueue, hub: StreamHub
+) -> None:
+    stream = await hub.open(QUEUE, "heard")
+    for request_id in ("heard", "unheard"):
+        await requests.enqueue(make_job(request_id))
+    await worker.claim(2, ALL)
+    assert (await worker.renew(["heard", "unheard"])).listeners == {"heard": 1, "unheard": 0}
+    assert (await worker.renew(["unheard"])).listeners == {"unheard": 0}
+    assert await worker.renew() == ({}, {})
+    stream.close()
+
+    async def unheard() -> bool:
+        return (await worker.renew(["heard"])).listeners == {"heard": 0}
+
+    await eventually(unheard)
+
+
 async def test_an_unknown_or_finished_request_cannot_be_cancelled(requests: RequestQueue, worker: WorkerQueue) -> None:
     assert await requests.cancel(QUEUE, "nobody", "x") is CancelOutcome.GONE
     await requests.enqueue(make_job("r"))

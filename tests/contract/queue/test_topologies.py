@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from arq import ArqRedis
+from batching import batch_is_over, chats, running_batch_worker
+from eventually import eventually
+from live_api import running_api
 from queue_traffic import QUEUE, make_job, positions, serve
 from redis_servers import (
     RedisCluster,
@@ -14,11 +18,13 @@ from redis_servers import (
     running_sentinels,
     until,
 )
+from scripted_worker import running_worker
 from streams_in_progress import both_ends, hold_streams_through, one_request
 
 from headrace_shared.errors import UnavailableError
 from headrace_shared.model_card import ModelCard
 from headrace_shared.queue import keys
+from headrace_shared.queue.batch_jobs import WORK
 from headrace_shared.queue.blobs import BlobStore
 from headrace_shared.queue.claims import WorkerQueue
 from headrace_shared.queue.presence import Presence, WorkerState
@@ -44,6 +50,25 @@ def another(cluster: RedisCluster) -> RedisServer:
 
 async def test_a_request_is_served_in_a_cluster(cluster: RedisCluster) -> None:
     await one_request(cluster.url)
+
+
+async def test_a_batch_is_worked_on_in_a_cluster(cluster: RedisCluster, tmp_path: Path) -> None:
+    async with (
+        running_worker(cluster.url),
+        running_api(cluster.url, files=tmp_path) as api,
+        running_batch_worker(cluster.url, tmp_path) as services,
+    ):
+        for _ in range(3):
+            batch = await batch_is_over(api, chats(20, model="tiny"))
+            assert (batch.status, batch.error_file_id) == ("completed", None)
+        assert len((await api.sdk.batches.list()).data) == 3
+        # No job of arq's is left over.
+        jobs = await services.batch_jobs.client()
+        await eventually(lambda: no_jobs(jobs))
+
+
+async def no_jobs(jobs: ArqRedis) -> bool:
+    return not [job for job in await jobs.queued_jobs() if job.function == WORK]
 
 
 async def test_queues_on_every_node_are_read_and_heard_through_one_client(cluster: RedisCluster) -> None:

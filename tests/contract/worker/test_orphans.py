@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import httpx
 import pytest
+import redis
+from eventually import eventually
 from fleet import ApiProcess, fleet_on
 from queue_client import QueueClient, generate_job, queue_client
 from worker_process import card_of_fleet, workers
@@ -17,6 +20,7 @@ from worker_states import until_free, until_running
 from headrace_cli.embedded_redis import EmbeddedRedis
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.event import Event, Failed, Finished
+from headrace_shared.queue import keys
 
 GRACE_S = 1.5
 MODEL = "simulated"
@@ -89,6 +93,18 @@ async def _ask(api: ApiProcess, tokens: int, headers: dict[str, str] | None = No
     return answer
 
 
+async def _ask_whole(
+    api: ApiProcess, fields: dict[str, object], headers: dict[str, str] | None = None
+) -> httpx.Response | None:
+    """An answer that comes in one piece; None when the connection broke."""
+    body = {"model": MODEL, "prompt": "go", "max_tokens": 1} | fields
+    async with httpx.AsyncClient(base_url=api.url, timeout=40) as http:
+        try:
+            return await http.post("/v1/completions", json=body, headers=headers)
+        except httpx.TransportError:
+            return None
+
+
 async def test_a_request_that_nobody_ever_listened_to_ends_as_cancelled(valkey_url: str, client: QueueClient) -> None:
     with workers(valkey_url, 1, simulated_step_ms=10, orphan_grace_s=0.3):
         card = await card_of_fleet(client.presence, 1)
@@ -109,14 +125,60 @@ async def test_a_listener_that_comes_back_in_time_keeps_its_request(valkey_url: 
         assert isinstance((await _log(client, card.queue, "r"))[-1], Finished)
 
 
-async def test_a_silent_prefill_is_not_taken_for_an_orphan(valkey_url: str, client: QueueClient) -> None:
-    settings = {"max_num_seqs": 4, "max_num_batched_tokens": 16}
-    with workers(valkey_url, 1, simulated_step_ms=10, orphan_grace_s=0.2, **settings):
+@pytest.mark.parametrize(
+    "silence",
+    [
+        pytest.param({"prompt": "a " * 4000}, id="long prefill"),
+        pytest.param({"use_beam_search": True, "n": 2, "max_tokens": 4000, "ignore_eos": True}, id="beam search"),
+    ],
+)
+async def test_what_says_nothing_is_ended_too_when_its_api_node_is_killed(
+    valkey_url: str, client: QueueClient, silence: dict[str, object]
+) -> None:
+    """Each would take ten seconds or more until it says something."""
+    with fleet_on(valkey_url) as fleet:
+        fleet.worker(simulated_step_ms=20, orphan_grace_s=GRACE_S, max_num_seqs=8, max_num_batched_tokens=8)
+        victim, other = fleet.api(), fleet.api()
+        for api in (victim, other):
+            await asyncio.to_thread(api.wait_until_ready)
         card = await card_of_fleet(client.presence, 1)
-        await client.queue.enqueue(generate_job(card.queue, "r", prompt_tokens=1600))
+
+        async def running(count: int) -> bool:
+            return (await client.queue.depth(card.queue)).running == count
+
+        orphan = asyncio.create_task(_ask_whole(victim, silence))
+        await eventually(lambda: running(1))
+        shorter = silence | ({"max_tokens": 200} if "n" in silence else {"prompt": "a " * 1600})
+        leaving = asyncio.create_task(_ask_whole(victim, shorter, {"X-Headrace-On-Disconnect": "continue"}))
+        heard = asyncio.create_task(_ask_whole(other, shorter))
+        await eventually(lambda: running(3))
+        victim.process.kill()
+        begin = time.monotonic()
+        await eventually(lambda: running(2), GRACE_S + 1.5)
+        assert time.monotonic() - begin > GRACE_S / 2
+        assert await orphan is await leaving is None
+        answer = await heard
+        assert answer is not None
+        assert answer.status_code == 200
+        await until_free(client.presence, 15)
+    assert await _endings(client, card.queue, valkey_url) == {"Failed": 1, "Finished": 2}
+
+
+async def test_a_long_silence_is_no_orphan_while_somebody_listens_through_reconnects(
+    valkey_url: str, client: QueueClient
+) -> None:
+    settings = {"max_num_seqs": 4, "max_num_batched_tokens": 16}
+    with workers(valkey_url, 1, simulated_step_ms=10, orphan_grace_s=0.5, **settings):
+        card = await card_of_fleet(client.presence, 1)
+        running = asyncio.create_task(client.run(generate_job(card.queue, "r", prompt_tokens=4000)))
         await until_running(client.presence, 1)
-        await asyncio.sleep(0.5)
-        events = await _log(client, card.queue, "r")
+        with redis.Redis.from_url(valkey_url) as server:
+            for _ in range(8):
+                await asyncio.sleep(0.25)
+                assert server.execute_command("CLIENT", "KILL", "TYPE", "pubsub") > 0
+        assert not running.done(), "the prefill was longer than that"
+        async with asyncio.timeout(15):
+            events = await running
     assert isinstance(events[-1], Finished)
 
 
@@ -134,6 +196,14 @@ async def test_a_restart_of_redis_makes_no_orphans(own_valkey: EmbeddedRedis) ->
             async with asyncio.timeout(20):
                 ended = await asyncio.gather(*running)
     assert all(isinstance(events[-1], Finished) for events in ended)
+
+
+async def _endings(client: QueueClient, queue: str, valkey_url: str) -> Counter[str]:
+    """How all requests have ended, by the names of their last events."""
+    prefix = keys.token_log(queue, "")
+    with redis.Redis.from_url(valkey_url) as server:
+        ids = [key.decode().removeprefix(prefix) for key in server.scan_iter(f"{prefix}*")]
+    return Counter([type((await _log(client, queue, request_id))[-1]).__name__ for request_id in ids])
 
 
 async def _log(client: QueueClient, queue: str, request_id: str) -> list[Event]:

@@ -148,6 +148,24 @@ async def test_a_continuation_has_a_link_to_the_attempt_before_it(
         assert attributes(left)["headrace.outcome"] == "handed over"
 
 
+async def test_an_item_of_a_batch_is_a_trace_of_its_own_with_a_link_to_the_batch(
+    valkey_url: str, client: QueueClient, collector: TraceCollector
+) -> None:
+    with workers(valkey_url, 1):
+        card = await card_of_fleet(client.presence, 1)
+        for number in range(2):
+            await client.run(generate_job(card.queue, f"item-{number}", max_tokens=3, linked=TRACEPARENT))
+        await eventually(lambda: len(collector.named(NAME)) == 2)
+    items = collector.named(NAME)
+    assert len({span.trace_id for span in items} | {bytes.fromhex(TRACE)}) == 3
+    for span in items:
+        assert [(link.trace_id.hex(), link.span_id.hex()) for link in span.links] == [(TRACE, PARENT)]
+        assert span.parent_span_id == b""
+        parts = {part.name: part for part in collector.spans if part.trace_id == span.trace_id and part is not span}
+        assert {"queue wait", "claim", "prefill", "decode"} <= set(parts)
+        assert {part.parent_span_id for part in parts.values()} == {span.span_id}
+
+
 async def test_a_collector_that_is_away_neither_slows_a_worker_nor_keeps_it(
     valkey_url: str, client: QueueClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import re
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -14,11 +15,12 @@ from constrained import Answered, Asked, ConstrainedEngine, spec_of
 from headrace_shared.protocol.event import FinishReason
 from headrace_shared.protocol.grammar import GrammarBackend, GrammarKind, GrammarSpec
 from headrace_shared.protocol.sampling import ThinkingSpec
+from headrace_worker.execute.grammar import automaton, installed
 from headrace_worker.execute.grammar.backend import GrammarError
 from headrace_worker.execute.grammar.compiler import GrammarCompiler
 from headrace_worker.execute.grammar.vocabulary import Vocabulary
 
-PERSON = {
+PERSON: dict[str, Any] = {
     "type": "object",
     "properties": {"name": {"type": "string", "pattern": "^[a-z]{1,9}$"}, "age": {"type": "integer", "minimum": 0}},
     "required": ["name", "age"],
@@ -26,6 +28,13 @@ PERSON = {
 GBNF = 'root ::= "(" sum ")"\nsum ::= [0-9] | [0-9] "+" sum\n'
 LARK = 'start: "(" sum ")"\nsum: /[0-9]/ | /[0-9]/ "+" sum\n'
 SEEDS = range(8)
+ALL = ("xgrammar", "guidance", "outlines", "lm-format-enforcer")
+
+
+def schema_for(backend: str) -> dict[str, Any]:
+    """PERSON as far as the backend enforces it."""
+    age = PERSON["properties"]["age"] if backend in ("auto", "xgrammar", "guidance") else {"type": "integer"}
+    return {**PERSON, "properties": {**PERSON["properties"], "age": age}}
 
 
 def only(answers: list[list[Answered]]) -> list[str]:
@@ -34,8 +43,8 @@ def only(answers: list[list[Answered]]) -> list[str]:
     return [answer.text for [answer] in answers]
 
 
-@pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
-@pytest.mark.parametrize("pattern", [r"\d{3}-\d{4}", "(red|green) (cat|dog)s?", "[A-Z][a-z]{2,5}", "é{2,3}☃"])
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("pattern", ["^[0-9]{3}-[0-9]{4}$", "(red|green) (cat|dog)s?", "[A-Z][a-z]{2,5}", "é{2,3}☃"])
 def test_an_answer_matches_its_regular_expression(engine: ConstrainedEngine, pattern: str, backend: str) -> None:
     spec = spec_of(guided_regex=pattern, guided_decoding_backend=backend)
     assert spec.backend == backend
@@ -43,7 +52,7 @@ def test_an_answer_matches_its_regular_expression(engine: ConstrainedEngine, pat
         assert re.fullmatch(pattern, text)
 
 
-@pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
+@pytest.mark.parametrize("backend", ALL)
 def test_an_answer_is_one_of_its_choices(engine: ConstrainedEngine, backend: str) -> None:
     choices = ["a", "ab", 'say "hi"', "back\\slash", "naïve ☃", "two\nlines"]
     spec = spec_of(guided_choice=choices, guided_decoding_backend=backend)
@@ -72,18 +81,21 @@ def test_a_structural_tag_constrains_what_is_inside_its_tags(engine: Constrained
         assert json.loads(inside[1]) in ({}, {"a": True}, {"a": False})
 
 
-@pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
+@pytest.mark.parametrize("backend", ALL)
 def test_a_compact_answer_has_no_blanks(engine: ConstrainedEngine, backend: str) -> None:
-    spec = spec_of(guided_json=PERSON, guided_decoding_backend=f"{backend}:disable-any-whitespace")
+    spec = spec_of(guided_json=schema_for(backend), guided_decoding_backend=f"{backend}:disable-any-whitespace")
     for text in only(engine.run([engine.ask(grammar=spec, seed=seed) for seed in SEEDS])):
-        assert re.fullmatch(r'\{"name":"[a-z]+","age":\d+\}', text)
+        assert re.search(r"\s", text) is None
+        jsonschema.validate(json.loads(text), schema_for(backend))
 
 
-def test_blanks_follow_the_whitespace_pattern(engine: ConstrainedEngine) -> None:
-    spec = spec_of(guided_json=PERSON, guided_whitespace_pattern="_{2}")
+@pytest.mark.parametrize("backend", ["auto", "outlines"])
+def test_blanks_follow_the_whitespace_pattern(engine: ConstrainedEngine, backend: str) -> None:
+    schema = schema_for(backend)
+    spec = spec_of(guided_json=schema, guided_whitespace_pattern="_{2}", guided_decoding_backend=backend)
     for text in only(engine.run([engine.ask(grammar=spec, seed=seed) for seed in SEEDS])):
         assert set(re.findall(r"_+", text)) <= {"__"}
-        jsonschema.validate(json.loads(text.replace("__", "")), PERSON)
+        jsonschema.validate(json.loads(text.replace("__", "")), schema)
 
 
 def mixed(engine: ConstrainedEngine) -> list[Asked]:
@@ -115,9 +127,9 @@ def test_a_preempted_answer_stays_in_its_grammar(engine: ConstrainedEngine) -> N
     assert [answer.token_ids for [answer] in squeezed] == [answer.token_ids for [answer] in undisturbed]
 
 
-@pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
+@pytest.mark.parametrize("backend", ALL)
 def test_an_answer_goes_on_where_another_worker_left_it(engine: ConstrainedEngine, backend: str) -> None:
-    spec = spec_of(guided_json=PERSON, guided_decoding_backend=backend)
+    spec = spec_of(guided_json=schema_for(backend), guided_decoding_backend=backend)
     asked = engine.ask(grammar=spec, seed=3)
     [[whole]] = engine.run([asked])
     for length in range(1, len(whole.token_ids) - 1, 7):
@@ -194,15 +206,17 @@ def test_a_spent_thinking_budget_ends_the_thinking_and_begins_the_grammar(
 @pytest.mark.parametrize("family", ["llama3", "qwen", "llama2", "mistral", "gemma"])
 def test_every_family_of_tokenizers_can_be_constrained(tmp_path: Path, family: str) -> None:
     engine = ConstrainedEngine(tmp_path, family)
-    for backend in ("xgrammar", "guidance"):
-        spec = spec_of(guided_json=PERSON, guided_decoding_backend=f"{backend}:disable-any-whitespace")
+    for backend in ALL:
+        spec = spec_of(guided_json=schema_for(backend), guided_decoding_backend=f"{backend}:disable-any-whitespace")
         asked = [engine.ask("Give me a person: ", grammar=spec, seed=seed) for seed in SEEDS]
         for text in only(engine.run(asked)):
             jsonschema.validate(json.loads(text), PERSON)
     engine.compiler.close()
 
 
-@pytest.mark.parametrize("backend", [GrammarBackend.XGRAMMAR, GrammarBackend.GUIDANCE])
+@pytest.mark.parametrize(
+    "backend", [GrammarBackend.XGRAMMAR, GrammarBackend.GUIDANCE, GrammarBackend.LM_FORMAT_ENFORCER]
+)
 def test_an_answer_whose_grammar_wants_what_no_token_has_is_cut_off(
     engine: ConstrainedEngine, backend: GrammarBackend
 ) -> None:
@@ -235,12 +249,46 @@ def test_equal_grammars_are_compiled_once(engine: ConstrainedEngine) -> None:
         (GrammarSpec(GrammarKind.JSON_SCHEMA, '{"type":"strange"}', GrammarBackend.XGRAMMAR), "strange"),
         (GrammarSpec(GrammarKind.JSON_SCHEMA, '{"not":{}}', GrammarBackend.GUIDANCE), "not"),
         (GrammarSpec(GrammarKind.STRUCTURAL_TAG, "{}", GrammarBackend.XGRAMMAR), "format"),
+        (GrammarSpec(GrammarKind.REGEX, "(?=a)b", GrammarBackend.OUTLINES), "NFA"),
+        (GrammarSpec(GrammarKind.REGEX, r"(a)\1", GrammarBackend.LM_FORMAT_ENFORCER), "Group references"),
     ],
 )
 def test_what_does_not_compile_is_said_in_one_line(engine: ConstrainedEngine, spec: GrammarSpec, words: str) -> None:
     with pytest.raises(GrammarError, match=words) as caught:
         engine.compiler.compile(spec).result()
     assert "/project/" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", [GrammarBackend.OUTLINES, GrammarBackend.LM_FORMAT_ENFORCER])
+def test_a_short_pattern_with_a_vast_automaton_is_refused_in_time(
+    engine: ConstrainedEngine, backend: GrammarBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(automaton, "_LONGEST_S", 1.0)
+    spec = GrammarSpec(GrammarKind.REGEX, "(a|b)*a(a|b){40}", backend)
+    with pytest.raises(GrammarError, match="too large"):
+        engine.compiler.compile(spec).result()
+
+
+@pytest.mark.parametrize("backend", [GrammarBackend.OUTLINES, GrammarBackend.LM_FORMAT_ENFORCER])
+def test_a_backend_that_is_not_installed_says_how_it_is(
+    engine: ConstrainedEngine, backend: GrammarBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installed, "find_spec", lambda name: None)
+    compiler = GrammarCompiler(lambda: Vocabulary.of(engine.tokenizer, engine.vocab_size, frozenset({engine.eos})))
+    with pytest.raises(GrammarError, match=re.escape(f"pip install 'headrace[{backend.value}]'")):
+        compiler.compile(GrammarSpec(GrammarKind.REGEX, "a", backend)).result()
+    compiler.close()
+
+
+def test_blanks_count_among_the_characters_of_a_string(engine: ConstrainedEngine) -> None:
+    schema = {"type": "string", "minLength": 2, "maxLength": 3}
+    spec = spec_of(guided_json=schema, guided_decoding_backend="lm-format-enforcer:disable-any-whitespace")
+    blank = engine.tokenizer.encode(" ", add_special_tokens=False)[0]
+    asked = [engine.ask(grammar=spec, seed=seed, logit_bias={blank: 20.0}) for seed in SEEDS]
+    texts = only(engine.run(asked))
+    assert '"   "' in texts
+    for text in texts:
+        jsonschema.validate(json.loads(text), schema)
 
 
 def test_a_model_without_end_of_text_refuses_grammars(engine: ConstrainedEngine) -> None:

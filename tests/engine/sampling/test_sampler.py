@@ -198,6 +198,6 @@ def test_forgetting_a_request_lets_go_of_its_sequences(lab):
     sampler = lab.sampler()
     sampler.sample(lab.logits(1), [lab.sequence()])
     sampler.forget("another")
-    assert sampler._batch is not None
+    assert sampler._batches
     sampler.forget("r")
-    assert sampler._batch is None
+    assert not sampler._batches

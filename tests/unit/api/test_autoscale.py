@@ -19,7 +19,7 @@ from headrace_shared.queue.status import Backlog
         (5, 3001, 0, 100.0, 1, 8, 2),
         (5, 6000, 16, 200.0, 2, 16, 4),  # two to go on, two for 6,000 tokens at 100 a second each
         (1, 1, 0, None, 3, 24, 4),
-        (1, 1, 0, None, 0, 0, 2),
+        (1, 1, 0, None, 0, 0, 1),
         (0, 0, 3, 100.0, 1, 0, 3),  # a worker that does not say how much it runs at once
     ],
 )

@@ -2,21 +2,29 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from headrace_shared.errors import HeadraceError
+from headrace_shared.protocol.grammar import GrammarBackend
 from headrace_shared.protocol.sampling import ProcessorCall
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.engine.generate import GenerateEngine, Runner
 from headrace_worker.models.files import ModelFiles
+from headrace_worker.schedule.prefill_shares import PrefillLimits
 from headrace_worker.schedule.request import RowProcessor
 from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
+from headrace_worker.schedule.speculation.speculation import Speculation
+from headrace_worker.schedule.step_pace import PaceLimits
 from headrace_worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from headrace_worker.execute.grammar.compiler import GrammarCompiler
+
+_LONG_SHARE = 0.04
+"""Of the context length: what makes a prompt long where nothing is said and prompts share steps, as in vLLM."""
 
 
 class EngineSetupError(HeadraceError):
@@ -55,7 +63,8 @@ def _build_simulated(settings: WorkerSettings) -> EngineSetup:
 
     max_model_len = min(settings.max_model_len or simulate.MAX_MODEL_LEN, simulate.MAX_MODEL_LEN)
     blocks_per_sequence = -(-max_model_len // settings.block_size)
-    limits = _limits(settings, max_model_len, num_blocks=blocks_per_sequence * min(settings.max_num_seqs, 64))
+    num_blocks = settings.num_gpu_blocks_override or blocks_per_sequence * min(settings.max_num_seqs, 64)
+    limits = _limits(settings, max_model_len, num_blocks)
     eos = frozenset({simulate.EOS_ID})
     return EngineSetup(
         engine=_engine(limits, eos, simulate.SimulatedRunner(settings.simulated_step_ms)),
@@ -69,13 +78,18 @@ def _build_simulated(settings: WorkerSettings) -> EngineSetup:
 
 
 def _build_torch(settings: WorkerSettings) -> EngineSetup:
+    from headrace_worker.engine.speculate import build_speculation
     from headrace_worker.execute.build import build_runner
     from headrace_worker.execute.grammar.compiler import GrammarCompiler
+    from headrace_worker.execute.grammar.installed import how_to_install, is_installed
     from headrace_worker.execute.grammar.vocabulary import Vocabulary
     from headrace_worker.execute.logits.own import ProcessorLoader
     from headrace_worker.models.errors import ModelLoadError
     from headrace_worker.models.tokenizer import load_files
 
+    backend = GrammarBackend(settings.grammar_backend)
+    if not is_installed(backend):
+        raise EngineSetupError(f"guided_decoding_backend: {how_to_install(backend)}")
     try:
         built = build_runner(settings)
         files = load_files(settings)
@@ -84,9 +98,11 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
     if settings.traces_model:
         built.runner.time_forward()
     model = built.model
+    config = settings.speculation
+    speculation = build_speculation(config, built) if config is not None else None
     limits = _limits(settings, model.max_model_len, built.num_blocks)
     return EngineSetup(
-        engine=_engine(limits, model.eos_token_ids, built.runner),
+        engine=_engine(limits, model.eos_token_ids, built.runner, speculation),
         limits=limits,
         files=_with_own_defaults(files, settings),
         architecture=type(model.model).__name__,
@@ -108,6 +124,9 @@ def _with_own_defaults(files: ModelFiles, settings: WorkerSettings) -> ModelFile
 
 
 def _limits(settings: WorkerSettings, max_model_len: int, num_blocks: int) -> SchedulerLimits:
+    long_tokens = settings.long_prefill_token_threshold
+    if not long_tokens and settings.max_num_partial_prefills > 1:
+        long_tokens = max(1, int(max_model_len * _LONG_SHARE))
     try:
         return SchedulerLimits(
             max_num_seqs=settings.max_num_seqs,
@@ -116,10 +135,14 @@ def _limits(settings: WorkerSettings, max_model_len: int, num_blocks: int) -> Sc
             block_size=settings.block_size,
             num_blocks=num_blocks,
             enable_prefix_caching=settings.enable_prefix_caching,
+            pace=PaceLimits(settings.target_step_ms / 1000 or inf, settings.interactive_itl_slack),
+            prefills=PrefillLimits(settings.max_num_partial_prefills, settings.max_long_partial_prefills, long_tokens),
         )
     except ValueError as error:
         raise EngineSetupError(str(error)) from error
 
 
-def _engine(limits: SchedulerLimits, eos_token_ids: frozenset[int], runner: Runner) -> GenerateEngine:
-    return GenerateEngine(Scheduler(limits, eos_token_ids=eos_token_ids), runner)
+def _engine(
+    limits: SchedulerLimits, eos_token_ids: frozenset[int], runner: Runner, speculation: Speculation | None = None
+) -> GenerateEngine:
+    return GenerateEngine(Scheduler(limits, eos_token_ids=eos_token_ids, speculation=speculation), runner)

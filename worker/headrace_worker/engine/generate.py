@@ -1,12 +1,14 @@
 """GenerateEngine: continuous batching of text generation, one step at a time."""
 
+import threading
 from dataclasses import dataclass
 from typing import Protocol
 
 from headrace_shared.clock import mono_s
-from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput, Slice
+from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput, Slice, StepGivenUpError
 from headrace_worker.schedule.request import Request
-from headrace_worker.schedule.scheduler import Room, Scheduler, SchedulerStats
+from headrace_worker.schedule.room import Room
+from headrace_worker.schedule.scheduler import Scheduler, SchedulerStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class StepFacts:
     slices: list[Slice]
     chunks: list[Chunk]
     preempted: list[str]
+    expected_s: float | None = None
+    """What the steps before it let expect; None: not enough of them yet."""
 
     @property
     def request_ids(self) -> frozenset[str]:
@@ -44,7 +48,10 @@ class Runner(Protocol):
     """Whatever turns a plan into tokens: a model, or a simulation of one."""
 
     def execute(self, plan: Plan) -> Sampled:
-        """Compute every slice of ``plan``; one sampled token for each slice that samples, in order."""
+        """Compute every slice of ``plan``; one sampled token for each slice that samples, in order.
+
+        Raises StepGivenUpError when the plan becomes unwanted before that is done.
+        """
 
 
 class GenerateEngine:
@@ -54,6 +61,7 @@ class GenerateEngine:
         self._scheduler = scheduler
         self._runner = runner
         self._facts: StepFacts | None = None
+        self._hurry = threading.Event()
 
     def add(self, request: Request) -> None:
         """Take a request in. Raises ValueError when it can never run here."""
@@ -67,12 +75,23 @@ class GenerateEngine:
         """End one choice early, as if it had met its end-of-text token."""
         self._scheduler.finish(request_id, choice)
 
+    def hurry(self) -> None:
+        """Somebody waits to be added: give up the step under way if all of it is background. From any thread."""
+        self._hurry.set()
+
+    def calm_down(self) -> None:
+        """Whoever waits is about to be added."""
+        self._hurry.clear()
+
     def step(self) -> list[SequenceOutput]:
-        """Compute one batch; empty when there is nothing to do."""
+        """Compute one batch; empty when there is nothing to do, or the step was given up."""
         begun_s = mono_s()
         plan = self._scheduler.plan()
         if not plan.slices:
             return []
+        expected_s = self._scheduler.cost.seconds(plan.load)
+        if plan.interruptible:
+            plan.unwanted = self._hurry.is_set
         planned_s = mono_s()
         # Before the commit: whoever has told nothing yet is still in its prompt.
         chunks = [
@@ -80,9 +99,14 @@ class GenerateEngine:
             for part in plan.slices
             if not part.sequence.reported
         ]
-        sampled = self._runner.execute(plan)
+        try:
+            sampled = self._runner.execute(plan)
+        except StepGivenUpError:
+            self._scheduler.give_up()
+            return []
         executed_s = mono_s()
         outputs = self._scheduler.commit(plan, sampled)
+        self._scheduler.cost.note(plan.load, mono_s() - begun_s)
         self._facts = StepFacts(
             begun_s=begun_s,
             planned_s=planned_s,
@@ -94,6 +118,7 @@ class GenerateEngine:
             slices=plan.slices,
             chunks=chunks,
             preempted=self._scheduler.take_preempted(),
+            expected_s=expected_s,
         )
         return outputs
 

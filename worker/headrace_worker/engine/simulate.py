@@ -10,10 +10,11 @@ import itertools
 import json
 import time
 
+from headrace_shared.clock import mono_s
 from headrace_shared.protocol.event import TokenLogprob, TopLogprob
 from headrace_worker.models.files import ModelFiles
 from headrace_worker.schedule.beam import Candidate
-from headrace_worker.schedule.plan import Plan, Sampled
+from headrace_worker.schedule.plan import Plan, Sampled, StepGivenUpError
 from headrace_worker.schedule.request import Sequence
 
 MAX_MODEL_LEN = 8192
@@ -25,6 +26,8 @@ _WORDS = tuple(
     f"{a}{b}{c}{d}" for a, b, c, d in itertools.product("bdklmnrst", "aeiou", "lmnrst", "aeio")
 )  # 1,080 words of four letters
 VOCAB_SIZE = _FIRST_WORD + len(_WORDS)
+_LOOK_S = 0.005
+"""How often a step is asked whether it is still wanted."""
 _SHORTEST, _LONGEST = 16, 144
 """Answers end by themselves within these many tokens."""
 
@@ -41,8 +44,7 @@ class SimulatedRunner:
         self._step_s = step_ms / 1000
 
     def execute(self, plan: Plan) -> Sampled:
-        if self._step_s:
-            time.sleep(self._step_s)
+        self._compute(plan)
         sampled = Sampled()
         for part in plan.slices:
             sequence = part.sequence
@@ -58,6 +60,13 @@ class SimulatedRunner:
                 if sequence.sampling.beams is not None:
                     sampled.candidates[sequence] = simulated_candidates(sequence, sequence.sampling.beams.width)
         return sampled
+
+    def _compute(self, plan: Plan) -> None:
+        end_s = mono_s() + self._step_s
+        while (left_s := end_s - mono_s()) > 0:
+            if plan.unwanted is not None and plan.unwanted():
+                raise StepGivenUpError
+            time.sleep(left_s if plan.unwanted is None else min(left_s, _LOOK_S))
 
 
 def simulated_token(sequence: Sequence) -> int:

@@ -9,6 +9,7 @@ from headrace_worker.execute import kv_cache
 from headrace_worker.execute.attention.backend import AttentionBackend
 from headrace_worker.execute.attention.native import NativeAttention
 from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
+from headrace_worker.execute.draft_model import DraftModel, load_draft
 from headrace_worker.execute.kv_cache import CacheSize
 from headrace_worker.execute.lean import LeanNetwork, can_be_lean
 from headrace_worker.execute.linear import pack_linears, reorder_linears
@@ -35,6 +36,7 @@ class BuiltRunner:
     runner: ModelRunner
     model: LoadedModel
     num_blocks: int
+    draft: DraftModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ def build_runner(settings: WorkerSettings) -> BuiltRunner:
         overrides=settings.config_overrides,
         load_format=settings.load_format,
         progress_bar=settings.use_tqdm_on_load,
+        quantization=settings.quantization,
     )
     loaded = load_model(source)
     size = CacheSize(
@@ -72,8 +75,11 @@ def build_runner(settings: WorkerSettings) -> BuiltRunner:
         memory_bytes=settings.kv_cache_memory,
         utilization=settings.gpu_memory_utilization,
         most_tokens=settings.max_num_seqs * loaded.max_model_len,
+        blocks=settings.num_gpu_blocks_override,
     )
-    return assemble(loaded, size, mode=LogprobsMode(settings.logprobs_mode), quantization=settings.quantization)
+    speculation = settings.speculation
+    draft = load_draft(source, speculation, loaded) if speculation is not None and speculation.model else None
+    return assemble(loaded, size, mode=LogprobsMode(settings.logprobs_mode), draft=draft)
 
 
 def assemble(
@@ -81,26 +87,34 @@ def assemble(
     size: CacheSize,
     parts: Parts | None = None,
     mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS,
-    quantization: str = "none",
+    draft: LoadedModel | None = None,
 ) -> BuiltRunner:
-    """Put a runner together around a model that is already in memory, which it takes over.
+    """Put a runner together around models that are already in memory, which it takes over.
 
-    ``parts``: the fastest that this machine can do unless something else is asked for.
-    ``quantization``: none, int8 or int4. Raises ModelLoadError when memory is short, or when the
-    weights cannot be quantized.
+    ``parts``: the fastest that this machine can do unless something else is asked for. Raises
+    ModelLoadError when memory is short, or when the weights cannot be quantized as they were to be.
     """
     parts = parts or Parts()
-    threads = torch.get_num_threads()
-    packing = _packing(loaded, parts, quantization)
-    # With packed weights everything else is float32: it is what CPUs compute fastest.
-    dtype = loaded.dtype if packing is None else torch.float32
-    backend = _backend(loaded, size.block_size, packing, dtype)
-    num_blocks = kv_cache.count_blocks(loaded.layers, size, dtype, loaded.device)
-    cache = kv_cache.allocate(backend, loaded.layers, num_blocks, size.block_size, (dtype, loaded.device))
-    attention = PagedAttention(backend, loaded.layers, loaded.layer_index, cache)
-    network = _network(loaded, attention, packing, parts)
+    layers = loaded.layers + (draft.layers if draft is not None else [])
+    num_blocks = kv_cache.count_blocks(layers, size, _computes_in(loaded, _packing(loaded, parts)), loaded.device)
+    network, attention = _paged(loaded, num_blocks, size.block_size, parts)
     sampler = Sampler(loaded.vocab_size, loaded.eos_token_ids, mode)
     runner = ModelRunner(network, attention, sampler, loaded.vocab_size, loaded.device)
+    guesser = None
+    if draft is not None:
+        guesses = Sampler(loaded.vocab_size, loaded.eos_token_ids, guesses=True)
+        guesser = DraftModel(*_paged(draft, num_blocks, size.block_size, parts), guesses, draft)
+    return BuiltRunner(runner, loaded, num_blocks, guesser)
+
+
+def _paged(loaded: LoadedModel, num_blocks: int, block_size: int, parts: Parts) -> tuple[Network, PagedAttention]:
+    """A model around a K/V cache of its own."""
+    packing = _packing(loaded, parts)
+    dtype = _computes_in(loaded, packing)
+    backend = _backend(loaded, block_size, packing, dtype)
+    cache = kv_cache.allocate(backend, loaded.layers, num_blocks, block_size, (dtype, loaded.device))
+    attention = PagedAttention(backend, loaded.layers, loaded.layer_index, cache)
+    network = _network(loaded, attention, packing, parts)
     log.info(
         "engine built",
         extra={
@@ -109,15 +123,15 @@ def assemble(
             "weights": packing.layers.name.lower() if packing is not None else str(dtype).removeprefix("torch."),
             "instructions": packing.kernels.isa if packing is not None else "-",
             "kv_blocks": num_blocks,
-            "kv_tokens": num_blocks * size.block_size,
+            "kv_tokens": num_blocks * block_size,
             "kv_mib": cache.num_bytes >> 20,
-            "threads": threads,
+            "threads": torch.get_num_threads(),
         },
     )
-    return BuiltRunner(runner, loaded, num_blocks)
+    return network, attention
 
 
-def _packing(loaded: LoadedModel, parts: Parts, quantization: str) -> Packing | None:
+def _packing(loaded: LoadedModel, parts: Parts) -> Packing | None:
     """How the kernels keep the weights; None where they cannot, and torch's own operators do the work."""
     problem = None
     if loaded.device.type != "cpu":
@@ -130,9 +144,14 @@ def _packing(loaded: LoadedModel, parts: Parts, quantization: str) -> Packing | 
     found = kernels() if parts.native and (problem is None or _is_float32_on_cpu(loaded)) else None
     if problem is None and found is None:
         problem = "the compiled kernels are missing; install Headrace where there is a C compiler"
-    if quantization != "none" and problem is not None:
-        raise ModelLoadError(f"quantization {quantization} cannot be done: {problem}")
-    return Packing.of(loaded.dtype, quantization, found, torch.get_num_threads()) if found is not None else None
+    if loaded.quantization != "none" and problem is not None:
+        raise ModelLoadError(f"quantization {loaded.quantization} cannot be done: {problem}")
+    return Packing.of(loaded.dtype, loaded.quantization, found, torch.get_num_threads()) if found is not None else None
+
+
+def _computes_in(loaded: LoadedModel, packing: Packing | None) -> torch.dtype:
+    """Beside packed weights everything is float32: it is what CPUs compute fastest."""
+    return loaded.dtype if packing is None else torch.float32
 
 
 def _is_float32_on_cpu(loaded: LoadedModel) -> bool:

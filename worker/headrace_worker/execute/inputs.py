@@ -19,7 +19,7 @@ class StepInputs:
     """int64 [total]"""
     batch: Batch
     sample_rows: list[int]
-    """The last row of each slice that samples."""
+    """The last row of each slice that samples; where it has guesses, theirs and the one before."""
 
 
 def build_inputs(slices: list[Slice], block_size: int, device: torch.device) -> StepInputs:
@@ -37,7 +37,8 @@ def build_inputs(slices: list[Slice], block_size: int, device: torch.device) -> 
     for index, part in enumerate(slices):
         tokens, blocks = part.sequence.token_ids, part.sequence.block_table
         begin, end = part.start, part.start + part.count
-        input_ids[starts[index] : starts[index + 1]] = tokens[begin] if part.count == 1 else tokens[begin:end]
+        known = tokens[begin] if part.count == 1 else tokens[begin:end] + part.guesses
+        input_ids[starts[index] : starts[index + 1]] = known
         used = -(-end // block_size)
         tables[index, :used] = blocks[:used]
     slots = tables[owner, positions // block_size].astype(np.int64) * block_size + positions % block_size
@@ -51,7 +52,12 @@ def build_inputs(slices: list[Slice], block_size: int, device: torch.device) -> 
         block_tables=_tensor(tables, device),
         slots=_tensor(slots, device),
     )
-    sample_rows = [end - 1 for part, end in zip(slices, batch.starts[1:], strict=True) if part.samples]
+    sample_rows = [
+        row
+        for part, end in zip(slices, batch.starts[1:], strict=True)
+        if part.samples
+        for row in range(end - 1 - len(part.guesses), end)
+    ]
     return StepInputs(_tensor(input_ids, device), _tensor(positions, device), batch, sample_rows)
 
 

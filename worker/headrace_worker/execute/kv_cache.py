@@ -48,6 +48,8 @@ class CacheSize:
     """Share of the device's memory for weights and cache together; on a CPU, twice the share of free memory for the cache."""
     most_tokens: int | None = None
     """More than this could never be used."""
+    blocks: int | None = None
+    """Exactly so many, whatever memory there is."""
 
 
 def block_bytes(layers: list[AttentionLayer], block_size: int, dtype: torch.dtype) -> int:
@@ -57,6 +59,8 @@ def block_bytes(layers: list[AttentionLayer], block_size: int, dtype: torch.dtyp
 
 def count_blocks(layers: list[AttentionLayer], size: CacheSize, dtype: torch.dtype, device: torch.device) -> int:
     """How many blocks fit. Raises ModelLoadError when that is not even one."""
+    if size.blocks is not None:
+        return size.blocks
     one = block_bytes(layers, size.block_size, dtype)
     allowed = size.memory_bytes if size.memory_bytes is not None else _free_bytes(device, size.utilization)
     blocks = max(0, allowed) // one

@@ -1,6 +1,6 @@
 """LeanNetwork: known architectures with all their layers computed in one call of the native kernels."""
 
-from ctypes import byref
+from ctypes import POINTER, byref, cast, sizeof
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,8 @@ from headrace_worker.models.families import Decoder, DecoderLayer, Projection
 from headrace_worker.models.layers import AttentionLayer
 
 _LANES = 16
+_ROWS_BETWEEN_LOOKS = 128
+"""Rows times layers: some ten milliseconds on two cores."""
 _GATES = {"silu": 2, "gelu_tanh": 3}
 """Modes of ``Linear`` in linear.h."""
 
@@ -88,9 +90,20 @@ class LeanNetwork:
         call.attention.block_tables, call.attention.slots = batch.block_tables.data_ptr(), batch.slots.data_ptr()
         call.attention.table_row = batch.block_tables.shape[1]
         call.attention.num_sequences, call.attention.num_rows = batch.num_sequences, rows
-        if self._kernels.decode(byref(call)) != 0:
-            raise MemoryError("no memory for the kernels' scratch space")
+        self._decode(rows)
         return self._buffers.normed[:rows]
+
+    def _decode(self, rows: int) -> None:
+        """All layers in one call, or several of them when the step may be given up in between."""
+        call, every = self._call, len(self._layers)
+        at_once = max(1, _ROWS_BETWEEN_LOOKS // rows) if self._attention.may_be_given_up else every
+        for first in range(0, every, at_once):
+            self._attention.check()
+            # Each call also computes the last norm, whose output the next one's layers write over.
+            call.layers = cast(byref(self._layers, first * sizeof(LayerCall)), POINTER(LayerCall))
+            call.num_layers = min(at_once, every - first)
+            if self._kernels.decode(byref(call)) != 0:
+                raise MemoryError("no memory for the kernels' scratch space")
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._head(hidden)

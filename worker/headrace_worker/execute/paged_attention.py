@@ -1,5 +1,6 @@
 """PagedAttention: the attention of all layers of one model, over one K/V cache."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from headrace_worker.execute.attention.backend import AttentionBackend, Attentio
 from headrace_worker.execute.attention.batch import Batch
 from headrace_worker.execute.kv_cache import KVCache
 from headrace_worker.models.layers import AttentionLayer
+from headrace_worker.schedule.plan import StepGivenUpError
 
 
 class PagedAttention:
@@ -29,10 +31,24 @@ class PagedAttention:
         self.layers = layers
         self.layer_index = layer_index
         self._batch: Batch | None = None
+        self._unwanted: Callable[[], bool] | None = None
 
-    def begin(self, batch: Batch) -> None:
-        """The calls that follow are about ``batch``, until the next ``begin``."""
+    def begin(self, batch: Batch, unwanted: Callable[[], bool] | None = None) -> None:
+        """The calls that follow are about ``batch``, until the next ``begin``.
+
+        ``unwanted`` says whether it is to be given up, and is asked once per layer.
+        """
         self._batch = batch
+        self._unwanted = unwanted
+
+    @property
+    def may_be_given_up(self) -> bool:
+        return self._unwanted is not None
+
+    def check(self) -> None:
+        """Raises StepGivenUpError when the batch is no longer wanted. What was written of it does not count."""
+        if self._unwanted is not None and self._unwanted():
+            raise StepGivenUpError
 
     @property
     def batch(self) -> Batch:
@@ -41,7 +57,8 @@ class PagedAttention:
         return self._batch
 
     def layer(self, index: int, rows: AttentionRows) -> torch.Tensor:
-        """Attention of layer ``index``: [total, num_heads, value_dim]."""
+        """Attention of layer ``index``: [total, num_heads, value_dim]. Raises StepGivenUpError as ``check`` does."""
+        self.check()
         return self.backend.attend(self.layers[index], self.cache.layers[index], rows, self.batch)
 
     def attend(

@@ -1,41 +1,19 @@
 """ModelRunner: turns a plan into tokens."""
 
-from typing import Protocol
-
 import torch
 
 from headrace_shared.clock import mono_s
 from headrace_shared.protocol.event import TokenLogprob
 from headrace_worker.execute.inputs import build_inputs
 from headrace_worker.execute.paged_attention import PagedAttention
+from headrace_worker.execute.rows import RowSampler
+from headrace_worker.execute.verify import draw
 from headrace_worker.models.network import Network
-from headrace_worker.schedule.beam import Candidate
 from headrace_worker.schedule.plan import Plan, Sampled, Slice
 from headrace_worker.schedule.request import Sequence
 
 _SCORED_LOGITS = 16 * 1024 * 1024
 """Logits that exist at once while prompts are scored; 64 MiB in float32."""
-
-
-class SampledRows(Protocol):
-    """One entry per row of logits."""
-
-    token_ids: list[int]
-    logprobs: list[TokenLogprob | None]
-    candidates: dict[Sequence, list[Candidate]]
-    """Of the rows that are beams."""
-    failed: dict[Sequence, str]
-    """Rows that could not be computed, and why."""
-
-
-class RowSampler(Protocol):
-    """Draws tokens from logits [rows, vocab], which it may change in place."""
-
-    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> SampledRows: ...
-
-    def prompt_logprobs(self, logits: torch.Tensor, sequence: Sequence, start: int) -> list[TokenLogprob]: ...
-
-    def forget(self, request_id: str) -> None: ...
 
 
 class ModelRunner:
@@ -52,7 +30,11 @@ class ModelRunner:
         self._rows_at_once = max(1, _SCORED_LOGITS // vocab_size)
 
     def execute(self, plan: Plan) -> Sampled:
-        """Compute every slice of ``plan``; one token for each slice that samples, in order."""
+        """Compute every slice of ``plan``; one token for each slice that samples, in order, and what follows right guesses.
+
+        Raises StepGivenUpError when the plan becomes unwanted before its layers are computed. A device that works
+        ahead is hardly ever that late.
+        """
         with torch.inference_mode():
             return self._execute(plan)
 
@@ -60,21 +42,23 @@ class ModelRunner:
         if plan.copies:
             self._attention.cache.copy(plan.copies)
         step = build_inputs(plan.slices, self._attention.cache.block_size, self._device)
-        self._attention.begin(step.batch)
+        self._attention.begin(step.batch, plan.unwanted)
         begun_s = mono_s()
         hidden = self._network.hidden(step.input_ids, step.positions)
         if self._device.type == "cuda" and self._timed:
             torch.cuda.synchronize(self._device)
         sampled = Sampled(forward_s=mono_s() - begun_s)
         self._score_prompts(plan.slices, step.batch.starts, hidden, sampled)
-        drawing = [part.sequence for part in plan.slices if part.samples]
+        drawing = [part for part in plan.slices if part.samples]
         if drawing:
             if len(step.sample_rows) < hidden.shape[0]:
                 hidden = hidden[step.sample_rows]
-            drawn = self._sampler.sample(self._network.logits(hidden), drawing)
-            sampled.token_ids, sampled.logprobs = drawn.token_ids, drawn.logprobs
-            sampled.candidates, sampled.failed = drawn.candidates, drawn.failed
+            draw(self._sampler, self._network.logits(hidden), drawing, sampled)
         return sampled
+
+    def possible(self, sequence: Sequence, token_ids: list[int]) -> int:
+        """How many of some tokens, the first ones, a sequence's grammar allows behind its own."""
+        return self._sampler.possible(sequence, token_ids)
 
     def time_forward(self) -> None:
         """Have ``Sampled.forward_s`` be exact on a device that works ahead, at the price of waiting for it."""

@@ -1,5 +1,6 @@
 """Sampler: logits to tokens, each row by its own request's parameters."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from headrace_worker.execute.logits.beams import BeamRows
 from headrace_worker.execute.logits.bias import AllowedTokens, BadWords, LogitBias
 from headrace_worker.execute.logits.draw import draw
 from headrace_worker.execute.logits.forced import ForcedTokens
-from headrace_worker.execute.logits.grammar import GrammarMask, MatcherCache
+from headrace_worker.execute.logits.grammar import GrammarMask, MatcherCache, followed
 from headrace_worker.execute.logits.limits import MinTokens
 from headrace_worker.execute.logits.logprobs import LogprobsMode, RowLogprobs, Wanted, describe
 from headrace_worker.execute.logits.own import OwnProcessors
@@ -20,6 +21,8 @@ from headrace_worker.execute.logits.truncation import Truncation, draw_truncated
 from headrace_worker.execute.philox import UniformSource
 from headrace_worker.schedule import request
 from headrace_worker.schedule.beam import Candidate
+
+_MOST_BATCHES = 4
 
 
 @dataclass(slots=True)
@@ -42,15 +45,25 @@ class Sampler:
     """
 
     def __init__(
-        self, vocab_size: int, eos_token_ids: frozenset[int], mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS
+        self,
+        vocab_size: int,
+        eos_token_ids: frozenset[int],
+        mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS,
+        *,
+        guesses: bool = False,
     ) -> None:
-        """``mode``: what is told of sampled tokens; those of prompts get raw log-probabilities."""
+        """``mode``: what is told of sampled tokens; those of prompts get raw log-probabilities.
+
+        ``guesses``: only draw, without what follows a sequence token by token, which guesses would lead astray:
+        grammars, penalties, own processors, thinking budgets; nothing is told then.
+        """
+        self._guesses = guesses
         self._vocab_size = vocab_size
         self._mode = mode
         self._eos_token_ids = eos_token_ids
         self._counts = CountsCache()
         self._matchers = MatcherCache()
-        self._batch: _Batch | None = None
+        self._batches: OrderedDict[tuple[request.Sequence, ...], _Batch] = OrderedDict()
 
     def sample(self, logits: torch.Tensor, sequences: list[request.Sequence]) -> SampledRows:
         """One token for each row of ``logits`` [rows, vocab], contiguous float32, which is changed in place.
@@ -59,9 +72,7 @@ class Sampler:
         forbidden by its own parameters gets some token, always the same; one with a grammar gets a
         token that its grammar allows.
         """
-        batch = self._batch
-        if batch is None or batch.sequences != sequences or batch.device != logits.device:
-            batch = self._batch = self._assemble(sequences, logits.device)
+        batch = self._batch(tuple(sequences), logits.device)
         logprobs = batch.logprobs
         if logprobs is not None and self._mode.raw:
             logprobs.capture(logits)
@@ -84,24 +95,42 @@ class Sampler:
         targets = sequence.token_ids[start + 1 : start + 1 + len(logits)]
         return describe(logits, targets, Wanted(sequence.sampling.prompt_logprobs or 0))
 
+    def possible(self, sequence: request.Sequence, token_ids: list[int]) -> int:
+        """How many of some tokens, the first ones, a sequence's grammar allows behind its own."""
+        return followed(sequence, self._matchers).possible(sequence, token_ids)
+
     def forget(self, request_id: str) -> None:
-        """Let go of a request that has ended, if the last batch still holds it."""
-        if self._batch is not None and any(row.request_id == request_id for row in self._batch.sequences):
-            self._batch = None
+        """Let go of a request that has ended, if a batch still holds it."""
+        for sequences in list(self._batches):
+            if any(row.request_id == request_id for row in sequences):
+                del self._batches[sequences]
+
+    def _batch(self, sequences: tuple[request.Sequence, ...], device: torch.device) -> "_Batch":
+        """The same ones are drawn together again and again, and with guesses some of them after all of them."""
+        found = self._batches.get(sequences)
+        if found is None or found.device != device:
+            found = self._batches[sequences] = self._assemble(sequences, device)
+        self._batches.move_to_end(sequences)
+        if len(self._batches) > _MOST_BATCHES:
+            self._batches.popitem(last=False)
+        return found
 
     def _assemble(self, sequences: Sequence[request.Sequence], device: torch.device) -> "_Batch":
-        mask = GrammarMask.for_batch(sequences, self._vocab_size, device, self._matchers)
         limits: list[LogitsProcessor | None] = [
             AllowedTokens.for_batch(sequences, self._vocab_size, device),
             BadWords.for_batch(sequences, self._vocab_size, device),
             MinTokens.for_batch(sequences, self._eos_token_ids, self._vocab_size, device),
         ]
+        bias = LogitBias.for_batch(sequences, self._vocab_size, device)
+        if self._guesses:
+            return _Batch(sequences, [each for each in (*limits, bias) if each is not None], self._vocab_size, device)
+        mask = GrammarMask.for_batch(sequences, self._vocab_size, device, self._matchers)
         own = OwnProcessors.for_batch(sequences)
         rescue = mask.rescue() if mask is not None and any([*limits, own]) else None
         wanted: list[LogitsProcessor | None] = [
             mask,
             *limits,
-            LogitBias.for_batch(sequences, self._vocab_size, device),
+            bias,
             own,
             Penalties.for_batch(sequences, self._counts),
             rescue,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from headrace_shared.model_card import GenerationDefaults
+from headrace_shared.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -18,3 +19,8 @@ class ModelFiles:
     special_tokens: dict[str, str] = field(default_factory=dict)
     add_bos_token: bool | None = None
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+
+    def tokenizer(self) -> Tokenizer:
+        """Raises ValueError when it cannot be read."""
+        named = [self.bos_token, self.eos_token, *self.special_tokens.values()]
+        return Tokenizer.from_bytes(self.tokenizer_json, special_tokens=[token for token in named if token])

@@ -51,6 +51,10 @@ class BlockAllocator:
             sequence.block_table.append(self._pool.take())
         return True
 
+    def places(self, sequence: Sequence) -> int:
+        """How many tokens its blocks hold."""
+        return len(sequence.block_table) * self._block_size
+
     def fork(self, parent: Sequence, child: Sequence) -> bool:
         """Let a child share its parent's full blocks, and have a copy of the one that the parent still fills.
 
@@ -93,6 +97,14 @@ class BlockAllocator:
         blocks -= sum(self._blocks_for(sequence.num_tokens) for sequence in waiting)
         return max(0, blocks) * self._block_size
 
+    def spare_tokens_without_background(self, running: Iterable[Sequence], waiting: Iterable[Sequence]) -> int:
+        """Places that only background sequences need. Blocks that others share count for each of them: rather fewer."""
+        needed = sum(self._blocks_for(each.num_tokens) for each in waiting if not each.background)
+        needed += sum(
+            max(self._blocks_for(each.num_tokens) + 1, len(each.block_table)) for each in running if not each.background
+        )
+        return max(0, self._pool.total - needed) * self._block_size
+
     def _blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self._block_size)
 
@@ -101,7 +113,8 @@ class BlockAllocator:
 
         Without that one, a newcomer would be preempted within a few steps of its prefill.
         """
-        return sum(self._blocks_for(other.num_tokens) + 1 - len(other.block_table) for other in running)
+        # A sequence with guesses may have more than that already.
+        return sum(max(0, self._blocks_for(other.num_tokens) + 1 - len(other.block_table)) for other in running)
 
     def _cached_prefix(self, sequence: Sequence) -> list[int]:
         # A prompt that is to be scored needs the logits of all its tokens.

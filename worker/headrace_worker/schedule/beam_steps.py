@@ -46,7 +46,7 @@ class BeamSteps:
         Without this a beam could wait for ever for blocks of others that wait for it.
         """
         for other in reversed(list(self._running)):
-            if other.awaits_others and other.order[:2] >= head.order[:2]:
+            if other.awaits_others and other.order[:3] >= head.order[:3]:
                 return other
         return None
 

@@ -32,6 +32,20 @@ class EndRules:
             return Ending(FinishReason.REPETITION)
         return None
 
+    def most_guesses(self, sequence: Sequence) -> int:
+        """After so many tokens there is still one to be drawn."""
+        left = sequence.stopping.max_tokens - sequence.output_len
+        return min(left, self.context_tokens - sequence.num_tokens) - 1
+
+    def before_end(self, sequence: Sequence, guesses: list[int]) -> list[int]:
+        """The first of some tokens that may follow, up to the one that would be the last."""
+        stopping = sequence.stopping
+        for place, token_id in enumerate(guesses):
+            ends = token_id in sequence.stop_token_ids or (token_id in self.eos_token_ids and not stopping.ignore_eos)
+            if ends and sequence.output_len + place + 1 >= stopping.min_tokens:
+                return guesses[:place]
+        return guesses
+
 
 def _repeats(sequence: Sequence, token_id: int, spec: RepetitionSpec) -> bool:
     """Whether the output ends, with that token, with a pattern that comes as often in a row as it says."""

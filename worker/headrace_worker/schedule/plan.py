@@ -1,10 +1,16 @@
 """What one step computes, what came out of it, and what that means for each sequence."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from headrace_shared.protocol.event import FinishReason, TokenLogprob
 from headrace_worker.schedule.beam import Candidate
 from headrace_worker.schedule.request import Sequence
+from headrace_worker.schedule.step_cost import Load
+
+
+class StepGivenUpError(Exception):
+    """The plan became unwanted while it was computed: nothing came out of it."""
 
 
 @dataclass(slots=True)
@@ -19,6 +25,8 @@ class Slice:
     count: int
     samples: bool
     """The slice reaches the sequence's last token, and that token's logits draw the next one."""
+    guesses: list[int] = field(default_factory=list)
+    """Tokens that may follow the sequence's last one, and are computed behind it; ``count`` includes them."""
 
     @property
     def prompt_scores(self) -> int:
@@ -33,7 +41,7 @@ class Slice:
 
 @dataclass(slots=True)
 class Plan:
-    """One step: first the sequences that decode (one token each), then the chunks of prompts.
+    """One step: first the sequences that decode (one token each), then those with guesses and the chunks of prompts.
 
     Valid until it is committed; no second plan may be made before that.
     """
@@ -41,6 +49,12 @@ class Plan:
     slices: list[Slice] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
     """(from, to): blocks whose content is copied first, all of it read before any is written."""
+    load: Load = field(default_factory=Load)
+    """What it amounts to."""
+    interruptible: bool = False
+    """All of it is background: it may be given up for somebody else, and is planned again."""
+    unwanted: Callable[[], bool] | None = None
+    """Asked while it is computed: whether it is to be given up. Set by the engine."""
 
     @property
     def num_tokens(self) -> int:
@@ -48,6 +62,10 @@ class Plan:
 
     def __bool__(self) -> bool:
         return bool(self.slices)
+
+
+Drawn = tuple[int, TokenLogprob | None]
+"""A token, and its log-probabilities where the request asks for them."""
 
 
 @dataclass(slots=True)
@@ -58,6 +76,9 @@ class Sampled:
     """One per slice with ``samples``, in the plan's order."""
     logprobs: list[TokenLogprob | None] = field(default_factory=list)
     """Aligned with ``token_ids``; None where the request asks for none."""
+    further: dict[Sequence, list[Drawn]] = field(default_factory=dict)
+    """What was drawn after a slice's guesses, as far as these were what was drawn: one more than were right, less the one
+    in ``token_ids``."""
     candidates: dict[Sequence, list[Candidate]] = field(default_factory=dict)
     """For each beam that a slice samples: its best ways to go on. Its entry in ``token_ids`` means nothing."""
     failed: dict[Sequence, str] = field(default_factory=dict)

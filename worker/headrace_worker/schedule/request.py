@@ -29,6 +29,9 @@ class Matcher(Protocol):
     def accept(self, token_id: int) -> None:
         """Go on by one token of the output."""
 
+    def possible(self, token_ids: "list[int]") -> int:
+        """How many of some tokens, the first ones, may come next as far as is known; nothing changes by it."""
+
     def fill(self, bitmask: "NDArray[np.int32]", row: int) -> None:
         """Set the row of a bitmask [rows, words] to the tokens that may come next: at least one, bit i of word w is token 32 w + i."""
 
@@ -72,10 +75,10 @@ class Sequence:
 
     request_id: str
     choice: int
-    order: tuple[int, int, int]
-    """(priority, arrival, choice): the smaller goes first and is preempted last. Unique among live sequences."""
+    order: tuple[bool, int, int, int]
+    """(background, priority, arrival, choice): the smaller goes first and is preempted last. Unique among live sequences."""
     token_ids: list[int]
-    """Prompt, then output. Only ever appended to, and only by the scheduler."""
+    """Prompt, then output. Only ever appended to, and only by the scheduler; within a step others lend it guesses."""
     prompt_len: int
     sampling: SamplingSpec
     stopping: StoppingSpec
@@ -108,7 +111,7 @@ class Sequence:
         return replace(
             self,
             choice=choice,
-            order=(*self.order[:2], choice),
+            order=(*self.order[:3], choice),
             token_ids=list(self.token_ids),
             num_computed=0,
             block_table=[],
@@ -137,8 +140,14 @@ class Sequence:
         return not self.remaining
 
     @property
-    def priority(self) -> int:
+    def background(self) -> bool:
+        """Takes only what others leave: see ``JobHeader.background``."""
         return self.order[0]
+
+    @property
+    def urgency(self) -> tuple[bool, int]:
+        """Whoever has a smaller one may take its place."""
+        return self.order[:2]
 
     @property
     def finished(self) -> bool:
@@ -158,6 +167,8 @@ class Request:
     leader: the others wait until it has computed the prompt, and share its full blocks."""
     cached_tokens: int = 0
     """Prompt tokens that the leader's first admission found in the prefix cache."""
+    background: bool = False
+    """Takes only what others leave: see ``JobHeader.background``."""
     beams: BeamSearch | None = None
     """With it ``sequences`` are places for beams, each at its ``choice``; a HELD one without an offer is empty."""
     prompt_scores: list[TokenLogprob | None] | None = None
@@ -197,7 +208,7 @@ class Request:
             Sequence(
                 request_id=request_id,
                 choice=choice,
-                order=(header.priority, arrival, choice),
+                order=(header.background, header.priority, arrival, choice),
                 token_ids=prompt + list((resumed or {}).get(choice, ())),
                 prompt_len=len(prompt),
                 sampling=job.sampling,
@@ -211,6 +222,7 @@ class Request:
         if sequences and job.sampling.prompt_logprobs is not None and not prompt_scored:
             sequences[0].prompt_scores = [None]
         request = cls(request_id, header.priority, arrival, len(prompt), sequences)
+        request.background = header.background
         if job.sampling.beams is not None:
             request.beams = BeamSearch(job.sampling.beams, job.n)
         return request

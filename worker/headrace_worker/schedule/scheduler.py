@@ -2,17 +2,24 @@
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from heapq import merge
 
-from headrace_shared.protocol.event import FinishReason, TokenLogprob
+from headrace_shared.protocol.event import FinishReason
 from headrace_worker.schedule.allocator import BlockAllocator
+from headrace_worker.schedule.background import BackgroundCount
 from headrace_worker.schedule.beam import Candidate
 from headrace_worker.schedule.beam_steps import BeamSteps
 from headrace_worker.schedule.draft import Draft
 from headrace_worker.schedule.end_rules import EndRules
 from headrace_worker.schedule.ending import Ending
-from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput, Slice
+from headrace_worker.schedule.plan import Drawn, Plan, Sampled, SequenceOutput, Slice
+from headrace_worker.schedule.prefill_shares import PrefillLimits, PrefillShares
 from headrace_worker.schedule.request import Request, Sequence, SequenceState
+from headrace_worker.schedule.room import Room
+from headrace_worker.schedule.speculation.speculation import Speculation, SpeculationStats
+from headrace_worker.schedule.step_cost import StepCost
+from headrace_worker.schedule.step_pace import PaceLimits, StepPace
 from headrace_worker.schedule.waiting import SequenceQueue
 
 
@@ -30,6 +37,8 @@ class SchedulerLimits:
     """Tokens per block."""
     num_blocks: int
     enable_prefix_caching: bool = True
+    pace: PaceLimits = field(default_factory=PaceLimits)
+    prefills: PrefillLimits = field(default_factory=PrefillLimits)
 
     def __post_init__(self) -> None:
         if min(self.max_num_seqs, self.max_model_len, self.block_size, self.num_blocks) < 1:
@@ -47,16 +56,6 @@ class SchedulerLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """What could be added now without anything having to wait for long."""
-
-    slots: int
-    """Sequences."""
-    tokens: int
-    """K/V places that neither running nor waiting sequences need for the tokens they have."""
-
-
-@dataclass(frozen=True, slots=True)
 class SchedulerStats:
     """A snapshot; preemptions and tokens only ever grow."""
 
@@ -69,6 +68,12 @@ class SchedulerStats:
     prefix_hit_tokens: int
     cached_blocks: int = 0
     """Free ones that can still be found."""
+    speculation: SpeculationStats | None = None
+    background_running: int = 0
+    """Of ``running`` and ``waiting`` together, background sequences that the last plan computes."""
+    background_paused: int = 0
+    """And those that it does not."""
+    steps_given_up: int = 0
 
 
 class Scheduler:
@@ -76,23 +81,30 @@ class Scheduler:
 
     Everything goes by ``Sequence.order``: the smallest is served first, and when blocks run out the
     largest that runs is preempted: its blocks are freed, its tokens kept, and it computes them again
-    later. The first that waits is never passed by a later one; a strictly more urgent one takes the
-    place of running ones.
+    later. The first that waits is never passed by a later one, unless limits on long prompts say
+    so; a strictly more urgent one takes the place of running ones. Background sequences are less
+    urgent than any other, and get what the others leave of a step: see ``StepPace``.
 
     One thread owns it and alternates ``plan`` and ``commit``. ``add``, ``abort`` and ``finish`` may
     come at any moment, between the two as well: results of a sequence that has ended are ignored,
     and its blocks are given to nobody before the next plan.
     """
 
-    def __init__(self, limits: SchedulerLimits, *, eos_token_ids: frozenset[int]) -> None:
+    def __init__(
+        self, limits: SchedulerLimits, *, eos_token_ids: frozenset[int], speculation: Speculation | None = None
+    ) -> None:
         self._limits = limits
+        self._speculation = speculation
         self._rules = EndRules(eos_token_ids, limits.context_tokens)
         self._blocks = BlockAllocator(limits.num_blocks, limits.block_size, share_prefixes=limits.enable_prefix_caching)
         self._requests: dict[str, Request] = {}
         self._running = SequenceQueue()
         self._waiting = SequenceQueue()
         self._beams = BeamSteps(self._rules, self._running, self._waiting, self._blocks, limits.max_num_seqs)
+        self.cost = StepCost()
+        self._pace = StepPace(limits.pace, self.cost)
         self._unfinished = 0
+        self._background = BackgroundCount()
         self._preemptions = 0
         self._preempted: list[str] = []
 
@@ -116,6 +128,8 @@ class Scheduler:
                 )
         self._requests[request.request_id] = request
         self._unfinished += len(request.sequences)
+        if request.background:
+            self._background.unfinished += len(request.sequences)
         for sequence in request.sequences[1:]:
             sequence.state = SequenceState.HELD
         self._waiting.push(request.sequences[0])
@@ -143,8 +157,15 @@ class Scheduler:
         return self._unfinished > 0
 
     def room(self) -> Room:
-        slots = self._limits.max_num_seqs - self._unfinished
-        return Room(max(0, slots), self._blocks.spare_tokens(self._running, self._waiting))
+        slots = max(0, self._limits.max_num_seqs - self._unfinished)
+        tokens = self._blocks.spare_tokens(self._running, self._waiting)
+        others = self._unfinished - self._background.unfinished
+        wanted = self._background.wanted(slots, others)
+        room = Room(slots, tokens, wanted, tokens if wanted else 0)
+        if not self._background.unfinished:
+            return room
+        without = self._blocks.spare_tokens_without_background(self._running, self._waiting)
+        return replace(room, slots=max(0, self._limits.max_num_seqs - others), tokens=max(tokens, without))
 
     def stats(self) -> SchedulerStats:
         return SchedulerStats(
@@ -156,6 +177,10 @@ class Scheduler:
             prefix_queried_tokens=self._blocks.prefix_queried_tokens,
             prefix_hit_tokens=self._blocks.prefix_hit_tokens,
             cached_blocks=self._blocks.pool.cached,
+            speculation=self._speculation.stats() if self._speculation is not None else None,
+            background_running=self._background.planned,
+            background_paused=self._background.paused,
+            steps_given_up=self._background.steps_given_up,
         )
 
     def take_preempted(self) -> list[str]:
@@ -165,15 +190,20 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The next step; empty exactly when no sequence is unfinished."""
-        draft = Draft(self._limits.max_num_batched_tokens)
-        prefills: deque[Sequence] = deque()
-        for sequence in list(self._running):
-            if sequence.remaining > 1:
-                prefills.append(sequence)
-            elif sequence.remaining and sequence.state is SequenceState.RUNNING:
-                self._schedule(sequence, draft)
-        self._plan_prefills(prefills, draft)
-        return draft.plan(self._blocks.take_copies())
+        draft = Draft(self._limits.max_num_batched_tokens, self._pace)
+        self._plan_kind(draft, background=False)
+        if self._background.unfinished:
+            draft.begin_background()
+            self._plan_kind(draft, background=True)
+        if self._speculation is not None:
+            self._speculation.widen(draft, self._rules, self._blocks, self.cost)
+        plan = draft.plan(self._blocks.take_copies())
+        self._background.note(plan, held_back=draft.held_back)
+        return plan
+
+    def give_up(self) -> None:
+        """The latest plan was not computed; what it has of blocks and places stays where it is, and is planned again."""
+        self._background.steps_given_up += 1
 
     def commit(self, plan: Plan, sampled: Sampled) -> list[SequenceOutput]:
         """Take in a step's result; one output for each sequence that got a token or ended."""
@@ -183,18 +213,22 @@ class Scheduler:
                 # A preempted prompt is scored again from its beginning.
                 del known[part.start + 1 :]
                 known.extend(scores)
-        outputs = self._failures(sampled.failed)
-        drawn = zip(sampled.token_ids, sampled.logprobs, strict=True)
+        outputs = self._failures({each: why for each, why in sampled.failed.items() if each not in sampled.further})
+        first = zip(sampled.token_ids, sampled.logprobs, strict=True)
         for part in plan.slices:
-            token = next(drawn) if part.samples else None
+            drawn = [next(first)] if part.samples else []
             sequence = part.sequence
             if sequence.finished:
+                continue
+            if part.guesses:
+                drawn += sampled.further.get(sequence, ())
+                outputs += self._verified(part, drawn, sampled.failed.get(sequence))
                 continue
             sequence.num_computed = part.start + part.count
             self._blocks.register(sequence, part.start)
             if sequence in sampled.candidates:
                 outputs += self._offer(sequence, sampled.candidates[sequence])
-            elif (output := self._result(sequence, token)) is not None:
+            elif (output := self._result(sequence, drawn)) is not None:
                 outputs.append(output)
         return outputs
 
@@ -206,27 +240,47 @@ class Scheduler:
                 outputs.append(SequenceOutput(sequence.request_id, sequence.choice, [], failure=failure))
         return outputs
 
-    def _plan_prefills(self, prefills: deque[Sequence], draft: Draft) -> None:
+    def _plan_kind(self, draft: Draft, *, background: bool) -> None:
+        """Those that decode, and then prompts."""
+        prefills: deque[Sequence] = deque()
+        for sequence in list(self._running):
+            if sequence.background is not background:
+                continue
+            if sequence.remaining > 1:
+                prefills.append(sequence)
+            elif sequence.remaining and sequence.state is SequenceState.RUNNING:
+                self._schedule(sequence, draft)
+        waiting = [sequence for sequence in self._waiting if sequence.background is background]
+        prompts = merge(prefills, waiting, key=lambda sequence: sequence.order)
+        self._plan_prefills(prefills, draft, PrefillShares(self._limits.prefills, prompts, draft), background)
+
+    def _plan_prefills(self, prefills: deque[Sequence], draft: Draft, shares: PrefillShares, background: bool) -> None:
         """Spend the rest of the budget on prompts, running and waiting ones in one order."""
         blocked = False
         while True:
             # Preempted meanwhile, and perhaps admitted again.
-            while prefills and (prefills[0].state is not SequenceState.RUNNING or prefills[0] in draft):
+            while prefills and (
+                prefills[0].state is not SequenceState.RUNNING or prefills[0] in draft or shares.must_wait(prefills[0])
+            ):
                 prefills.popleft()
-            head = None if blocked else self._waiting.first()
+            head = None if blocked else self._next_waiting(shares, background)
             if head is not None and (not prefills or head.order < prefills[0].order):
-                blocked = not self._admit(head, draft)
+                blocked = not self._admit(head, draft, shares)
             elif prefills and draft.budget:
-                self._schedule(prefills.popleft(), draft)
+                self._schedule(prefills[0], draft, shares.cap(prefills.popleft()))
             else:
                 return
 
-    def _admit(self, head: Sequence, draft: Draft) -> bool:
-        """Start the first waiting sequence, if need be in the place of less urgent ones."""
+    def _next_waiting(self, shares: PrefillShares, background: bool) -> Sequence | None:
+        head = next((each for each in self._waiting if not shares.must_wait(each)), None)
+        return head if head is not None and head.background is background else None
+
+    def _admit(self, head: Sequence, draft: Draft, shares: PrefillShares) -> bool:
+        """Start a waiting sequence, if need be in the place of less urgent ones."""
         while len(self._running) >= self._limits.max_num_seqs:
             if not self._displace_for(head, draft):
                 return False
-        if not draft.budget:
+        if not draft.room_for(head):
             return False
         recomputed = head.admitted
         while not self._blocks.admit(head, self._running):
@@ -238,12 +292,14 @@ class Scheduler:
         self._waiting.remove(head)
         self._running.push(head)
         head.state = SequenceState.RUNNING
-        self._schedule(head, draft)
+        self._schedule(head, draft, shares.cap(head))
         return True
 
-    def _schedule(self, sequence: Sequence, draft: Draft) -> None:
-        """Plan as much of a running sequence as the budget allows, unless it loses its own blocks over it."""
-        count = min(sequence.remaining, draft.budget)
+    def _schedule(self, sequence: Sequence, draft: Draft, most: int = 1) -> None:
+        """Plan as much of a running sequence as ``most`` and the budgets allow, unless it loses its own blocks over it."""
+        count = min(most, draft.room_for(sequence))
+        if not count:
+            return
         end = sequence.num_computed + count
         while not self._blocks.grow(sequence, end):
             victim = self._running.last() or sequence
@@ -256,7 +312,7 @@ class Scheduler:
     def _displace_for(self, head: Sequence, draft: Draft) -> bool:
         """Preempt the least urgent running sequence, if ``head`` has the better priority, or else an idle beam."""
         victim = self._running.last()
-        if victim is None or victim.priority <= head.priority:
+        if victim is None or victim.urgency <= head.urgency:
             victim = self._beams.idle_for(head)
         if victim is None:
             return False
@@ -285,14 +341,39 @@ class Scheduler:
             self._end(beam, FinishReason.STOP)
         return outputs
 
-    def _result(self, sequence: Sequence, drawn: tuple[int, TokenLogprob | None] | None) -> SequenceOutput | None:
-        output = SequenceOutput(sequence.request_id, sequence.choice, [], first=not sequence.reported)
-        if drawn is not None:
-            token_id, logprob = drawn
+    def _verified(self, part: Slice, drawn: list[Drawn], failure: str | None) -> list[SequenceOutput]:
+        """A sequence goes on by those of its guesses that were right, and one token more; then it may have failed."""
+        sequence = part.sequence
+        if self._speculation is not None:
+            self._speculation.note(part, len(drawn) - 1)
+        # What a failed draw brought means nothing.
+        kept = drawn if failure is None else drawn[:-1]
+        outputs: list[SequenceOutput] = []
+        if kept and (output := self._result(sequence, kept)) is not None:
+            outputs.append(output)
+        if failure is not None and not sequence.finished:
+            outputs += self._failures({sequence: failure})
+        return outputs
+
+    def _append(self, sequence: Sequence, drawn: list[Drawn], output: SequenceOutput) -> Ending | None:
+        """Take in the drawn tokens up to the one that ends the sequence. All but the last have been computed."""
+        before, ending = sequence.num_computed, None
+        for token_id, logprob in drawn:
             ending = self._rules.ending(sequence, token_id)
             sequence.token_ids.append(token_id)
             output.token_ids.append(token_id)
-            output.logprobs = None if logprob is None else [logprob]
+            if logprob is not None:
+                output.logprobs = [*(output.logprobs or ()), logprob]
+            if ending is not None:
+                break
+        sequence.num_computed = sequence.num_tokens - 1
+        self._blocks.register(sequence, before)
+        return ending
+
+    def _result(self, sequence: Sequence, drawn: list[Drawn]) -> SequenceOutput | None:
+        output = SequenceOutput(sequence.request_id, sequence.choice, [], first=not sequence.reported)
+        if drawn:
+            ending = self._append(sequence, drawn, output)
         elif sequence.remaining == 0:
             ending = Ending(FinishReason.LENGTH)
         else:
@@ -314,7 +395,11 @@ class Scheduler:
             self._waiting.remove(sequence)
         sequence.state = SequenceState.FINISHED
         sequence.finish_reason = reason
+        if self._speculation is not None:
+            self._speculation.ended(sequence)
         self._unfinished -= 1
+        if sequence.background:
+            self._background.unfinished -= 1
         self._release_held(sequence)
         if all(other.finished for other in self._requests[sequence.request_id].sequences):
             del self._requests[sequence.request_id]

@@ -10,7 +10,7 @@ _order = attrgetter("order")
 
 
 class SequenceQueue:
-    """Sequences sorted by their ``order``: (priority, arrival, choice).
+    """Sequences sorted by their ``order``: (background, priority, arrival, choice).
 
     The same container serves those that wait (the first is next) and those that run (the last is
     preempted first). It holds at most a few hundred, so a sorted list beats a heap: it can be

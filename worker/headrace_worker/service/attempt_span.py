@@ -4,7 +4,8 @@
 for each chunk, and the decoding. The wait in the queue is a span of its own beside it. They are made when they are over,
 from the attempt's marks: while the attempt runs they cost nothing.
 
-An attempt that goes on where another worker was lost has a link to that one's span, whose name stands in the log.
+An attempt that goes on where another worker was lost has a link to that one's span, whose name stands in the log. A job
+that is an item of a larger work, as of a batch, is a trace of its own with a link to that work's span.
 No span says anything of the prompt or the answer.
 """
 
@@ -15,15 +16,16 @@ from headrace_shared.clock import mono_s, wall_ns
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.event import Event, Started
 from headrace_shared.queue.claims import Claim
-from headrace_shared.telemetry.tracing import Tracing, context_of, link_to, traceparent_of
-from headrace_worker.service.marks import AttemptMarks
+from headrace_shared.telemetry.tracing import Part, Tracing, context_of, link_to, span_context_in, traceparent_of
+from headrace_worker.service.marks import AttemptMarks, ChunkMark
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span, SpanKind
+    from opentelemetry.trace import Span
 
 _MOST_SKEW_NS = 2_000_000_000
 """Redis' clock is only believed as far as it agrees with ours."""
 _WORTH_A_SPAN_S = 0.0005
+_CHUNK = "chunk"
 
 
 class AttemptSpan:
@@ -38,7 +40,6 @@ class AttemptSpan:
             return
         from opentelemetry.trace import SpanKind
 
-        self._tracer = spans.tracing.tracer
         # Spans want wall clock; all marks are read from one clock and moved by one offset.
         self._offset_ns = wall_ns() - round(mono_s() * 1e9)
         header = claim.job.header
@@ -47,7 +48,7 @@ class AttemptSpan:
         claimed_ns = claim.claimed_ms * 1_000_000
         if not 0 <= accepted_ns - claimed_ns < _MOST_SKEW_NS:
             claimed_ns = accepted_ns
-        span = self._tracer.start_span(
+        span = spans.tracing.tracer.start_span(
             f"process {self._model}",
             context,
             kind=SpanKind.CONSUMER,
@@ -58,7 +59,7 @@ class AttemptSpan:
                 "headrace.attempt": claim.attempt,
                 "headrace.worker": spans.worker_id,
             },
-            links=link_to(_last_traceparent(claim.log)),
+            links=link_to(_last_traceparent(claim.log)) + link_to(header.linked),
         )
         self.traceparent = traceparent_of(span)
         if not span.is_recording():
@@ -67,7 +68,8 @@ class AttemptSpan:
         self._claim_ns = (claimed_ns, accepted_ns)
         if claim.attempt == 1:
             waited_ns = max(0, claim.claimed_ms - claim.enqueued_ms) * 1_000_000
-            self._add("queue wait", claimed_ns - waited_ns, claimed_ns, context, {"headrace.priority": claim.priority})
+            wait = Part("queue wait", claimed_ns - waited_ns, claimed_ns, {"headrace.priority": claim.priority})
+            spans.tracing.add(span_context_in(context) or span.get_span_context(), wait)
 
     def end(self, marks: AttemptMarks, outcome: str, tokens: tuple[int, int], finish_reasons: Sequence[str]) -> None:
         """``tokens``: prompt and answer, of all attempts together."""
@@ -75,9 +77,7 @@ class AttemptSpan:
         if span is None:
             return
         # Only now, as the others: should this worker be killed, no span of it is left without the one above.
-        from opentelemetry.trace import SpanKind
-
-        self._below("claim", *self._claim_ns, {"messaging.system": "redis"}, kind=SpanKind.CLIENT)
+        self._below(Part("claim", *self._claim_ns, {"messaging.system": "redis"}, "CLIENT"))
         self._phases(marks)
         prompt_tokens, completion_tokens = tokens
         span.set_attributes(
@@ -109,51 +109,19 @@ class AttemptSpan:
         end_s = marks.last_s or mono_s()
         first_s = marks.first_s or end_s
         if scheduled_s - marks.accepted_s > _WORTH_A_SPAN_S:
-            self._below("wait in worker", self._ns(marks.accepted_s), self._ns(scheduled_s), {})
-        prefill = self._below("prefill", self._ns(scheduled_s), None, {"headrace.cached_tokens": marks.cached_tokens})
-        for chunk in marks.chunks:
-            told = {
-                "headrace.start_token": chunk.start,
-                "headrace.tokens": chunk.count,
-                "headrace.step_s": chunk.seconds,
-            }
-            prefill.add_event("chunk", told, self._ns(chunk.ended_s))
-        prefill.end(self._ns(first_s))
+            self._below(Part("wait in worker", self._ns(marks.accepted_s), self._ns(scheduled_s)))
+        chunks = [(_CHUNK, self._ns(chunk.ended_s), _chunk_attributes(chunk)) for chunk in marks.chunks]
+        cached = {"headrace.cached_tokens": marks.cached_tokens}
+        self._below(Part("prefill", self._ns(scheduled_s), self._ns(first_s), cached, events=chunks))
         if marks.first_s is not None:
             assert self._span is not None  # noqa: S101 it is what this hangs below
             self._span.add_event("first_token", timestamp=self._ns(first_s))
-            self._below("decode", self._ns(first_s), self._ns(end_s), {"headrace.steps": marks.decode_steps})
+            steps = {"headrace.steps": marks.decode_steps}
+            self._below(Part("decode", self._ns(first_s), self._ns(end_s), steps))
 
-    def _below(
-        self,
-        name: str,
-        start_ns: int,
-        end_ns: int | None,
-        attributes: dict[str, Any],
-        kind: "SpanKind | None" = None,
-    ) -> "Span":
-        from opentelemetry.trace import set_span_in_context
-
-        assert self._span is not None  # noqa: S101 it is what this hangs below
-        return self._add(name, start_ns, end_ns, set_span_in_context(self._span), attributes, kind)
-
-    def _add(
-        self,
-        name: str,
-        start_ns: int,
-        end_ns: int | None,
-        context: Any,
-        attributes: dict[str, Any],
-        kind: "SpanKind | None" = None,
-    ) -> "Span":
-        from opentelemetry.trace import SpanKind
-
-        span = self._tracer.start_span(
-            name, context, kind=kind or SpanKind.INTERNAL, start_time=start_ns, attributes=attributes
-        )
-        if end_ns is not None:
-            span.end(end_ns)
-        return span
+    def _below(self, part: Part) -> None:
+        if self._span is not None and self._spans.tracing is not None:
+            self._spans.tracing.add(self._span.get_span_context(), part)
 
     def _ns(self, moment_s: float) -> int:
         return round(moment_s * 1e9) + self._offset_ns
@@ -185,6 +153,10 @@ class AttemptSpans:
 
     def start(self, claim: Claim) -> AttemptSpan:
         return AttemptSpan(self, claim)
+
+
+def _chunk_attributes(chunk: ChunkMark) -> dict[str, Any]:
+    return {"headrace.start_token": chunk.start, "headrace.tokens": chunk.count, "headrace.step_s": chunk.seconds}
 
 
 def _last_traceparent(log: Sequence[Event]) -> str | None:

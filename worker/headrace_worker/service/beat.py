@@ -1,9 +1,4 @@
-"""Heart: keeps the lease, the announcement and the dead workers' requests moving.
-
-The lease is renewed only while the engine makes progress, so that a hung device loses its
-requests to other workers although this process still runs. The renewal also tells what was
-cancelled, should the message about it have been lost.
-"""
+"""Heart: keeps the announcement and the dead workers' requests moving."""
 
 import asyncio
 import logging
@@ -21,33 +16,26 @@ from headrace_shared.model_card import ModelCard
 from headrace_shared.queue.claims import WorkerQueue
 from headrace_shared.queue.presence import Presence, WorkerState
 from headrace_worker.schedule.scheduler import SchedulerStats
-from headrace_worker.service.bridge import EngineThread, StepReport
-from headrace_worker.service.pump import Pump
+from headrace_worker.service.bridge import StepReport
 
 log = logging.getLogger(__name__)
 
-_HUNG_S = 60.0
-"""A step that takes longer than this is taken for a hung device."""
 _ANNOUNCE_S = 1.0
 
 
 class Heart:
-    """One task for the lease, one for the announcement, one that reaps."""
+    """One task for the announcement, one that reaps."""
 
     def __init__(
         self,
         queue: WorkerQueue,
         presence: Presence,
-        engine: EngineThread,
-        pump: Pump,
         state: WorkerState,
         republish: Callable[[], Awaitable[object]],
     ) -> None:
         """``republish`` stores the card's tokenizer and template again, should Redis have lost them."""
         self._queue = queue
         self._presence = presence
-        self._engine = engine
-        self._pump = pump
         self._state = state
         self._republish = republish
         self._stats: SchedulerStats | None = None
@@ -57,16 +45,6 @@ class Heart:
     def note(self, report: StepReport) -> None:
         """Remember the engine's numbers for the next announcement."""
         self._stats = report.stats
-
-    async def run_lease(self, lease_ms: int) -> None:
-        while True:
-            if self._engine.busy_s() < _HUNG_S:
-                await _attempt("renewing the lease", self._renew())
-            await asyncio.sleep(lease_ms / 3000)
-
-    async def _renew(self) -> None:
-        for request_id, status in (await self._queue.renew()).items():
-            self._pump.give_up(request_id, status)
 
     async def run_announcement(self, card: ModelCard, lease_ms: int) -> None:
         while True:

@@ -16,7 +16,8 @@ from typing import TypeVar
 from headrace_worker.engine.generate import GenerateEngine, StepFacts
 from headrace_worker.schedule.plan import SequenceOutput
 from headrace_worker.schedule.request import Request
-from headrace_worker.schedule.scheduler import Room, SchedulerStats
+from headrace_worker.schedule.room import Room
+from headrace_worker.schedule.scheduler import SchedulerStats
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,9 @@ class EngineThread:
                 turn.added.append(request.request_id)
 
         self._inbox.put(order)
+        if not request.background:
+            # After the order, so that whoever gives up a step finds it.
+            self._engine.hurry()
 
     def abort(self, run_id: str) -> None:
         """Drop a request and free its blocks before the next step; unknown ids are fine."""
@@ -120,6 +124,7 @@ class EngineThread:
             self._hand_over(self._on_crash, error)
 
     def _take_orders(self) -> _Turn:
+        self._engine.calm_down()
         turn = _Turn()
         block = not self._engine.has_work()
         while True:

@@ -3,9 +3,9 @@
 from pathlib import PurePath
 
 from headrace_shared.model_card import ModelCard
-from headrace_shared.protocol.grammar import GrammarBackend
 from headrace_shared.queue.blobs import BlobStore
 from headrace_worker.engine.build import EngineSetup
+from headrace_worker.execute.grammar.installed import announced
 from headrace_worker.service.answer_form import AnswerForm
 from headrace_worker.settings import WorkerSettings
 
@@ -43,13 +43,8 @@ async def publish_card(settings: WorkerSettings, setup: EngineSetup, form: Answe
         auto_tool_choice=form.auto_tool_choice,
         keeps_unused_tools=not settings.exclude_tools_when_tool_choice_none,
         reasoning_parser=form.reasoning_parser,
-        grammar_backends=_grammar_backends(settings) if setup.grammars else (),
+        grammar_backends=announced(settings.grammar_backend) if setup.grammars else (),
     )
-
-
-def _grammar_backends(settings: WorkerSettings) -> tuple[str, ...]:
-    chosen = settings.guided_decoding_backend
-    return (GrammarBackend.XGRAMMAR.value, GrammarBackend.GUIDANCE.value) if chosen == "auto" else (chosen,)
 
 
 def default_name(model: str) -> str:

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+from dataclasses import astuple
 
 from headrace_shared.errors import UnavailableError
 from headrace_shared.protocol.job import Job
-from headrace_shared.queue.claims import WorkerQueue
-from headrace_worker.schedule.scheduler import Room
+from headrace_shared.queue.claims import BackgroundRoom, WorkerQueue
+from headrace_worker.schedule.room import Room
 from headrace_worker.service.bridge import StepReport
 from headrace_worker.service.pump import Pump
 
@@ -42,7 +43,7 @@ class Intake:
         for run_id in (*report.added, *(run_id for run_id, _ in report.refused)):
             self._underway.pop(run_id, None)
         free = self._free()
-        if free.slots > self._tried.slots or free.tokens > self._tried.tokens:
+        if any(now > before for now, before in zip(astuple(free), astuple(self._tried), strict=True)):
             self._wake.set()
 
     async def run(self) -> None:
@@ -57,9 +58,19 @@ class Intake:
         """The engine's room, less what is on its way there."""
         # What has ended on its way never gets there.
         self._underway = {run_id: job for run_id, job in self._underway.items() if run_id in self._pump}
-        slots = self._room.slots - sum(job.sequences for job in self._underway.values())
-        tokens = self._room.tokens - sum(job.header.cost_tokens for job in self._underway.values())
-        return Room(slots, tokens)
+        slots = tokens = background_slots = background_tokens = 0
+        for job in self._underway.values():
+            sequences, cost = job.sequences, job.header.cost_tokens
+            if not job.header.background:
+                slots, tokens = slots + sequences, tokens + cost
+            background_slots, background_tokens = background_slots + sequences, background_tokens + cost
+        room = self._room
+        return Room(
+            room.slots - slots,
+            room.tokens - tokens,
+            room.background_slots - background_slots,
+            room.background_tokens - background_tokens,
+        )
 
     async def _pause(self) -> None:
         try:
@@ -76,7 +87,8 @@ class Intake:
             return False
         want = min(free.slots, _MOST_PER_CLAIM)
         try:
-            claims = await self._queue.claim(want, free.tokens)
+            background = BackgroundRoom(free.background_slots, free.background_tokens)
+            claims = await self._queue.claim(want, free.tokens, background)
             if not claims and idle:
                 # The head may cost more than all blocks together; it will never find more room than now.
                 claims = await self._queue.claim(1, _ANY_COST)

@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry
 from headrace_shared.clock import mono_s
 from headrace_shared.telemetry.buckets import (
     PREEMPTIONS,
+    RATIO,
     REQUEST_S,
     SEQUENCES,
     STEP_S,
@@ -16,7 +17,7 @@ from headrace_shared.telemetry.queue_metrics import ProcessMetrics
 from headrace_shared.telemetry.series import ENGINE, MODEL, THE_ENGINE, Counted, Observed, ObservedCount, Spread
 from headrace_worker.engine.generate import StepFacts
 
-_RENEWING = ("append", "claim")
+_RENEWING = ("append", "claim", "renew")
 CACHE_LABELS = (
     *ENGINE,
     "block_size",
@@ -48,6 +49,14 @@ class WorkerMetrics(ProcessMetrics):
     own_waiting = Observed(
         "headrace:worker_waiting", "Sequences waiting in this worker, preempted ones included.", MODEL
     )
+    background = Observed(
+        "headrace:background_sequences",
+        "Background sequences in this worker: running (in the latest step), paused (waiting for time that others leave).",
+        ("model_name", "state"),
+    )
+    given_up = ObservedCount(
+        "headrace:steps_given_up", "Steps of background requests that were given up when somebody else came.", MODEL
+    )
     kv_usage = Observed(
         "vllm:kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.", ENGINE, also="vllm:gpu_cache_usage_perc"
     )
@@ -66,6 +75,14 @@ class WorkerMetrics(ProcessMetrics):
         "vllm:gpu_prefix_cache_queries", "The same in blocks, as older dashboards want it.", ENGINE
     )
     prefix_block_hits = ObservedCount("vllm:gpu_prefix_cache_hits", "Blocks found there.", ENGINE)
+    drafts = ObservedCount("vllm:spec_decode_num_drafts", "Times that a sequence had guessed tokens in a step.", ENGINE)
+    draft_tokens = ObservedCount("vllm:spec_decode_num_draft_tokens", "Tokens guessed and computed.", ENGINE)
+    accepted_tokens = ObservedCount("vllm:spec_decode_num_accepted_tokens", "Those that were right.", ENGINE)
+    accepted_per_position = ObservedCount(
+        "vllm:spec_decode_num_accepted_tokens_per_pos",
+        "The same by their place among the guesses of a step, from 0.",
+        (*ENGINE, "position"),
+    )
 
     prompt_tokens = Counted("vllm:prompt_tokens", "Prompt tokens of requests whose prefill is done.", ENGINE)
     prompt_tokens_by_source = Counted(
@@ -130,6 +147,12 @@ class WorkerMetrics(ProcessMetrics):
         ("model_name", "part"),
         buckets=STEP_S,
     )
+    step_surprise = Spread(
+        "headrace:step_time_ratio",
+        "What a step took, by what was expected of one of its size: 1 is as expected.",
+        MODEL,
+        buckets=RATIO,
+    )
     batch = Spread("headrace:step_sequences", "Sequences in a step's batch.", MODEL, buckets=SEQUENCES)
     cancellations = Counted(
         "headrace:cancellations",
@@ -166,6 +189,7 @@ class StepTallies:
         self._plan, self._execute, self._commit, self._handover, self._forward = (
             metrics.step_parts.labels(model, part) for part in ("plan", "execute", "commit", "handover", "forward")
         )
+        self._surprise = metrics.step_surprise.labels(model)
         self._tokens = metrics.step_tokens.labels(model, THE_ENGINE)
         self._sequences = metrics.batch.labels(model)
         self._generated = metrics.generation_tokens.labels(model, THE_ENGINE)
@@ -178,6 +202,8 @@ class StepTallies:
         self._handover.observe(now_s - facts.ended_s)
         if facts.forward_s:
             self._forward.observe(facts.forward_s)
+        if facts.expected_s:
+            self._surprise.observe((facts.ended_s - facts.begun_s) / facts.expected_s)
         self._tokens.observe(facts.tokens)
         self._sequences.observe(facts.sequences)
         self._generated.inc(generated)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
@@ -27,7 +28,8 @@ _CLOSING = {
 }
 _UNHEARD = Failed(ErrorCode.CANCELLED, "nobody listens")
 
-
+_FIRST_OUTPUTS = 4
+"""Of a step: readers have something to do while the rest is put into words; each further part has twice as many."""
 _COMPILE_S = 60.0
 """How long a grammar may take to compile, the wait for a thread included."""
 
@@ -61,6 +63,7 @@ class Pump:
         self._processors = processors
         self._equipping: set[asyncio.Task[None]] = set()
         self._answers: dict[str, Answer] = {}
+        self._undelivered: deque[SequenceOutput] = deque()
         self._engine: EngineThread
         self._outbox: Outbox
 
@@ -115,10 +118,10 @@ class Pump:
             if answer is not None:
                 self._leave(answer.request_id, ErrorCode.INVALID_REQUEST)
                 self._outbox.end(answer.request_id, Failed(ErrorCode.INVALID_REQUEST, reason), used_tokens=0)
-        for output in report.outputs:
-            answer = self._answer_of(output.request_id)
-            if answer is not None:
-                self._deliver(answer, output)
+        under_way = bool(self._undelivered)
+        self._undelivered += report.outputs
+        if not under_way:
+            self._deliver_some(_FIRST_OUTPUTS)
 
     def give_up(self, request_id: str, status: AppendStatus) -> None:
         """Stop a request that its client gave up, or whose deadline has passed; one that has ended stays as it is."""
@@ -145,6 +148,17 @@ class Pump:
             self._outbox.close(request_id)
             self._abort(request_id, "handed over")
 
+    def _deliver_some(self, count: int) -> None:
+        """Deliver so many outputs, or all when few more are left; the others follow once the outbox had its turn."""
+        outputs = self._undelivered
+        for _ in range(count if len(outputs) > 2 * count else len(outputs)):
+            output = outputs.popleft()
+            answer = self._answer_of(output.request_id)
+            if answer is not None:
+                self._deliver(answer, output)
+        if outputs:
+            asyncio.get_running_loop().call_soon(self._deliver_some, 2 * count)
+
     async def _equip(self, answer: Answer, request: Request) -> None:
         """Hand a request over once its grammar and its logits processors are ready; others go first meanwhile."""
         sampling = answer.claim.job.sampling
@@ -159,13 +173,14 @@ class Pump:
     async def _constrain(self, request: Request, sampling: SamplingSpec) -> Failed | None:
         if sampling.grammar is None:
             return None
+        param = sampling.grammar.asked_as or "response_format"
         try:
             async with asyncio.timeout(_COMPILE_S):
                 request.constrain(await self._compiled(sampling.grammar))
         except TimeoutError:
-            return Failed(ErrorCode.INVALID_REQUEST, "the grammar takes too long to compile", "response_format")
+            return Failed(ErrorCode.INVALID_REQUEST, f"{param}: the grammar takes too long to compile", param)
         except ValueError as error:
-            return Failed(ErrorCode.INVALID_REQUEST, str(error), "response_format")
+            return Failed(ErrorCode.INVALID_REQUEST, f"{param}: {error}", param)
         except Exception:
             log.exception("grammar compiler failed", extra={"request_id": request.request_id})
             return Failed(ErrorCode.INTERNAL, "the grammar compiler failed")

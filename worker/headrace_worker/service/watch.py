@@ -24,6 +24,7 @@ from headrace_shared.telemetry.tasks import in_background
 from headrace_shared.telemetry.tracing import Tracing
 from headrace_worker.engine.build import EngineSetup, EngineSetupError
 from headrace_worker.schedule.scheduler import SchedulerStats
+from headrace_worker.schedule.speculation.speculation import SpeculationStats
 from headrace_worker.service.attempt_span import AttemptSpans
 from headrace_worker.service.attempts import Attempts
 from headrace_worker.service.bridge import EngineThread, StepReport
@@ -117,7 +118,7 @@ class WorkerWatch:
             await stack.enter_async_context(in_background(self._follow_queue(queue)))
             if settings.log_stats:
                 await stack.enter_async_context(in_background(self._tell_statistics()))
-            await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect))
+            await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect_own))
             yield
 
     @property
@@ -150,6 +151,9 @@ class WorkerWatch:
         reasons = {"capacity": waiting, "deferred": deferred}
         yield kind.waiting_by_reason.family(((*engine, reason), value) for reason, value in reasons.items())
         yield kind.own_waiting.family([((self._model,), stats.waiting)])
+        kinds = {"running": stats.background_running, "paused": stats.background_paused}
+        yield kind.background.family(((self._model, state), value) for state, value in kinds.items())
+        yield kind.given_up.family([((self._model,), stats.steps_given_up)])
         used = stats.total_blocks - stats.free_blocks
         yield kind.kv_usage.family([(engine, used / stats.total_blocks)])
         blocks = {"used": used, "cached": stats.cached_blocks, "blank": stats.free_blocks - stats.cached_blocks}
@@ -160,6 +164,12 @@ class WorkerWatch:
         yield kind.prefix_hits.family([(engine, stats.prefix_hit_tokens)])
         yield kind.prefix_block_queries.family([(engine, stats.prefix_queried_tokens // self._block_size)])
         yield kind.prefix_block_hits.family([(engine, stats.prefix_hit_tokens // self._block_size)])
+        guessed = stats.speculation or SpeculationStats()
+        yield kind.drafts.family([(engine, guessed.drafts)])
+        yield kind.draft_tokens.family([(engine, guessed.draft_tokens)])
+        yield kind.accepted_tokens.family([(engine, guessed.accepted_tokens)])
+        places = enumerate(guessed.accepted_per_position)
+        yield kind.accepted_per_position.family(((*engine, str(place)), count) for place, count in places)
         yield kind.lease_age.family([((self._model,), mono_s() - self.metrics.lease_renewed_s)])
         yield kind.lease.family([((self._model,), self._settings.lease_ms / 1000)])
 

@@ -20,13 +20,13 @@ from headrace_shared.queue.server_check import checking_server
 from headrace_shared.queue.watch import put_watch
 from headrace_shared.settings import RedisSettings
 from headrace_shared.telemetry.tracing import setup_tracing
-from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.engine.build import EngineSetup, build_engine
 from headrace_worker.service.answer_form import AnswerForm, answer_form, check_parsers
 from headrace_worker.service.beat import Heart, starting_state
 from headrace_worker.service.bridge import EngineThread, StepReport
 from headrace_worker.service.card import publish_card
 from headrace_worker.service.intake import Intake
+from headrace_worker.service.lease import Lease
 from headrace_worker.service.outbox import Outbox
 from headrace_worker.service.pump import Pump
 from headrace_worker.service.watch import SERVICE, WorkerWatch
@@ -89,7 +89,7 @@ class Worker:
         self._watch = watch = WorkerWatch(settings, setup, card.name, worker_id, self._tracing)
         put_watch(redis, watch.metrics)
         queue = WorkerQueue(redis, card.queue, worker_id, settings.lease_ms)
-        tokenizer = _tokenizer(setup)
+        tokenizer = setup.files.tokenizer()
         grammars = setup.grammars(tokenizer) if setup.grammars else None
         pump = Pump(tokenizer, worker_id, watch.attempts, grammars, setup.processors)
         engine = EngineThread(setup.engine, self._on_report, self._on_crash)
@@ -97,7 +97,7 @@ class Worker:
         pump.connect(engine, outbox)
         presence = Presence(redis)
         state = starting_state(worker_id, card, setup.engine.stats(), settings.max_num_seqs)
-        self._heart = Heart(queue, presence, engine, pump, state, publish)
+        self._heart = Heart(queue, presence, state, publish)
         self._heart.announced = watch.announced
         self._intake = Intake(queue, pump, setup.engine.room())
         self._pump = pump
@@ -114,7 +114,7 @@ class Worker:
         heart = self._heart
         tasks = {
             "outbox": outbox.run(),
-            "lease": heart.run_lease(settings.lease_ms),
+            "lease": Lease(queue, engine, pump, outbox).run(settings.lease_ms),
             "announcement": heart.run_announcement(card, settings.lease_ms),
             "reaper": heart.run_reaper(),
             "control": self._obey(queue),
@@ -190,12 +190,6 @@ class Worker:
                 async with asyncio.timeout(_REDIS_RETRY_S):
                     await self._stop.wait()
         return None
-
-
-def _tokenizer(setup: EngineSetup) -> Tokenizer:
-    files = setup.files
-    named = [files.bos_token, files.eos_token, *files.special_tokens.values()]
-    return Tokenizer.from_bytes(files.tokenizer_json, special_tokens=[token for token in named if token])
 
 
 @contextlib.asynccontextmanager

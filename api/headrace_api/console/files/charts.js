@@ -23,7 +23,7 @@ const CHARTS = [
   },
   {
     id: "rate", title: "Requests per second", series: ["requests_per_s"],
-    now: (point) => [count(point.requests_per_s), `${point.in_flight} in flight here`], peak: count,
+    now: (point) => [count(point.requests_per_s), `${point.in_flight} in flight`], peak: count,
   },
 ];
 

@@ -10,6 +10,8 @@ export function draw(snapshot) {
   byId("no-models").hidden = snapshot.models.length > 0;
   keyed(byId("model-list"), snapshot.models, (model) => model.queue, makeModel, (box, model) => {
     setText(box.querySelector("h3"), model.name);
+    box.querySelector(".down").hidden = model.up;
+    box.querySelector(".workers").closest("table").hidden = !model.workers.length;
     drawFacts(box.querySelector(".facts"), model);
     keyed(box.querySelector(".workers"), model.workers, (worker) => worker.id, makeWorker, drawWorker);
     const lanes = model.lanes.slice(0, MOST_LANES);
@@ -38,7 +40,7 @@ function makeModel() {
     element("tbody.workers"));
   const lanes = element("table", {}, element("caption.hidden", {}, "Lanes by priority"),
     headings(["Priority", "Depth", "Tokens.num", "Oldest.num"]), element("tbody.lanes"));
-  return element("article.model", {}, element("h3"), element("p.facts"),
+  return element("article.model", {}, element("h3"), element("p.down.bad", { hidden: "" }, "down: no worker of it is ready"), element("p.facts"),
     element("div.parts", {}, element("div.scroll", {}, workers), element("div.scroll", {}, lanes, element("p.no-lanes.empty"))));
 }
 

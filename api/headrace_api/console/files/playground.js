@@ -9,7 +9,7 @@ let turns = [];
 let running = null;
 
 export function draw(snapshot) {
-  const names = snapshot.models.map((model) => model.name);
+  const names = snapshot.models.filter((model) => model.up).map((model) => model.name);
   keyed(byId("model"), names, (name) => name, (name) => element("option", { value: name }, name), () => {});
 }
 

@@ -135,6 +135,18 @@ def test_a_backend_that_is_not_there_is_refused_with_those_that_are(name: str) -
     error = refusal(guided_json=SCHEMA, guided_decoding_backend=name)
     assert error.param == "guided_decoding_backend"
     assert "auto, xgrammar or guidance" in error.message
+    assert (f"its workers need headrace[{name}]" in error.message) is (name != "x")
+
+
+def test_the_worker_learns_what_asked_for_a_grammar_and_shares_it_with_others() -> None:
+    by_regex, by_object = (
+        constraint(guided_regex="a"),
+        constraint(structured_outputs={"regex": "a"}),
+    )
+    assert by_regex is not None
+    assert by_object is not None
+    assert (by_regex.told.asked_as, by_object.told.asked_as) == ("guided_regex", "structured_outputs.regex")
+    assert by_regex.told.digest == by_object.told.digest == by_regex.spec.digest
 
 
 def test_objects_are_closed_only_where_that_takes_nothing_away() -> None:

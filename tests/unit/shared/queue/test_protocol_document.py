@@ -40,13 +40,13 @@ def examples() -> list[bytes]:
 def test_every_key_is_named() -> None:
     names = re.findall(r"^``([^`]+)``", keys.__doc__ or "", re.MULTILINE)
     assert len(names) > 15
-    fleet = ["leases", "queues", "states", "card:<digest>", "blob:<digest>"]
+    fleet = ["leases", "queues", "states", "nodes", "node_ends", "card:<digest>", "blob:<digest>"]
     assert [name for name in (*names, *fleet) if f"| `{name}` |" not in DOCUMENT] == []
     assert keys.FLEET in DOCUMENT
 
 
 def test_every_key_in_the_scripts_is_listed() -> None:
-    source = "\n".join(SCRIPTS[script] for script in SCRIPTS if script not in ("announce", "fleet", "queues"))
+    source = "\n".join(SCRIPTS[script] for script in SCRIPTS if script not in ("announce", "fleet", "queues", "nodes"))
     used = set(re.findall(r"BASE \.\. '([a-z]+)", source))
     listed = {re.split(r"[:<]", name)[0] for name in re.findall(r"^``([^`]+)``", keys.__doc__ or "", re.MULTILINE)}
     assert used <= listed

@@ -2,11 +2,20 @@
 
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as over_grpc
+from opentelemetry.exporter.otlp.proto.http import trace_exporter as over_http
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.sdk.trace import ReadableSpan
+from trace_collector import TraceCollector, attributes, grpc_trace_collector, trace_collector
 
 from headrace_shared.settings import TracingSettings
-from headrace_shared.telemetry.tracing import context_of, link_to, setup_tracing
+from headrace_shared.telemetry import otlp_spans
+from headrace_shared.telemetry.tracing import Part, context_of, link_to, setup_tracing
 
 ENDPOINT = {"exporter_otlp_endpoint": "http://127.0.0.1:1"}
 
@@ -57,3 +66,30 @@ def test_a_process_without_traces_loads_nothing_of_opentelemetry() -> None:
 def test_a_name_that_names_no_span_makes_no_link(text: str | None) -> None:
     assert link_to(text) == []
     assert not context_of(text)
+
+
+@pytest.mark.parametrize("collector", [trace_collector, grpc_trace_collector])
+def test_both_exporters_send_what_our_encoder_makes(
+    collector: Callable[[], AbstractContextManager[TraceCollector]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+
+    def encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+        encoded.extend(span.name for span in spans)
+        return otlp_spans.encode_spans(spans)
+
+    with collector() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        tracing = setup_tracing("test")
+        assert tracing is not None
+        for module in (over_http, over_grpc):
+            if module.encode_spans is otlp_spans.encode_spans:
+                monkeypatch.setattr(module, "encode_spans", encode)
+        whole = tracing.tracer.start_span("whole")
+        tracing.add(whole.get_span_context(), Part("part", 1, 2, {"a": 1}, "CLIENT", [("event", 1, {"b": "c"})]))
+        whole.end()
+        tracing.close()
+    assert encoded == ["part", "whole"]
+    part, whole_span = receiver.spans
+    assert (part.trace_id, part.parent_span_id) == (whole_span.trace_id, whole_span.span_id)
+    assert (part.kind, attributes(part), part.events[0].name) == (Span.SPAN_KIND_CLIENT, {"a": 1}, "event")

@@ -12,9 +12,11 @@ from headrace_shared.protocol.event import FinishReason, TokenLogprob
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
 from headrace_worker.schedule.beam import Candidate
-from headrace_worker.schedule.plan import Plan, Sampled, SequenceOutput, Slice
+from headrace_worker.schedule.plan import Drawn, Plan, Sampled, SequenceOutput, Slice
 from headrace_worker.schedule.request import Request, Sequence, SequenceState
 from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
+from headrace_worker.schedule.speculation.proposer import Wish
+from headrace_worker.schedule.speculation.speculation import Speculation
 
 VOCAB = 23
 EOS = 1
@@ -31,7 +33,11 @@ def make_request(
     sampling = SamplingSpec(**{key: rest.pop(key) for key in list(rest) if key in SamplingSpec.__struct_fields__})
     attempt = {key: rest.pop(key) for key in list(rest) if key in ("resumed", "finished", "prompt_scored")}
     job = GenerateJob(
-        JobHeader(name, "queue", priority), pack_ids(prompt), n=n, sampling=sampling, stopping=StoppingSpec(**rest)
+        JobHeader(name, "queue", priority, background=rest.pop("background", False)),
+        pack_ids(prompt),
+        n=n,
+        sampling=sampling,
+        stopping=StoppingSpec(**rest),
     )
     return Request.from_job(job, arrival=arrival, **attempt)
 
@@ -112,9 +118,9 @@ def undisturbed_beams(request: Request, context: int) -> list[tuple[list[int], F
 class Driver:
     """Runs a scheduler with the arithmetic model, and checks what must hold after every step."""
 
-    def __init__(self, limits: SchedulerLimits) -> None:
+    def __init__(self, limits: SchedulerLimits, speculation: Speculation | None = None) -> None:
         self.limits = limits
-        self.scheduler = Scheduler(limits, eos_token_ids=frozenset({EOS}))
+        self.scheduler = Scheduler(limits, eos_token_ids=frozenset({EOS}), speculation=speculation)
         self.requests: dict[str, Request] = {}
         self.outputs: dict[tuple[str, int], list[SequenceOutput]] = {}
         self.plans: list[Plan] = []
@@ -134,6 +140,7 @@ class Driver:
         self.plans.append(plan)
         self._check_plan(plan, before)
         sampled = self._execute(plan)
+        self.scheduler.cost.note(plan.load, 1.0 + plan.num_tokens)
         if between is not None:
             between()
         outputs = self.scheduler.commit(plan, sampled)
@@ -184,18 +191,18 @@ class Driver:
             assert part.count >= 1
             assert part.start == sequence.num_computed
             assert len(sequence.block_table) * self.limits.block_size >= part.start + part.count
-            if id(sequence) not in running_before:
+            if id(sequence) not in running_before and not self.limits.prefills.long_tokens:
                 assert all(sequence.order < other.order for other in waiting), "somebody was passed"
-        if waiting and plan.num_tokens < self.limits.max_num_batched_tokens:
-            urgent = min(other.priority for other in waiting)
-            assert all(other.priority <= urgent for other in self.live(SequenceState.RUNNING)), "an urgent one waits"
+        if waiting and not self.limits.prefills.long_tokens and plan.num_tokens < self.limits.max_num_batched_tokens:
+            urgent = min(other.urgency for other in waiting)
+            assert all(other.urgency <= urgent for other in self.live(SequenceState.RUNNING)), "an urgent one waits"
 
     def _execute(self, plan: Plan) -> Sampled:
         sampled = Sampled()
         copied = {target: dict(self.memory.get(source, {})) for source, target in plan.copies}
         self.memory.update(copied)
         for part in plan.slices:
-            sequence, tokens = part.sequence, part.sequence.token_ids
+            sequence, tokens = part.sequence, part.sequence.token_ids + part.guesses
             for position in range(part.start):
                 assert self._slot(sequence, position) == tuple(tokens[: position + 1]), "another sequence's K/V"
             for position in range(part.start, part.start + part.count):
@@ -208,10 +215,26 @@ class Driver:
                 sampled.prompt_logprobs.append((part, self._scores(part)))
             if part.samples:
                 assert part.start + part.count == len(tokens)
-                sampled.token_ids.append(next_token(sequence.sampling.seed, sequence.choice, tokens))
-                wants = sequence.sampling.logprobs is not None
-                sampled.logprobs.append(TokenLogprob(sampled.token_ids[-1], -1.0, 1) if wants else None)
+                drawn = self._draw(sequence, part.guesses)
+                sampled.token_ids.append(drawn[0][0])
+                sampled.logprobs.append(drawn[0][1])
+                if drawn[1:]:
+                    sampled.further[sequence] = drawn[1:]
         return sampled
+
+    @staticmethod
+    def _draw(sequence: Sequence, guesses: list[int]) -> list[Drawn]:
+        """One token more than there are right guesses."""
+        drawn: list[Drawn] = []
+        wants = sequence.sampling.logprobs is not None
+        for guess in [*guesses, None]:
+            token = next_token(
+                sequence.sampling.seed, sequence.choice, sequence.token_ids + [each for each, _ in drawn]
+            )
+            drawn.append((token, TokenLogprob(token, -1.0, 1) if wants else None))
+            if token != guess:
+                break
+        return drawn
 
     def _slot(self, sequence: Sequence, position: int, write: tuple[int, ...] | None = None) -> tuple[int, ...]:
         size = self.limits.block_size
@@ -228,6 +251,35 @@ class Driver:
         ]
 
 
+class Guesser:
+    """Knows the arithmetic model, and is wrong as often as it is asked to be."""
+
+    free = True
+
+    def __init__(self, wrong_in: int) -> None:
+        """``wrong_in``: one guess of so many is wrong; 0: none."""
+        self._wrong_in = wrong_in
+        self.ended_with: list[list[int]] = []
+
+    def propose(self, wishes: list[Wish]) -> list[list[int]]:
+        return [self._guess(*wish) for wish in wishes]
+
+    def ended(self, sequence: Sequence) -> None:
+        self.ended_with.append(list(sequence.token_ids))
+
+    def _guess(self, sequence: Sequence, most: int) -> list[int]:
+        tokens = list(sequence.token_ids)
+        for _ in range(most):
+            token = next_token(sequence.sampling.seed, sequence.choice, tokens)
+            wrong = self._wrong_in and digest(9, 9, tokens) % self._wrong_in == 0
+            tokens.append((token + 1) % VOCAB if wrong else token)
+        return tokens[sequence.num_tokens :]
+
+
+def make_speculation(num_tokens: int = 4, wrong_in: int = 3, **rest) -> Speculation:
+    return Speculation(Guesser(wrong_in), num_tokens, allowed=lambda _, guesses: len(guesses), **rest)
+
+
 @pytest.fixture(scope="session")
 def lab() -> SimpleNamespace:
     """What the tests of the scheduler are made with."""
@@ -237,6 +289,7 @@ def lab() -> SimpleNamespace:
         request=make_request,
         undisturbed=undisturbed,
         undisturbed_beams=undisturbed_beams,
-        drive=lambda **changes: Driver(make_limits(**changes)),
+        drive=lambda speculation=None, **changes: Driver(make_limits(**changes), speculation),
+        speculation=make_speculation,
         sampled=lambda *token_ids: Sampled(list(token_ids), [None] * len(token_ids)),
     )

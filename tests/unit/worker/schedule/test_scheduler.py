@@ -279,3 +279,31 @@ def test_a_newcomer_is_admitted_only_when_every_running_sequence_can_still_grow(
     assert newcomer.state is SequenceState.WAITING
     driver.run()
     assert driver.scheduler.stats().preemptions == 0
+
+
+def test_a_background_request_makes_room_for_any_other_one_whatever_their_priorities_and_loses_nothing(lab):
+    driver = lab.drive(max_num_seqs=1)
+    driver.add(lab.request("batch", priority=-9, background=True, max_tokens=9, ignore_eos=True))
+    driver.step()
+    driver.add(lab.request("user", arrival=1, priority=9, max_tokens=2, ignore_eos=True))
+    driver.step()
+    assert [part.sequence.request_id for part in driver.plans[-1].slices] == ["user"]
+    driver.run()
+    assert (len(driver.tokens("user")), len(driver.tokens("batch"))) == (2, 9)
+
+
+def test_a_more_urgent_request_takes_the_blocks_of_less_urgent_ones_in_the_same_step(lab):
+    driver = lab.drive(num_blocks=8, max_model_len=32)
+    for arrival, priority in enumerate([2, 1]):
+        name = f"p{priority}"
+        driver.add(
+            lab.request(name, range(2 + arrival, 13 + arrival), arrival=arrival, priority=priority, max_tokens=8)
+        )
+    driver.step()
+    driver.add(lab.request("urgent", range(40, 54), arrival=2, max_tokens=2, ignore_eos=True))
+    driver.step()
+    # Eight blocks: both have three; the newcomer needs four, and one more for each to grow into.
+    assert [part.sequence.request_id for part in driver.plans[-2].slices] == ["p1", "p2"]
+    assert [part.sequence.request_id for part in driver.plans[-1].slices] == ["p1", "urgent"]
+    driver.run()
+    assert driver.scheduler.stats().preemptions >= 1

@@ -36,10 +36,18 @@ LIMITS = st.fixed_dictionaries(
     }
 ).map(lambda limits: limits | {"num_blocks": -(-limits["num_blocks"] // limits["block_size"])})
 
+GUESSING = st.none() | st.fixed_dictionaries(
+    {
+        "num_tokens": st.integers(1, 6),
+        "wrong_in": st.integers(0, 4),
+        "disable_by_batch_size": st.sampled_from([None, 2, 100]),
+    }
+)
 
-def _drive(lab, limits, requests, disturb):
+
+def _drive(lab, limits, requests, disturb, guessing=None):
     """Add each request at its step, disturb between plan and commit or after it, and run to the end."""
-    driver = lab.drive(**limits)
+    driver = lab.drive(lab.speculation(**guessing) if guessing else None, **limits)
     pending = sorted(enumerate(requests), key=lambda item: item[1]["at_step"])
     expected = {}
     steps = 0
@@ -59,9 +67,9 @@ def _drive(lab, limits, requests, disturb):
 
 
 @settings(max_examples=150, deadline=None)
-@given(limits=LIMITS, requests=REQUESTS)
-def test_tokens_never_depend_on_batch_chunks_blocks_or_preemption(lab, limits, requests):
-    driver, expected = _drive(lab, limits, requests, lambda driver, _: driver.step())
+@given(limits=LIMITS, requests=REQUESTS, guessing=GUESSING)
+def test_tokens_never_depend_on_batch_chunks_blocks_preemption_or_guesses(lab, limits, requests, guessing):
+    driver, expected = _drive(lab, limits, requests, lambda driver, _: driver.step(), guessing)
     for (request_id, choice), (tokens, reason, stop_reason) in expected.items():
         last = driver.last(request_id, choice)
         assert driver.tokens(request_id, choice) == tokens
@@ -93,8 +101,8 @@ def test_every_scored_prompt_is_reported_once_and_before_any_other_token_of_its_
 
 
 @settings(max_examples=150, deadline=None)
-@given(limits=LIMITS, requests=REQUESTS, data=st.data())
-def test_ending_anything_at_any_moment_changes_no_other_sequence(lab, limits, requests, data):
+@given(limits=LIMITS, requests=REQUESTS, guessing=GUESSING, data=st.data())
+def test_ending_anything_at_any_moment_changes_no_other_sequence(lab, limits, requests, guessing, data):
     ended = set()
 
     def end_something(driver):
@@ -112,7 +120,7 @@ def test_ending_anything_at_any_moment_changes_no_other_sequence(lab, limits, re
         if moment == "after":
             end_something(driver)
 
-    driver, expected = _drive(lab, limits, requests, disturb)
+    driver, expected = _drive(lab, limits, requests, disturb, guessing)
     for (request_id, choice), (tokens, reason, _) in expected.items():
         got = driver.tokens(request_id, choice)
         if (request_id, choice) in ended:
@@ -125,10 +133,10 @@ def test_ending_anything_at_any_moment_changes_no_other_sequence(lab, limits, re
 
 
 @settings(max_examples=100, deadline=None)
-@given(limits=LIMITS, wanted=REQUESTS.map(lambda requests: requests[0]), data=st.data())
-def test_a_request_goes_on_elsewhere_exactly_where_its_first_engine_died(lab, limits, wanted, data):
+@given(limits=LIMITS, wanted=REQUESTS.map(lambda requests: requests[0]), guessing=GUESSING, data=st.data())
+def test_a_request_goes_on_elsewhere_exactly_where_its_first_engine_died(lab, limits, wanted, guessing, data):
     wanted = {key: value for key, value in wanted.items() if key != "at_step"}
-    first = lab.drive(**limits)
+    first = lab.drive(lab.speculation(**guessing) if guessing else None, **limits)
     whole = first.add(lab.request("r", **wanted))
     expected = {s.choice: lab.undisturbed(whole, s.choice, first.limits.context_tokens) for s in whole.sequences}
     for _ in range(data.draw(st.integers(0, 30))):

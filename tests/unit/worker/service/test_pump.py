@@ -10,7 +10,7 @@ from scripted_worker import byte_tokenizer
 
 from headrace_shared.errors import ErrorCode
 from headrace_shared.protocol.codec import pack_ids
-from headrace_shared.protocol.event import Event, Failed, Started
+from headrace_shared.protocol.event import Delta, Event, Failed, Started
 from headrace_shared.protocol.grammar import GrammarKind, GrammarSpec
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import ProcessorCall, SamplingSpec
@@ -18,7 +18,7 @@ from headrace_shared.queue.claims import AppendStatus, Claim
 from headrace_shared.text.tokenizer import Tokenizer
 from headrace_worker.schedule.plan import SequenceOutput
 from headrace_worker.schedule.request import Grammar, Request
-from headrace_worker.schedule.scheduler import Room
+from headrace_worker.schedule.room import Room
 from headrace_worker.service.attempt_span import AttemptSpans
 from headrace_worker.service.attempts import Attempts
 from headrace_worker.service.bridge import StepReport
@@ -72,8 +72,10 @@ class Setup:
         outbox: Any = self.outbox
         self.pump.connect(engine, outbox)
 
-    def accept(self, request_id: str, *, constrained: bool, calls: tuple[ProcessorCall, ...] = ()) -> None:
-        grammar = GrammarSpec(GrammarKind.REGEX, "a") if constrained else None
+    def accept(
+        self, request_id: str, *, constrained: bool, calls: tuple[ProcessorCall, ...] = (), asked_as: str = ""
+    ) -> None:
+        grammar = GrammarSpec(GrammarKind.REGEX, "a", asked_as=asked_as) if constrained else None
         sampling = SamplingSpec(grammar=grammar, logits_processors=calls)
         job = GenerateJob(JobHeader(request_id, "q"), pack_ids([1]), 2, sampling)
         self.pump.accept(Claim(request_id, 1, 0, 1, 0, 0, 0, job, []))
@@ -101,13 +103,14 @@ async def test_others_do_not_wait_for_a_grammar() -> None:
     assert isinstance(setup.outbox.said["slow"][0], Started)
 
 
-async def test_a_grammar_that_does_not_compile_fails_its_request() -> None:
+@pytest.mark.parametrize(("asked_as", "param"), [("", "response_format"), ("guided_regex", "guided_regex")])
+async def test_a_grammar_that_does_not_compile_fails_its_request(asked_as: str, param: str) -> None:
     setup = Setup()
-    setup.accept("r", constrained=True)
+    setup.accept("r", constrained=True, asked_as=asked_as)
     await settle()
     setup.compiler.asked[0].set_exception(ValueError("no such rule"))
     await settle()
-    assert setup.failures("r") == [Failed(ErrorCode.INVALID_REQUEST, "no such rule", "response_format")]
+    assert setup.failures("r") == [Failed(ErrorCode.INVALID_REQUEST, f"{param}: no such rule", param)]
     assert setup.engine.added == []
     assert "r" not in setup.pump
 
@@ -177,9 +180,27 @@ async def test_a_request_that_fails_in_the_engine_is_told_so_and_is_gone() -> No
     setup.accept("r", constrained=False)
     output = SequenceOutput("r/1", 0, [], failure="own.one failed: RuntimeError")
     stats: Any = None
-    setup.pump.deliver(StepReport([output], [], [], Room(1, 1), stats))
+    setup.pump.deliver(StepReport([output], [], [], Room(1, 1, 1, 1), stats))
     [failure] = setup.failures("r")
     assert failure == Failed(
         ErrorCode.INVALID_REQUEST, "logits_processors: own.one failed: RuntimeError", "logits_processors"
     )
     assert "r" not in setup.pump
+
+
+async def test_a_large_steps_first_outputs_go_out_first_and_each_requests_stay_in_order() -> None:
+    setup = Setup()
+    stats: Any = None
+    names = [f"r{n}" for n in range(40)]
+    for name in names:
+        setup.accept(name, constrained=False)
+    for step in range(3):
+        outputs = [SequenceOutput(f"{name}/1", 0, [65 + step]) for name in names]
+        setup.pump.deliver(StepReport(outputs, [], [], Room(1, 1), stats))
+    told = [sum(isinstance(event, Delta) for event in setup.outbox.said[name]) for name in names]
+    assert 0 < sum(told) < 20
+    assert told == sorted(told, reverse=True)
+    await settle()
+    for name in names:
+        deltas = [event for event in setup.outbox.said[name] if isinstance(event, Delta)]
+        assert [delta.token_ids for delta in deltas] == [[65], [66], [67]]

@@ -21,6 +21,9 @@ class RawMatcher(Protocol):
     def accept(self, token_id: int) -> bool:
         """False when the grammar does not allow the token here."""
 
+    def possible(self, token_ids: list[int]) -> int:
+        """How many of some tokens, the first ones, it would accept; it stays where it is."""
+
     def fill(self, bitmask: NDArray[np.int32], row: int) -> bool:
         """Set the row of a bitmask [rows, words]; False when the library gave up."""
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from headrace_shared.protocol.grammar import GrammarBackend, GrammarKind, GrammarSpec
 from headrace_worker.execute.grammar.backend import Backend, GrammarError, RawGrammar
 from headrace_worker.execute.grammar.guidance_backend import GuidanceBackend
+from headrace_worker.execute.grammar.installed import how_to_install, is_installed
 from headrace_worker.execute.grammar.matcher import CompiledGrammar
 from headrace_worker.execute.grammar.prelude import Prelude
 from headrace_worker.execute.grammar.vocabulary import Vocabulary
@@ -19,7 +20,7 @@ from headrace_worker.schedule.request import Grammar
 
 log = logging.getLogger(__name__)
 
-BACKENDS = (GrammarBackend.XGRAMMAR, GrammarBackend.GUIDANCE)
+_PREFERRED = (GrammarBackend.XGRAMMAR, GrammarBackend.GUIDANCE)
 _THREADS = 2
 _MOST_KEPT = 64
 
@@ -71,7 +72,7 @@ class GrammarCompiler:
     def _first_that_can(self, spec: GrammarSpec) -> RawGrammar:
         if spec.backend is not GrammarBackend.AUTO:
             return self._backend(spec.backend).compile(spec)
-        first, second = BACKENDS
+        first, second = _PREFERRED
         if spec.whitespace is not None or spec.kind is GrammarKind.LARK:
             # guidance knows the pattern, and all of the notation.
             first, second = second, first
@@ -85,7 +86,15 @@ class GrammarCompiler:
 
     def _backend(self, name: GrammarBackend) -> Backend:
         with self._loading:
-            return self._xgrammar if name is GrammarBackend.XGRAMMAR else self._guidance
+            match name:
+                case GrammarBackend.XGRAMMAR:
+                    return self._xgrammar
+                case GrammarBackend.OUTLINES:
+                    return self._outlines
+                case GrammarBackend.LM_FORMAT_ENFORCER:
+                    return self._enforcer
+                case GrammarBackend.GUIDANCE | GrammarBackend.AUTO:
+                    return self._guidance
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
@@ -98,6 +107,25 @@ class GrammarCompiler:
     @cached_property
     def _guidance(self) -> GuidanceBackend:
         return GuidanceBackend(self._vocabulary)
+
+    @cached_property
+    def _outlines(self) -> Backend:
+        _need(GrammarBackend.OUTLINES)
+        from headrace_worker.execute.grammar.outlines_backend import OutlinesBackend
+
+        return OutlinesBackend(self._vocabulary)
+
+    @cached_property
+    def _enforcer(self) -> Backend:
+        _need(GrammarBackend.LM_FORMAT_ENFORCER)
+        from headrace_worker.execute.grammar.enforcer_backend import EnforcerBackend
+
+        return EnforcerBackend(self._vocabulary)
+
+
+def _need(backend: GrammarBackend) -> None:
+    if not is_installed(backend):
+        raise GrammarError(f"where this model's worker runs, {how_to_install(backend)}")
 
 
 def _prelude(spec: GrammarSpec) -> Prelude | None:

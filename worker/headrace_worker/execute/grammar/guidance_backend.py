@@ -57,6 +57,9 @@ class _Matcher:
     def accept(self, token_id: int) -> bool:
         return self._matcher.consume_token(token_id)
 
+    def possible(self, token_ids: list[int]) -> int:
+        return self._matcher.validate_tokens(token_ids)
+
     def fill(self, bitmask: NDArray[np.int32], row: int) -> bool:
         target = bitmask[row]
         self._matcher.unsafe_compute_mask_ptr(target.ctypes.data, target.nbytes)

@@ -54,6 +54,16 @@ class TokenMatcher:
                 if not self._ended and not self._goes_on(token_id):
                     self._break("a token is not in the grammar")
 
+    def possible(self, token_ids: list[int]) -> int:
+        """How many of some tokens, the first ones, may come next; before the grammar begins it has no say."""
+        if self._prelude.part is not PreludePart.OVER:
+            return len(token_ids)
+        if self._ended:
+            return 0
+        ends = self._vocabulary.eos_token_ids
+        size = next((place for place, token_id in enumerate(token_ids) if token_id in ends), len(token_ids))
+        return self._matcher.possible(token_ids[:size]) if size else 0
+
     def fill(self, bitmask: NDArray[np.int32], row: int) -> None:
         """Set the row of a bitmask [rows, words] to the tokens that may come next."""
         part = self._prelude.part

@@ -104,6 +104,15 @@ class _Matcher:
     def accept(self, token_id: int) -> bool:
         return bool(self._matcher.accept_token(token_id))
 
+    def possible(self, token_ids: list[int]) -> int:
+        accepted = 0
+        for token_id in token_ids:
+            if self._matcher.is_terminated() or not self._matcher.accept_token(token_id):
+                break
+            accepted += 1
+        self._matcher.rollback(accepted)
+        return accepted
+
     def fill(self, bitmask: NDArray[np.int32], row: int) -> bool:
         self._matcher.fill_next_token_bitmask(bitmask, row)
         return True

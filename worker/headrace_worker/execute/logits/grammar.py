@@ -20,16 +20,33 @@ class _Followed:
         self._matcher = grammar.matcher()
         self._accepted = 0
 
+    def possible(self, sequence: request.Sequence, token_ids: list[int]) -> int:
+        """How many of some tokens, the first ones, may follow the sequence's."""
+        self._follow(sequence)
+        return self._matcher.possible(token_ids)
+
     def fill(self, sequence: request.Sequence, bitmask: NDArray[np.int32], row: int) -> None:
+        self._follow(sequence)
+        self._matcher.fill(bitmask, row)
+        sequence.broken = self._matcher.broken
+
+    def _follow(self, sequence: request.Sequence) -> None:
         for token_id in sequence.token_ids[sequence.prompt_len + self._accepted :]:
             self._matcher.accept(token_id)
         self._accepted = sequence.output_len
-        self._matcher.fill(bitmask, row)
-        sequence.broken = self._matcher.broken
 
 
 MatcherCache = WeakKeyDictionary[request.Sequence, _Followed]
 """Matchers live as long as their sequence, across changes of the batch and preemptions."""
+
+
+def followed(sequence: request.Sequence, cache: MatcherCache) -> _Followed:
+    """The matcher of a sequence whose grammar has been compiled."""
+    found = cache.get(sequence)
+    if found is None:
+        assert sequence.grammar is not None  # noqa: S101 whoever asks has checked it
+        found = cache[sequence] = _Followed(sequence.grammar)
+    return found
 
 
 class GrammarMask:
@@ -69,11 +86,7 @@ class GrammarMask:
         return GrammarRescue(self, self._indices, self._device)
 
     def _followed(self, sequence: request.Sequence) -> _Followed:
-        found = self._cache.get(sequence)
-        if found is None:
-            assert sequence.grammar is not None  # noqa: S101 for_batch has checked it
-            found = self._cache[sequence] = _Followed(sequence.grammar)
-        return found
+        return followed(sequence, self._cache)
 
 
 class GrammarRescue:

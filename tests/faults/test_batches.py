@@ -1,0 +1,138 @@
+"""Processes that are killed while they work on a batch: every item has one result, that of an undisturbed run."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from batching import BatchWorkerProcess, chats, errors_of, finished, numbered, output_of, said, submit
+from fleet import ApiProcess, Fleet, fleet_on, wait_until
+from openai import OpenAI
+from worker_process import WorkerProcess
+
+from headrace_cli.embedded_redis import EmbeddedRedis
+
+ITEMS = 500
+CONTENT = chats(ITEMS, max_tokens=30, ignore_eos=True)
+
+
+class Rig:
+    """Everything that works on a batch, twice where that is how it would be run."""
+
+    def __init__(self, redis: EmbeddedRedis, fleet: Fleet, folder: Path, stack: ExitStack) -> None:
+        self._redis = redis
+        self._fleet = fleet
+        self._files = folder / "files"
+        self._stack = stack
+        self.workers = [self._worker() for _ in range(2)]
+        self.api = fleet.api(files=self._files)
+        self.batch_workers = [self._batch_worker()]
+        self.api.wait_until_ready(workers=2)
+
+    @property
+    def client(self) -> OpenAI:
+        return self.api.client()
+
+    def hand_over(self) -> None:
+        """As a rolling restart would: the next one is there before the first one leaves."""
+        successor = self._batch_worker()
+        assert self.batch_workers[0].terminate() == 0
+        self.batch_workers = [successor]
+
+    def kill(self, victim: str) -> None:
+        """And start another one in its place."""
+        match victim:
+            case "batch worker":
+                self.batch_workers[0].kill()
+                self.batch_workers = [self._batch_worker()]
+            case "worker":
+                self.workers[0].kill()
+                self.workers[0] = self._worker()
+            case "API node":
+                self.api.kill()
+                self.api = self._fleet.api(files=self._files)
+                self.api.wait_until_ready()
+            case "Redis":
+                self._redis.kill()
+                self._redis.start()
+
+    def _worker(self) -> WorkerProcess:
+        return self._fleet.worker(simulated_step_ms=10, lease_ms=1500, max_num_seqs=16)
+
+    def _batch_worker(self) -> BatchWorkerProcess:
+        worker = BatchWorkerProcess(self._redis.url, files=self._files, batch_lease_s=1.5)
+        self._stack.callback(worker.kill)
+        return worker
+
+
+@pytest.fixture
+def rig(own_valkey: EmbeddedRedis, tmp_path: Path) -> Iterator[Rig]:
+    with ExitStack() as stack, fleet_on(own_valkey.url) as fleet:
+        yield Rig(own_valkey, fleet, tmp_path, stack)
+
+
+def completed(api: ApiProcess, batch_id: str) -> int:
+    counts = api.client().batches.retrieve(batch_id).request_counts
+    return 0 if counts is None else counts.completed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["batch worker", "worker", "API node", "Redis"])
+def test_a_batch_survives_any_process(rig: Rig, victim: str) -> None:
+    undisturbed = output_of(rig.client, finished(rig.client, submit(rig.client, CONTENT).id))
+    assert set(undisturbed) == set(numbered(ITEMS))
+    batch = submit(rig.client, CONTENT)
+    wait_until(lambda: completed(rig.api, batch.id) > 50, "some of it is done")
+    rig.kill(victim)
+    batch = finished(rig.client, batch.id)
+    assert (batch.status, batch.error_file_id) == ("completed", None)
+    output = output_of(rig.client, batch)
+    assert {name: said(result) for name, result in output.items()} == {
+        name: said(result) for name, result in undisturbed.items()
+    }
+    assert batch.request_counts is not None
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (ITEMS, 0)
+    assert batch.usage is not None
+    assert batch.usage.output_tokens == 30 * ITEMS
+
+
+@pytest.mark.slow
+def test_a_batch_worker_that_is_stopped_hands_its_batch_over(rig: Rig) -> None:
+    batch = submit(rig.client, CONTENT)
+    wait_until(lambda: completed(rig.api, batch.id) > 50, "some of it is done")
+    rig.hand_over()
+    batch = finished(rig.client, batch.id)
+    assert (batch.status, batch.error_file_id) == ("completed", None)
+    assert set(output_of(rig.client, batch)) == set(numbered(ITEMS))
+
+
+@pytest.mark.slow
+def test_a_batch_is_cancelled_although_its_batch_worker_has_died(rig: Rig) -> None:
+    batch = submit(rig.client, chats(ITEMS, max_tokens=2000, ignore_eos=True))
+    wait_until(lambda: rig.client.batches.retrieve(batch.id).status == "in_progress", "it is worked on")
+    time.sleep(1)
+    rig.batch_workers[0].kill()
+    rig.client.batches.cancel(batch.id)
+    rig.kill("batch worker")
+    batch = finished(rig.client, batch.id)
+    assert batch.status == "cancelled"
+    assert set(errors_of(rig.client, batch)) == set(numbered(ITEMS))
+    # Nothing runs on.
+    metrics = httpx.get(f"{rig.api.url}/autoscale/simulated").json()
+    wait_until(lambda: httpx.get(f"{rig.api.url}/autoscale/simulated").json()["running"] == 0, f"all ends: {metrics}")
+
+
+@pytest.mark.slow
+def test_two_batches_survive_kills_of_both_batch_workers_in_turn(rig: Rig) -> None:
+    batches = [submit(rig.client, CONTENT) for _ in range(2)]
+    for share in (100, 200, 300):
+        wait_until(lambda share=share: completed(rig.api, batches[0].id) > share, "more of it is done")  # type: ignore[misc]
+        rig.kill("batch worker")
+        time.sleep(0.2)
+    for batch in batches:
+        over = finished(rig.client, batch.id)
+        assert over.status == "completed"
+        assert set(output_of(rig.client, over)) == set(numbered(ITEMS))
+        assert errors_of(rig.client, over) == {}

@@ -1,0 +1,1 @@
+"""Speculative decoding: tokens that may come next are computed together with the one that does."""
