@@ -36,6 +36,7 @@ class BuiltRunner:
     runner: ModelRunner
     model: LoadedModel
     num_blocks: int
+    cache_dtype: torch.dtype
     draft: DraftModel | None = None
 
 
@@ -96,7 +97,8 @@ def assemble(
     """
     parts = parts or Parts()
     layers = loaded.layers + (draft.layers if draft is not None else [])
-    num_blocks = kv_cache.count_blocks(layers, size, _computes_in(loaded, _packing(loaded, parts)), loaded.device)
+    dtype = _computes_in(loaded, _packing(loaded, parts))
+    num_blocks = kv_cache.count_blocks(layers, size, dtype, loaded.device)
     network, attention = _paged(loaded, num_blocks, size.block_size, parts)
     sampler = Sampler(loaded.vocab_size, loaded.eos_token_ids, mode)
     runner = ModelRunner(network, attention, sampler, loaded.vocab_size, loaded.device)
@@ -104,7 +106,7 @@ def assemble(
     if draft is not None:
         guesses = Sampler(loaded.vocab_size, loaded.eos_token_ids, guesses=True)
         guesser = DraftModel(*_paged(draft, num_blocks, size.block_size, parts), guesses, draft)
-    return BuiltRunner(runner, loaded, num_blocks, guesser)
+    return BuiltRunner(runner, loaded, num_blocks, dtype, guesser)
 
 
 def _paged(loaded: LoadedModel, num_blocks: int, block_size: int, parts: Parts) -> tuple[Network, PagedAttention]:
