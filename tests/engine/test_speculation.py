@@ -204,10 +204,13 @@ def test_another_draft_model_changes_nothing_and_is_right_now_and_then(tiny):
     built = with_draft(tiny, "llama", "qwen2")
     asked = asked_in_all_ways(max_tokens=40)
     plain = answer(built, asked)
-    for adaptive in (False, True):
-        guessed = answer(built, asked, built.draft, adaptive=adaptive)
-        assert guessed.answers == plain.answers
-        assert guessed.guessed.draft_tokens > guessed.guessed.accepted_tokens > 0
+    always = answer(built, asked, built.draft)
+    assert always.answers == plain.answers
+    assert always.guessed.draft_tokens > always.guessed.accepted_tokens > 0
+    # What is hardly ever right does not pay.
+    adaptive = answer(built, asked, built.draft, adaptive=True)
+    assert adaptive.answers == plain.answers
+    assert adaptive.guessed.draft_tokens < always.guessed.draft_tokens / 4
 
 
 def test_a_draft_model_catches_up_after_preemptions_prefix_hits_and_pauses(tiny):

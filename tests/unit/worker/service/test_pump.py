@@ -196,7 +196,7 @@ async def test_a_large_steps_first_outputs_go_out_first_and_each_requests_stay_i
         setup.accept(name, constrained=False)
     for step in range(3):
         outputs = [SequenceOutput(f"{name}/1", 0, [65 + step]) for name in names]
-        setup.pump.deliver(StepReport(outputs, [], [], Room(1, 1), stats))
+        setup.pump.deliver(StepReport(outputs, [], [], Room(1, 1, 1, 1), stats))
     told = [sum(isinstance(event, Delta) for event in setup.outbox.said[name]) for name in names]
     assert 0 < sum(told) < 20
     assert told == sorted(told, reverse=True)
