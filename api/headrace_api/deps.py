@@ -64,6 +64,8 @@ def call_of(request: Request, services: Services) -> Call:
         caller=getattr(state, "caller", services.anyone),
         timeout_s=services.settings.request_timeout_s,
         answer_headers=state.answer_headers,
+        traceparent=state.traceparent,
+        tracestate=state.tracestate,
     )
 
 
@@ -83,8 +85,6 @@ def generation_call(request: Request, body: QueuedRequest, raw: bytes, services:
         priority=priority_of(headers),
         idempotency_key=idempotency_key_of(headers),
         detached=goes_on_alone(headers),
-        traceparent=request.state.traceparent,
-        tracestate=request.state.tracestate,
     )
 
 

@@ -20,13 +20,17 @@ SHARE = "HEADRACE_METRICS_PROCESS"
 STOP_MARGIN_S = 10.0
 """How much longer than its own settings allow a server may take to stop."""
 _POLL_S = 0.1
+_MOST = 256
+"""As the setting has it; more must not even be started to be told so."""
 
 
 def count_of(variables: Mapping[str, str]) -> int:
     """How many are wanted. Raises CliError for what is no such number, and where there can only be one."""
     text = variables.get(COUNT, "1")
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise CliError(f"--api-server-count is to be a number from 1, not {text}", exit_code=EXIT_CONFIGURATION)
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MOST):
+        raise CliError(
+            f"--api-server-count is to be a number from 1 to {_MOST}, not {text}", exit_code=EXIT_CONFIGURATION
+        )
     if int(text) > 1 and "HEADRACE_API_UDS" in variables:
         raise CliError(
             "--uds: a unix socket is for one process; leave it out, or --api-server-count", exit_code=EXIT_CONFIGURATION

@@ -2,8 +2,9 @@
 
     OMP_WAIT_POLICY=PASSIVE python tests/benchmarks/speculation.py MODEL [--threads N] [--draft MODEL] [--batches 1 4 16]
 
-MODEL is a local directory (float32 on a CPU). Greedy answers, decoding alone. Runs take turns, so that a busy machine
-hurts all of them alike; each ratio is that of the best runs. The answers are compared as well: they must be the same.
+MODEL is a local directory (float32 on a CPU). Greedy answers, decoding alone. Time is that of the processor, all
+threads together over their number: what else runs on the machine matters little. Runs take turns; each ratio is that
+of the best ones. The answers are compared as well: they must be the same.
 """
 
 import argparse
@@ -17,7 +18,6 @@ from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
 from headrace_shared.text.tokenizer import Tokenizer
-from headrace_worker.engine.generate import GenerateEngine
 from headrace_worker.engine.speculate import build_speculation
 from headrace_worker.execute.build import BuiltRunner, assemble
 from headrace_worker.execute.kv_cache import CacheSize
@@ -89,11 +89,10 @@ def prompts(tokenizer: Tokenizer, kind: str, batch: int) -> list[list[int]]:
 
 
 def run(built: BuiltRunner, asked: list[list[int]], speculation: Speculation | None) -> Result:
-    """The clock starts when every sequence has its first token."""
+    """The clock starts when every sequence has its first token. What a step takes is learned as ``GenerateEngine`` does."""
     limits = SchedulerLimits(len(asked), 512, 2048, 16, built.num_blocks)
     before = speculation.stats() if speculation is not None else SpeculationStats()
     scheduler = Scheduler(limits, eos_token_ids=built.model.eos_token_ids, speculation=speculation)
-    engine = GenerateEngine(scheduler, built.runner)
     for number, prompt in enumerate(asked):
         job = GenerateJob(
             JobHeader(str(number), "bench"),
@@ -101,16 +100,21 @@ def run(built: BuiltRunner, asked: list[list[int]], speculation: Speculation | N
             sampling=SamplingSpec(temperature=0),
             stopping=StoppingSpec(max_tokens=TOKENS),
         )
-        engine.add(Request.from_job(job, arrival=number))
+        scheduler.add(Request.from_job(job, arrival=number))
     answers: list[list[int]] = [[] for _ in asked]
-    begin, made = 0.0, 0
-    while engine.has_work():
-        for output in engine.step():
+    spent_s, made = 0.0, 0
+    while scheduler.has_work():
+        decoding = all(answers)
+        begin_s = time.process_time()
+        plan = scheduler.plan()
+        outputs = scheduler.commit(plan, built.runner.execute(plan))
+        step_s = (time.process_time() - begin_s) / torch.get_num_threads()
+        scheduler.cost.note(plan.load, step_s)
+        spent_s += step_s if decoding else 0.0
+        for output in outputs:
             answers[int(output.request_id)] += output.token_ids
-            made += len(output.token_ids) if begin else 0
-        if not begin and all(answers):
-            begin = time.perf_counter()
-    rate = made / (time.perf_counter() - begin)
+            made += len(output.token_ids) if decoding else 0
+    rate = made / spent_s
     after = speculation.stats() if speculation is not None else before
     return Result(
         rate, answers, after.draft_tokens - before.draft_tokens, after.accepted_tokens - before.accepted_tokens

@@ -81,7 +81,7 @@ def _text_of(part: Any, param: str) -> str:
         raise InvalidRequestError("a content part must be an object with a type", param=param)
     kind = str(part.get("type"))
     if kind in _MEDIA_TYPES:
-        raise InvalidRequestError(f"this model takes text only, not a part of type {kind!r}", param=param)
+        raise InvalidRequestError(f"{param}: this model takes text only, not a part of type {kind!r}", param=param)
     key = _TEXT_KEY.get(kind)
     if key is None:
         raise InvalidRequestError(f"unknown type of content part: {part.get('type')!r}", param=param)

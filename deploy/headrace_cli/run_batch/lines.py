@@ -8,7 +8,14 @@ from typing import Any
 
 import msgspec
 
-URLS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+URLS = (
+    "/v1/chat/completions",
+    "/v1/chat/completions/batch",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+)
+"""The same as those of a server's batches."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _FIELDS = ("custom_id", "method", "url", "body")
 _NOT_WHOLE = ("stream", "background")

@@ -108,19 +108,21 @@ async def test_each_line_gets_the_answer_of_its_endpoint(api: Api, worker: Scrip
         request("chat"),
         request("text", "/v1/completions", prompt="hi", model="tiny"),
         request("response", "/v1/responses", input="hi"),
+        request("claude", "/v1/messages", max_tokens=9, **CHAT),
         request("urgent", "/v1/completions", prompt="now", priority=3),
         request("unknown", "/v1/completions", prompt="hi", model="nobody"),
     )
     result = await run_batch("-i", source, "-o", tmp_path / "out.jsonl", "--url", f"{api.base_url}/v1/")
     assert result.exit_code == 0
-    assert "5 lines in" in result.stderr
+    assert "6 lines in" in result.stderr
     assert "1 of them failed" in result.stderr
     entries = read(tmp_path / "out.jsonl")
-    assert set(entries) == {"chat", "text", "response", "urgent", "unknown"}
+    assert set(entries) == {"chat", "text", "response", "claude", "urgent", "unknown"}
     bodies = {custom_id: entry["response"]["body"] for custom_id, entry in entries.items()}
     assert bodies["chat"]["choices"][0]["message"]["content"] == "Hello!"
     assert bodies["text"]["choices"][0]["text"] == "Hello!"
     assert bodies["response"]["output"][0]["content"][0]["text"] == "Hello!"
+    assert bodies["claude"]["content"][0]["text"] == "Hello!"
     good = entries["chat"]
     assert list(good) == ["id", "custom_id", "response", "error"]
     assert (good["response"]["status_code"], good["error"]) == (200, None)
@@ -128,7 +130,7 @@ async def test_each_line_gets_the_answer_of_its_endpoint(api: Api, worker: Scrip
     bad = entries["unknown"]
     assert (bad["response"]["status_code"], bad["error"]["code"]) == (404, "model_not_found")
     assert bad["response"]["body"]["error"]["message"] == bad["error"]["message"]
-    assert Counter(claim.job.header.priority for claim in worker.claims) == {100: 3, 3: 1}
+    assert Counter(claim.job.header.priority for claim in worker.claims) == {100: 4, 3: 1}
 
 
 async def test_bad_lines_are_error_lines_and_stop_nothing(api: Api, worker: ScriptedWorker, tmp_path: Path) -> None:
@@ -148,7 +150,10 @@ async def test_bad_lines_are_error_lines_and_stop_nothing(api: Api, worker: Scri
     assert all(e["error"]["code"] == "invalid_line" for e in entries if e["error"])
     assert problems[0].startswith("line 2: is not JSON")
     assert problems[1] == "line 4: custom_id 'first' is that of line 1"
-    assert problems[2] == "line 5: url: should be one of /v1/chat/completions, /v1/completions, /v1/responses"
+    assert (
+        problems[2]
+        == "line 5: url: should be one of /v1/chat/completions, /v1/chat/completions/batch, /v1/completions, /v1/responses, /v1/messages"
+    )
     assert len(worker.claims) == 2
 
 

@@ -208,7 +208,6 @@ CHAT_ONLY: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "assistant", "reasoning": ["x"]}]}, "messages[0]", "reasoning should be a string"),
     ({"modalities": ["text", "audio"]}, "modalities", 'send ["text"]'),
     ({"audio": {"voice": "x"}}, "audio", "not supported yet"),
-    ({"store": True}, "store", "send false"),
     ({"verbosity": "low"}, "verbosity", 'send "medium"'),
     ({"prediction": {}}, "prediction", "not supported yet"),
     ({"web_search_options": {}}, "web_search_options", "not supported yet"),

@@ -54,6 +54,8 @@ class ModelSource:
     load_format: str = "auto"
     """``auto``, ``safetensors``, ``pt``, ``gguf``, or ``dummy`` for weights that are made up and always the same."""
     progress_bar: bool = True
+    quantization: str = "none"
+    """``none``, ``int8`` or ``int4``: what the engine is to make of the weights."""
 
 
 @dataclass(slots=True)
@@ -73,10 +75,18 @@ class LoadedModel:
     max_model_len: int
     eos_token_ids: frozenset[int]
     generation_config: GenerationConfig
+    quantization: str = "none"
+    """As asked for; ``model`` has the weights as they were loaded."""
 
     @property
     def architecture(self) -> str:
         return type(self.model).__name__
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its weights are in a form of their own; those of GGUF files are plain once they are loaded."""
+        method = getattr(self.model.config, "quantization_config", None)
+        return method is not None and method.quant_method != "gguf"
 
     @property
     def num_layers(self) -> int:
@@ -153,6 +163,7 @@ def _load(source: ModelSource) -> LoadedModel:
         max_model_len=context_length(config, source.max_model_len),
         eos_token_ids=_eos_token_ids(model.generation_config, config),
         generation_config=model.generation_config,
+        quantization=source.quantization,
     )
     log.info(
         "model loaded",

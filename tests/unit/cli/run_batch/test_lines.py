@@ -39,7 +39,7 @@ def test_a_good_line_is_what_it_says(tmp_path: Path) -> None:
         ({**GOOD, "custom_id": 7}, "custom_id: should be a text"),
         ({**GOOD, "custom_id": ""}, "custom_id: should be a text"),
         ({**GOOD, "method": "GET"}, "method: should be POST"),
-        ({**GOOD, "url": "/v1/embeddings"}, "url: should be one of /v1/chat/completions, /v1/completions"),
+        ({**GOOD, "url": "/v1/embeddings"}, "url: should be one of /v1/chat/completions, /v1/chat/completions/batch"),
         ({**GOOD, "url": ["/v1/completions"]}, "url: should be one of"),
         ({**GOOD, "body": "x"}, "body: should be an object"),
         ({**GOOD, "body": {"stream": True}}, "body.stream: has to be left out"),

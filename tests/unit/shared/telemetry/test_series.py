@@ -78,7 +78,8 @@ def test_no_series_of_vllm_is_shown_by_both_kinds_of_process() -> None:
 
 def test_labels_are_never_what_a_client_can_make_up() -> None:
     bounded = {
-        "dtype", "engine", "finished_reason", "handler", "method", "model_name", "operation", "outcome", "part", "phase",
+        "dtype", "engine", "finished_reason", "handler", "kind", "method", "mode", "model_name", "operation", "outcome",
+        "part", "phase", "position", "request_type",
         "priority", "reason", "source", "state", "status", "tenant", "why",
         "block_size", "cache_dtype", "enable_prefix_caching", "gpu_memory_utilization", "max_model_len",
         "max_num_batched_tokens", "max_num_seqs", "num_gpu_blocks",

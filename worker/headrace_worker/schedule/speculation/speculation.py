@@ -1,6 +1,6 @@
 """Speculation: adds guesses to a step, and keeps account of what became of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from headrace_worker.schedule.allocator import BlockAllocator
@@ -61,34 +61,28 @@ class Speculation:
         # Background sequences get what others leave of a step, and that is no reason to make it longer.
         urgent = [part for part in parts if not part.sequence.background] or parts
         wanted = {part.sequence: min(self._most, rules.most_guesses(part.sequence)) for part in urgent}
-        if not self._proposer.free:
-            wanted = self._limit(wanted, draft, cost)
-        found = {
-            sequence: self._cut(sequence, guesses, rules) for sequence, guesses in self._propose(wanted, draft, blocks)
-        }
         if self._proposer.free:
-            taken = self._limit({sequence: len(found.get(sequence, ())) for sequence in wanted}, draft, cost)
-            found = {sequence: guesses[: taken[sequence]] for sequence, guesses in found.items()}
+            found = self._weighed(self._guesses(wanted, rules), draft, cost)
+        else:
+            affordable = self._limit(wanted, draft, cost)
+            found = self._guesses(_with_room(affordable, draft.budget, blocks), rules)
         for part in urgent:
-            draft.widen(part, found.get(part.sequence, []))
+            guesses = found.get(part.sequence, [])
+            draft.widen(part, guesses[: _places(part.sequence, min(len(guesses), draft.budget), blocks)])
 
     def _limit(self, lengths: dict[Sequence, int], draft: Draft, cost: StepCost) -> dict[Sequence, int]:
         return lengths if self._payoff is None else self._payoff.limit(lengths, draft.load, cost)
 
-    def _propose(
-        self, wanted: dict[Sequence, int], draft: Draft, blocks: BlockAllocator
-    ) -> Iterator[tuple[Sequence, list[int]]]:
-        """Guesses for which there is room, of the sequences for which there are some."""
-        budget, wishes = draft.budget, []
-        for sequence, most in wanted.items():
-            most = _with_places(sequence, min(most, budget), blocks)
-            if most > 0:
-                wishes.append(Wish(sequence, most))
-                budget -= most
+    def _weighed(self, found: dict[Sequence, list[int]], draft: Draft, cost: StepCost) -> dict[Sequence, list[int]]:
+        taken = self._limit({sequence: len(guesses) for sequence, guesses in found.items()}, draft, cost)
+        return {sequence: guesses[: taken[sequence]] for sequence, guesses in found.items()}
+
+    def _guesses(self, wanted: dict[Sequence, int], rules: EndRules) -> dict[Sequence, list[int]]:
+        """What is proposed, and may follow as far as is known."""
+        wishes = [Wish(sequence, most) for sequence, most in wanted.items() if most > 0]
         proposals = self._proposer.propose(wishes) if wishes else []
-        for wish, guesses in zip(wishes, proposals, strict=True):
-            if guesses:
-                yield wish.sequence, guesses
+        found = {wish.sequence: guesses for wish, guesses in zip(wishes, proposals, strict=True)}
+        return {sequence: self._cut(sequence, guesses, rules) for sequence, guesses in found.items() if guesses}
 
     def note(self, part: Slice, accepted: int) -> None:
         """A slice with guesses has been computed, and so many of them were right."""
@@ -112,8 +106,17 @@ class Speculation:
         return guesses[: self._allowed(sequence, guesses)] if sequence.grammar is not None else guesses
 
 
-def _with_places(sequence: Sequence, most: int, blocks: BlockAllocator) -> int:
-    """So many of the guesses that they fit into blocks that are free, or the sequence's own."""
+def _with_room(wanted: dict[Sequence, int], budget: int, blocks: BlockAllocator) -> dict[Sequence, int]:
+    """As many of the guesses as a step's tokens and the blocks allow, the most urgent sequences first."""
+    room: dict[Sequence, int] = {}
+    for sequence, most in wanted.items():
+        room[sequence] = max(0, _places(sequence, min(most, budget), blocks))
+        budget -= room[sequence]
+    return room
+
+
+def _places(sequence: Sequence, most: int, blocks: BlockAllocator) -> int:
+    """How many of the guesses fit into blocks that are free, or the sequence's own."""
     if most > 0 and not blocks.grow(sequence, sequence.num_tokens + most):
         most = min(most, blocks.places(sequence) - sequence.num_tokens)
     return most
