@@ -201,16 +201,16 @@ async def test_batches_show_what_the_api_says_of_them_and_can_be_cancelled(valke
                 input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
             )
             ids.append(batch.id)
-        await tab.until("document.querySelector('#batch-rows tr')?.cells[4].textContent === '5/10'")
+        await tab.until("document.querySelector('#batch-rows tr')?.cells[3].textContent === '5/10'")
         assert await page.locator("#no-batches").is_hidden()
         shown = (await api.http.get(f"/v1/batches/{ids[1]}")).json()
         assert shown["request_counts"] == {"total": 10, "completed": 4, "failed": 1}
         row, failed = await page.locator("#batch-rows tr").all()
         cells = await row.locator("td").all_inner_texts()
-        assert (cells[0], cells[1], cells[5]) == (ids[1], shown["model"], "1")
-        assert float(cells[6]) > 0
-        assert cells[7].startswith("in ")
-        assert cells[8].split("\n")[0].strip().startswith(shown["status"].replace("_", " "))
+        assert (cells[0], cells[1], cells[4]) == (ids[1], shown["model"], "1")
+        assert float(cells[5]) > 0
+        assert cells[6].startswith("in ")
+        assert cells[7].split("\n")[0].strip().startswith(shown["status"].replace("_", " "))
         bar = row.locator("[role=progressbar]")
         told = [await bar.get_attribute(f"aria-value{name}") for name in ("now", "max", "text")]
         assert told == ["5", "10", "4 completed, 1 failed of 10"]
@@ -223,10 +223,10 @@ async def test_batches_show_what_the_api_says_of_them_and_can_be_cancelled(valke
         await page.click(f"[aria-label='Cancel batch {ids[1]}']")
         await page.wait_for_selector("#notice:not(:empty)")
         assert f"Batch {ids[1]} is cancell" in await page.inner_text("#notice")
-        await tab.until("document.querySelector('#batch-rows tr').cells[8].textContent.startsWith('cancelled')")
+        await tab.until("document.querySelector('#batch-rows tr').cells[7].textContent.startsWith('cancelled')")
         assert (await api.http.get(f"/v1/batches/{ids[1]}")).json()["status"] == "cancelled"
         assert await row.get_by_role("button").count() == 0
-        assert (await row.locator("td").nth(7).inner_text()).endswith(" ago")
+        assert (await row.locator("td").nth(6).inner_text()).endswith(" ago")
         assert tab.complaints == []
 
 

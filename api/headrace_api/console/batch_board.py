@@ -101,6 +101,8 @@ class BatchBoard:
             if (lately := progress.per_s()) is not None:
                 return lately
         else:
+            if (state.ending or state.status) is not BatchStatus.COMPLETED:
+                ended = state.completed  # what was never answered failed too
             stops = (BatchStatus.FINALIZING, BatchStatus.CANCELLING, state.status)
             until_s = next((state.times[each] for each in stops if each in state.times), until_s)
         return ended / max(until_s - begun_s, 1)

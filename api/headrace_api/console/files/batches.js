@@ -2,7 +2,7 @@
 
 import { address, ask, key } from "./api.js";
 import { byId, element, keyed, notice, setCells, setText } from "./dom.js";
-import { count, seconds } from "./format.js";
+import { about, count } from "./format.js";
 
 const STATES = { completed: "good", failed: "bad", expired: "bad", cancelled: "dim", cancelling: "dim" };
 const OPEN = ["validating", "in_progress"];
@@ -27,8 +27,8 @@ function make(batch) {
     element("i"), element("i.failed"));
   const row = element("tr", {},
     element("td.id", { title: batch.id }, batch.id), element("td.id.wide"), element("td.id.wide", { title: batch.tenant }, batch.tenant),
-    element("td.progress", {}, bar, element("span.bad")), element("td.num"), element("td.num.wide"), element("td.num.wide"),
-    element("td.num"), element("td"));
+    element("td.progress", {}, element("span.gauge", {}, bar, element("span")), element("span.bad")),
+    element("td.num.wide"), element("td.num.wide"), element("td.num"), element("td"));
   const cancel = element("button.small", { type: "button", "aria-label": `Cancel batch ${batch.id}` }, "Cancel");
   cancel.addEventListener("click", () => stop(batch.id, cancel));
   row.lastElementChild.append(element("span"), " ", cancel);
@@ -38,12 +38,13 @@ function make(batch) {
 function renew(row, batch, now) {
   const rate = batch.items_per_s === null ? "–" : count(batch.items_per_s);
   const ended = batch.completed + batch.failed;
-  const done = batch.total ? `${ended}/${batch.total}` : "–";
-  setCells(row, [null, batch.model ?? "", null, null, done, String(batch.failed), rate, end(batch, now), null]);
+  setCells(row, [null, batch.model ?? "", null, null, String(batch.failed), rate, end(batch, now), null]);
   row.cells[1].title = `${batch.model ?? ""} ${batch.endpoint}`.trim();
-  row.cells[7].title = endTitle(batch, now);
-  const [bar, problem] = row.cells[3].children;
-  bar.hidden = batch.problem !== null;
+  row.cells[6].title = endTitle(batch, now);
+  const [gauge, problem] = row.cells[3].children;
+  const [bar, done] = gauge.children;
+  gauge.hidden = batch.problem !== null;
+  setText(done, batch.total ? `${ended}/${batch.total}` : "–");
   setText(problem, batch.problem ?? "");
   problem.title = batch.problem ?? "";
   bar.firstElementChild.style.width = share(batch.completed, batch.total);
@@ -61,8 +62,8 @@ function renew(row, batch, now) {
 const share = (part, total) => (total ? `${(part / total) * 100}%` : "0%");
 
 function end(batch, now) {
-  if (batch.ended_at !== null) return `${seconds(Math.max(0, Math.round(now - batch.ended_at)))} ago`;
-  return batch.left_s === null ? "–" : `in ${seconds(batch.left_s)}`;
+  if (batch.ended_at !== null) return `${about(Math.max(0, now - batch.ended_at))} ago`;
+  return batch.left_s === null ? "–" : `in ${about(batch.left_s)}`;
 }
 
 function endTitle(batch, now) {
