@@ -16,7 +16,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 NATIVE = Path("worker/headrace_worker/execute/native")
 SOURCES = ("kernels.c",)
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
-X86_SETS = {"avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512"), "avx2": ("-march=x86-64-v3",)}
+_V4 = ("-march=x86-64-v4", "-mprefer-vector-width=512")
+X86_SETS = {"avx512vnni": (*_V4, "-mavx512vnni"), "avx512": _V4, "avx2": ("-march=x86-64-v3",)}
 """Instruction sets beside the plainest one; the machine that runs the code picks."""
 
 

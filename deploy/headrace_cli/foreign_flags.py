@@ -84,9 +84,6 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused("models run on transformers' code", "model-impl", off=["auto", "transformers"]),
     *_refused("the loader has no further options", "model-loader-extra-config", off=["{}"]),
     *_refused("only files that are needed are downloaded", "ignore-patterns", off=["[]"]),
-    *_refused(
-        "not supported yet; a quantized GGUF file can be served, its weights unpacked", "quantization", off=["none"]
-    ),
     *_refused("a whole model is loaded by one process", "max-parallel-loading-workers", off=["1"]),
     *_refused("there is no support for Neuron devices", "override-neuron-config", off=["{}"]),
     *_refused("only models that generate text are served yet", "override-pooler-config", "pooler-config", off=["{}"]),
@@ -137,7 +134,11 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused(_NO_MEDIA, "limit-mm-per-prompt", "mm-processor-kwargs", off=["{}"]),
     *_switches(_NO_MEDIA, "disable-mm-preprocessor-cache"),
     # Speculative decoding
-    *_refused("a draft model is computed as it is", "speculative-model-quantization", off=["none"]),
+    *_refused(
+        "a draft model is quantized as the large one is, by --quantization",
+        "speculative-model-quantization",
+        off=["none"],
+    ),
     *_refused(_ONE_DEVICE, "speculative-draft-tensor-parallel-size", off=["1"]),
     *_refused(_EXACT, "spec-decoding-acceptance-method", off=["rejection_sampler"]),
     *_refused(_EXACT, "typical-acceptance-sampler-posterior-threshold", "typical-acceptance-sampler-posterior-alpha"),

@@ -1,8 +1,8 @@
 """How long one engine step takes, and where the time goes.
 
-    OMP_WAIT_POLICY=PASSIVE python tests/benchmarks/engine_step.py MODEL [--threads N] [--context 200]
+    PYTHONPATH=tests/support OMP_WAIT_POLICY=PASSIVE python tests/benchmarks/engine_step.py MODEL [--threads N] [--context 200] [--also int8]
 
-MODEL is a local directory (float32 on a CPU). Figures are minima over several runs, measured in
+MODEL is a local directory. Figures are minima over several runs, measured in
 turn so that a busy machine hurts all of them alike; the ratios are what to compare.
 """
 
@@ -13,6 +13,7 @@ from ctypes import byref
 from dataclasses import dataclass
 
 import torch
+from exactness import PRECISIONS
 from transformers import AutoModelForCausalLM
 
 from headrace_shared.protocol.codec import pack_ids
@@ -77,6 +78,7 @@ def split_ms(built: BuiltRunner, plan: Plan, clock: Clock) -> tuple[float, float
     heads, dim = call.attention.num_heads * call.attention.head_dim, call.attention.head_dim
     x = torch.randn(rows, max(call.intermediate, call.hidden, heads))
     y = torch.empty(rows, 2 * call.intermediate + merged * dim)
+    scratch = torch.empty(network._kernels.scratch_bytes(*x.shape), dtype=torch.uint8)
 
     def linears() -> None:
         for layer in network._layers:
@@ -86,7 +88,8 @@ def split_ms(built: BuiltRunner, plan: Plan, clock: Clock) -> tuple[float, float
                 (layer.gate_up, 2 * call.intermediate, call.hidden, call.gate),
                 (layer.down, call.hidden, call.intermediate, 0),
             ):
-                one = LinearCall(x.data_ptr(), packed, None, y.data_ptr(), rows, outputs, inputs, mode)
+                ends = (x.data_ptr(), packed, None, y.data_ptr(), scratch.data_ptr())
+                one = LinearCall(*ends, rows, outputs, inputs, mode, layer.format)
                 network._kernels.linear(byref(one), network._threads)
         network.logits(hidden)
 
@@ -105,14 +108,12 @@ def split_ms(built: BuiltRunner, plan: Plan, clock: Clock) -> tuple[float, float
 
 def report(built: dict[str, BuiltRunner], plan: Plan, clock: Clock, title: str) -> None:
     best = clock.least_ms({name: (lambda each=each: each.runner.execute(plan)) for name, each in built.items()})
-    lean = best["lean"]
-    linear, attention = split_ms(built["lean"], plan, clock)
-    others = ", ".join(f"{name} {value:.1f} ({value / lean:.2f}x)" for name, value in best.items() if name != "lean")
-    print(
-        f"{title:24} {lean:7.1f} ms  {plan.num_tokens / lean * 1e3:6.0f} tokens/s  linear {linear:.1f}, "
-        f"attention {attention:.1f}, rest {lean - linear - attention:.1f}; {lean / linear:.2f} x linear; others: {others}",
-        flush=True,
-    )
+    for name, value in best.items():
+        line = f"{title:18} {name:9} {value:7.1f} ms  {plan.num_tokens / value * 1e3:6.0f} tokens/s"
+        if isinstance(built[name].runner._network, LeanNetwork):
+            linear, attention = split_ms(built[name], plan, clock)
+            line += f"  linear {linear:.1f}, attention {attention:.1f}, rest {value - linear - attention:.1f}"
+        print(f"{line}; {best['float32'] / value:.2f} x float32", flush=True)
 
 
 def generate_ms(path: str, context: int, new: int = 24) -> float:
@@ -137,20 +138,29 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--context", type=int, default=200)
     parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--also", default="", help=f"precisions beside float32: {', '.join(PRECISIONS)}")
+    parser.add_argument("--modules", action="store_true", help="also run transformers' modules on our kernels")
+    parser.add_argument("--generate", action="store_true", help="also run transformers' own generate")
     parser.add_argument("--portable", action="store_true", help="also run without any native kernel")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    paths = {"lean": Parts(), "modules": Parts(lean=False)}
+    paths = {"modules": Parts(lean=False)} if given.modules else {}
     if given.portable:
         paths["portable"] = Parts(native=False, packed=False, lean=False)
     size = CacheSize(block_size=BLOCK, memory_bytes=768 << 20)
-    built = {name: assemble(load_model(ModelSource(given.model)), size, parts) for name, parts in paths.items()}
+    built = {}
+    for name in ["float32", *(name for name in given.also.split(",") if name)]:
+        dtype, quantization = PRECISIONS[name]
+        loaded = load_model(ModelSource(given.model, dtype=dtype, quantization=quantization, progress_bar=False))
+        built[name] = assemble(loaded, size)
+    built |= {name: assemble(load_model(ModelSource(given.model)), size, parts) for name, parts in paths.items()}
     clock = Clock(given.runs)
     for batch in (1, 8, 32):
         report(built, decode_plan(batch, given.context), clock, f"decode, batch {batch}")
     for tokens in (128, 512):
         report(built, prefill_plan(tokens), Clock(max(2, given.runs // 3)), f"prefill {tokens}")
-    print(f"transformers generate, batch 1: {generate_ms(given.model, given.context):.1f} ms per token")
+    if given.generate:
+        print(f"transformers generate, batch 1: {generate_ms(given.model, given.context):.1f} ms per token")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def node(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api
     files = tmp_path_factory.mktemp("files")
     node = fleet.api(files=files)
     batch_worker = BatchWorkerProcess(fleet.redis_url, files=files, batch_lease_s=2)
-    node.wait_until_ready()
+    node.wait_until_ready(timeout_s=100)
     yield node
     batch_worker.kill()
 

@@ -4,6 +4,8 @@ import runpy
 from ctypes import byref
 from pathlib import Path
 
+import gguf
+import numpy
 import pytest
 import torch
 from tiny_engine import build, prompts, run
@@ -13,15 +15,18 @@ from headrace_worker.execute.attention.batch import Batch
 from headrace_worker.execute.attention.native import NativeAttention
 from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
 from headrace_worker.execute.build import Parts
-from headrace_worker.execute.linear import NativeLinear, pack
+from headrace_worker.execute.linear import NativeLinear
 from headrace_worker.execute.native import library
-from headrace_worker.execute.native.library import LinearCall, kernels, load_kernels
+from headrace_worker.execute.native.library import kernels, load_kernels
+from headrace_worker.execute.weights import Format, pack
+from headrace_worker.models.errors import ModelLoadError
 from headrace_worker.models.layers import AttentionLayer
 
 ROOT = Path(__file__).parents[2]
 BEST = kernels()
 assert BEST is not None, "the kernels were not built: install the package where there is a C compiler"
-SETS = {"avx512": ["avx512", "avx2", "base"], "avx2": ["avx2", "base"], "base": ["base"]}[BEST.isa]
+SETS = ["avx512vnni", "avx512", "avx2", "base"]
+SETS = SETS[SETS.index(BEST.isa) :]
 PLAIN = AttentionLayer(num_heads=6, num_kv_heads=2, head_dim=32, value_dim=32, scale=0.2)
 
 
@@ -132,17 +137,82 @@ def test_masked_places_may_hold_anything_finite(found):
     assert torch.equal(*results)
 
 
+def packed_linear(weight, bias, form, found):
+    return NativeLinear(pack(weight, form, found, 2), bias, found, 2)
+
+
+def quantized_rows(x):
+    """What weights in blocks are multiplied with."""
+    blocks = torch.nn.functional.pad(x, (0, -x.shape[-1] % 32)).unflatten(-1, (-1, 32))
+    scale = blocks.abs().amax(-1, keepdim=True) / 32767
+    return ((blocks / scale).round() * scale).flatten(-2)[..., : x.shape[-1]]
+
+
 @pytest.mark.parametrize(("outputs", "inputs"), [(16, 8), (50, 33), (17, 1), (1, 64), (96, 40), (211, 64)])
 @pytest.mark.parametrize("biased", [False, True])
-def test_a_linear_layer_equals_torch_and_a_row_has_the_same_bits_in_any_batch(found, outputs, inputs, biased):
+@pytest.mark.parametrize("form", Format)
+def test_a_linear_layer_equals_torch_and_a_row_has_the_same_bits_in_any_batch(found, form, outputs, inputs, biased):
     torch.manual_seed(0)
     weight, x = torch.randn(outputs, inputs), torch.randn(2, 110, inputs)
     bias = torch.randn(outputs) if biased else None
-    layer = NativeLinear(weight, bias, found, 2)
+    layer = packed_linear(weight, bias, form, found)
     got = layer(x)
-    torch.testing.assert_close(got, torch.nn.functional.linear(x, weight, bias), rtol=1e-4, atol=1e-4)
-    for rows in (1, 2, 5, 13, 30):
-        assert torch.equal(layer(x[1, 7 : 7 + rows]), got[1, 7 : 7 + rows])
+    kept = layer.rows(torch.arange(outputs))
+    rows = quantized_rows(x) if form >= Format.INT8 else x
+    # A number on the edge may be rounded either way: a difference of one step of 16 bits.
+    close = 1e-3 if form >= Format.INT8 else 1e-4
+    torch.testing.assert_close(got, torch.nn.functional.linear(rows, kept, bias), rtol=1e-4, atol=close)
+    for count in (1, 2, 5, 13, 30):
+        assert torch.equal(layer(x[1, 7 : 7 + count]), got[1, 7 : 7 + count])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_plain_weights_are_kept_to_the_bit(found, dtype):
+    torch.manual_seed(0)
+    weight = torch.cat([torch.randn(19, 40), torch.randn(3, 40) * 1e-6, torch.zeros(1, 40)]).to(dtype)
+    layer = packed_linear(weight, None, Format[str(dtype).removeprefix("torch.").upper()], found)
+    assert torch.equal(layer.rows(torch.arange(23)), weight.float())
+
+
+@pytest.mark.parametrize(("form", "steps"), [(Format.INT8, 255), (Format.INT4, 15)])
+def test_a_blocks_weights_are_as_exact_as_steps_over_their_range(found, form, steps):
+    torch.manual_seed(0)
+    weight = torch.randn(21, 72) * torch.logspace(-3, 1, 21)[:, None]
+    weight[4], weight[5, 32:64] = 0, 0.25
+    kept = packed_linear(weight, None, form, found).rows(torch.arange(21))
+    for first in range(0, 72, 32):
+        block, error = weight[:, first : first + 32], (kept - weight)[:, first : first + 32]
+        step = (block.amax(1) - block.amin(1)) / steps
+        rounded = 2**-11 * block.abs().amax(1)  # step and least weight are float16
+        assert bool((error.square().mean(1).sqrt() <= 0.5 * step + rounded).all())
+
+
+@pytest.mark.parametrize("form", [Format.INT8, Format.INT4])
+def test_the_largest_numbers_do_not_saturate(found, form):
+    weight = torch.tensor([[127.0], [-127.0], [15.0]]).expand(3, 96).contiguous()
+    # A block of one value has no range, and 4 bits need one.
+    weight[:, ::32] = 0
+    x = torch.tensor([[127.0], [-127.0], [1.0]]).expand(3, 96).contiguous()
+    layer = packed_linear(weight, None, form, found)
+    torch.testing.assert_close(layer(x), x @ layer.rows(torch.arange(3)).T, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "error"),
+    # A least weight is rounded to float16, which no multiple of 8 or 128 of a step needs.
+    [("Q8_0", Format.INT8, 0.0), ("Q4_0", Format.INT4, 1e-3), ("Q4_1", Format.INT4, 1e-3)],
+)
+def test_the_weights_of_a_quantized_file_are_kept(found, kind, form, error):
+    weight = numpy.random.default_rng(0).standard_normal((24, 96), dtype=numpy.float32)
+    quantized = gguf.GGMLQuantizationType[kind]
+    dense = torch.from_numpy(gguf.dequantize(gguf.quantize(weight, quantized), quantized))
+    kept = packed_linear(dense, None, form, found).rows(torch.arange(24))
+    assert float((kept - dense).abs().max()) <= error * float(dense.abs().max())
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused(found):
+    with pytest.raises(ModelLoadError, match="too large for float16"):
+        pack(torch.full((2, 4), 1e5), Format.FLOAT16, found, 1)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +222,9 @@ def test_a_linear_layer_equals_torch_and_a_row_has_the_same_bits_in_any_batch(fo
 def test_gated_projections_apply_their_activation(found, mode, activation):
     torch.manual_seed(0)
     weight, bias, x = torch.randn(2 * 48, 40), torch.randn(2 * 48), torch.randn(19, 40) * 4
-    packed, y = pack(weight, found, 1), torch.empty(19, 48)
-    call = LinearCall(x.data_ptr(), packed.data_ptr(), bias.data_ptr(), y.data_ptr(), 19, 96, 40, mode)
+    packed, y = pack(weight, Format.FLOAT32, found, 1), torch.empty(19, 48)
+    call = packed.call(bias)
+    call.x, call.y, call.rows, call.mode = x.data_ptr(), y.data_ptr(), 19, mode
     found.linear(byref(call), 1)
     gate, up = torch.nn.functional.linear(x, weight, bias).chunk(2, dim=1)
     torch.testing.assert_close(y, activation(gate) * up, rtol=1e-4, atol=1e-3)

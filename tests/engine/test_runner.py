@@ -84,17 +84,6 @@ def test_block_sizes_that_the_kernels_cannot_do_fall_back_to_portable_attention(
     assert run(built, asked, 12).tokens == [generate("llama", prompt, 12) for prompt in asked]
 
 
-def test_lower_precision_runs_on_the_portable_path(tiny):
-    from headrace_worker.execute.build import assemble
-    from headrace_worker.execute.kv_cache import CacheSize
-    from headrace_worker.models.load import ModelSource, load_model
-
-    loaded = load_model(ModelSource(str(tiny("llama")), device="cpu", dtype="bfloat16"))
-    built = assemble(loaded, CacheSize(memory_bytes=1 << 20))
-    assert built.runner._attention.backend.name == "portable"
-    assert [len(tokens) for tokens in run(built, prompts(20, 40), 8).tokens] == [8, 8]
-
-
 def sequence(tokens: list[int], blocks: list[int]) -> Sequence:
     from headrace_shared.protocol.sampling import StoppingSpec
 

@@ -14,6 +14,8 @@ from worker_process import WorkerProcess
 
 from headrace_cli.embedded_redis import EmbeddedRedis
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 ITEMS = 500
 CONTENT = chats(ITEMS, max_tokens=30, ignore_eos=True)
 
@@ -29,7 +31,7 @@ class Rig:
         self.workers = [self._worker() for _ in range(2)]
         self.api = fleet.api(files=self._files)
         self.batch_workers = [self._batch_worker()]
-        self.api.wait_until_ready(workers=2)
+        self.api.wait_until_ready(workers=2, timeout_s=100)
 
     @property
     def client(self) -> OpenAI:
@@ -53,7 +55,7 @@ class Rig:
             case "API node":
                 self.api.kill()
                 self.api = self._fleet.api(files=self._files)
-                self.api.wait_until_ready()
+                self.api.wait_until_ready(timeout_s=100)
             case "Redis":
                 self._redis.kill()
                 self._redis.start()
@@ -78,15 +80,14 @@ def completed(api: ApiProcess, batch_id: str) -> int:
     return 0 if counts is None else counts.completed
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["batch worker", "worker", "API node", "Redis"])
 def test_a_batch_survives_any_process(rig: Rig, victim: str) -> None:
-    undisturbed = output_of(rig.client, finished(rig.client, submit(rig.client, CONTENT).id))
+    undisturbed = output_of(rig.client, finished(rig.client, submit(rig.client, CONTENT).id, 150))
     assert set(undisturbed) == set(numbered(ITEMS))
     batch = submit(rig.client, CONTENT)
     wait_until(lambda: completed(rig.api, batch.id) > 50, "some of it is done")
     rig.kill(victim)
-    batch = finished(rig.client, batch.id)
+    batch = finished(rig.client, batch.id, 150)
     assert (batch.status, batch.error_file_id) == ("completed", None)
     output = output_of(rig.client, batch)
     assert {name: said(result) for name, result in output.items()} == {
@@ -98,17 +99,15 @@ def test_a_batch_survives_any_process(rig: Rig, victim: str) -> None:
     assert batch.usage.output_tokens == 30 * ITEMS
 
 
-@pytest.mark.slow
 def test_a_batch_worker_that_is_stopped_hands_its_batch_over(rig: Rig) -> None:
     batch = submit(rig.client, CONTENT)
     wait_until(lambda: completed(rig.api, batch.id) > 50, "some of it is done")
     rig.hand_over()
-    batch = finished(rig.client, batch.id)
+    batch = finished(rig.client, batch.id, 150)
     assert (batch.status, batch.error_file_id) == ("completed", None)
     assert set(output_of(rig.client, batch)) == set(numbered(ITEMS))
 
 
-@pytest.mark.slow
 def test_a_batch_is_cancelled_although_its_batch_worker_has_died(rig: Rig) -> None:
     batch = submit(rig.client, chats(ITEMS, max_tokens=2000, ignore_eos=True))
     wait_until(lambda: rig.client.batches.retrieve(batch.id).status == "in_progress", "it is worked on")
@@ -116,7 +115,7 @@ def test_a_batch_is_cancelled_although_its_batch_worker_has_died(rig: Rig) -> No
     rig.batch_workers[0].kill()
     rig.client.batches.cancel(batch.id)
     rig.kill("batch worker")
-    batch = finished(rig.client, batch.id)
+    batch = finished(rig.client, batch.id, 150)
     assert batch.status == "cancelled"
     assert set(errors_of(rig.client, batch)) == set(numbered(ITEMS))
     # Nothing runs on.
@@ -124,7 +123,6 @@ def test_a_batch_is_cancelled_although_its_batch_worker_has_died(rig: Rig) -> No
     wait_until(lambda: httpx.get(f"{rig.api.url}/autoscale/simulated").json()["running"] == 0, f"all ends: {metrics}")
 
 
-@pytest.mark.slow
 def test_two_batches_survive_kills_of_both_batch_workers_in_turn(rig: Rig) -> None:
     batches = [submit(rig.client, CONTENT) for _ in range(2)]
     for share in (100, 200, 300):
@@ -132,7 +130,7 @@ def test_two_batches_survive_kills_of_both_batch_workers_in_turn(rig: Rig) -> No
         rig.kill("batch worker")
         time.sleep(0.2)
     for batch in batches:
-        over = finished(rig.client, batch.id)
+        over = finished(rig.client, batch.id, 150)
         assert over.status == "completed"
         assert set(output_of(rig.client, over)) == set(numbered(ITEMS))
         assert errors_of(rig.client, over) == {}

@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from tiny_models import VOCAB
 
 from headrace_shared.protocol.codec import pack_ids
@@ -31,11 +32,19 @@ def prompts(*lengths: int) -> list[list[int]]:
 
 
 def build(
-    folder: Path, parts: Parts, *, blocks: int = 64, block_size: int = BLOCK, device: str = "cpu", dtype: str = "auto"
+    folder: Path,
+    parts: Parts,
+    *,
+    blocks: int = 64,
+    block_size: int = BLOCK,
+    device: str = "cpu",
+    dtype: str = "auto",
+    quantization: str = "none",
 ) -> BuiltRunner:
-    loaded = load_model(ModelSource(str(folder), device=device, dtype=dtype))
-    memory = blocks * block_bytes(loaded.layers, block_size, loaded.dtype)
-    return assemble(loaded, CacheSize(block_size=block_size, memory_bytes=memory), parts)
+    loaded = load_model(ModelSource(str(folder), device=device, dtype=dtype, quantization=quantization))
+    memory = blocks * block_bytes(loaded.layers, block_size, torch.float32)
+    size = CacheSize(block_size=block_size, memory_bytes=memory)
+    return assemble(loaded, size, parts)
 
 
 @dataclass

@@ -135,7 +135,11 @@ class WorkerSettings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "float", "float16", "half", "bfloat16"] = Field(
         default="auto",
-        description="Precision of the weights; `auto` is float32 on a CPU and the checkpoint's own elsewhere.",
+        description="Precision of the weights; `auto` is float32 on a CPU and the checkpoint's own elsewhere. A CPU computes in float32 with weights of any precision.",
+    )
+    quantization: Literal["none", "int8", "int4"] = Field(
+        default="none",
+        description="Quantize the weights as they are loaded, on a CPU: `int8` (8.5 bits a weight) or `int4` (5 bits).",
     )
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`."
@@ -326,6 +330,10 @@ class WorkerSettings(BaseSettings):
         if self.tensor_parallel_size > 1:
             if self.engine == "simulated":
                 raise ValueError("tensor_parallel_size: the simulated engine has no weights to split; leave it out")
+            if self.quantization != "none":
+                raise ValueError(
+                    "tensor_parallel_size: splits plain weights, and quantization packs whole ones; leave one of them out"
+                )
             if self.device.startswith("cuda:"):
                 raise ValueError(
                     "tensor_parallel_size: takes the first devices that there are; say device cuda, and choose which "

@@ -19,6 +19,7 @@ WORKER_FLAGS = (
         "NAME",
     ),
     _worker("dtype", Literal["auto", "float32", "float", "float16", "half", "bfloat16"], "Precision of the weights."),
+    _worker("quantization", Literal["none", "int8", "int4"], "Quantize the weights as they are loaded, on a CPU."),
     _worker("max-model-len", str, "Context length limit, like 32768 or 32K (default: the model's own).", "TOKENS"),
     _worker("tokenizer", str, "Directory or id to take the tokenizer from.", "PATH|ID"),
     _worker("revision", str, "Branch, tag or commit of a Hugging Face id.", "NAME"),

@@ -41,6 +41,8 @@ class EngineSetup:
     files: ModelFiles
     architecture: str
     dtype: str
+    """What the weights are kept in."""
+    cache_dtype: str
     vocab_size: int
     eos_token_ids: frozenset[int]
     grammars: "Callable[[Tokenizer], GrammarCompiler] | None" = None
@@ -73,6 +75,7 @@ def _build_simulated(settings: WorkerSettings) -> EngineSetup:
         files=_with_own_defaults(simulate.simulated_files(), settings),
         architecture="simulated",
         dtype="none",
+        cache_dtype="none",
         vocab_size=simulate.VOCAB_SIZE,
         eos_token_ids=eos,
     )
@@ -106,7 +109,8 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
         limits=limits,
         files=_with_own_defaults(files, settings),
         architecture=type(model.model).__name__,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=str(model.dtype).removeprefix("torch.") if settings.quantization == "none" else settings.quantization,
+        cache_dtype=str(built.cache_dtype).removeprefix("torch."),
         vocab_size=model.vocab_size,
         eos_token_ids=model.eos_token_ids,
         processors=ProcessorLoader(settings.logits_processor_pattern).load,

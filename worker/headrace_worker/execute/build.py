@@ -13,13 +13,15 @@ from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
 from headrace_worker.execute.draft_model import DraftModel, load_draft
 from headrace_worker.execute.kv_cache import CacheSize
 from headrace_worker.execute.lean import LeanNetwork, can_be_lean
-from headrace_worker.execute.linear import linear_factory, pack_linears
+from headrace_worker.execute.linear import pack_linears, reorder_linears
 from headrace_worker.execute.logits.logprobs import LogprobsMode
-from headrace_worker.execute.native.library import Kernels, kernels
+from headrace_worker.execute.native.library import kernels
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.execute.runner import ModelRunner
 from headrace_worker.execute.sampler import Sampler
 from headrace_worker.execute.threads import usable_cores
+from headrace_worker.execute.weights import PLAIN, Packing
+from headrace_worker.models.errors import ModelLoadError
 from headrace_worker.models.families import take_apart
 from headrace_worker.models.load import LoadedModel, ModelSource, load_model
 from headrace_worker.models.network import Network, TransformersNetwork
@@ -35,6 +37,7 @@ class BuiltRunner:
     runner: ModelRunner
     model: LoadedModel
     num_blocks: int
+    cache_dtype: torch.dtype
     draft: DraftModel | None = None
 
 
@@ -84,6 +87,7 @@ def model_source(settings: WorkerSettings) -> ModelSource:
         load_format=settings.load_format,
         progress_bar=settings.use_tqdm_on_load,
         tensor_parallel_size=settings.tensor_parallel_size,
+        quantization=settings.quantization,
     )
 
 
@@ -115,11 +119,13 @@ def assemble(
     """Put a runner together around models that are already in memory, which it takes over.
 
     ``parts``: the fastest that this machine can do unless something else is asked for. ``peers``: who holds the rest of
-    the model, when it is a part of one. Raises ModelLoadError when memory is short.
+    the model, when it is a part of one. Raises ModelLoadError when memory is short, or when the weights cannot be
+    quantized as they were to be.
     """
     parts = parts or Parts()
     layers = loaded.layers + (draft.layers if draft is not None else [])
-    num_blocks = kv_cache.count_blocks(layers, size, loaded.dtype, loaded.device)
+    dtype = _computes_in(loaded, _packing(loaded, parts))
+    num_blocks = kv_cache.count_blocks(layers, size, dtype, loaded.device)
     if peers is not None:
         num_blocks = peers.agree(num_blocks)
     network, attention = paged(loaded, num_blocks, size.block_size, parts)
@@ -131,54 +137,76 @@ def assemble(
     if draft is not None:
         guesses = Sampler(loaded.vocab_size, loaded.eos_token_ids, guesses=True)
         guesser = DraftModel(*paged(draft, num_blocks, size.block_size, parts), guesses, draft)
-    return BuiltRunner(runner, loaded, num_blocks, guesser)
+    return BuiltRunner(runner, loaded, num_blocks, dtype, guesser)
 
 
 def paged(loaded: LoadedModel, num_blocks: int, block_size: int, parts: Parts) -> tuple[Network, PagedAttention]:
     """A model around a K/V cache of its own."""
-    found = _kernels_for(loaded) if parts.native else None
-    threads = torch.get_num_threads()
-    backend = _backend(loaded, block_size, found, threads)
-    cache = kv_cache.allocate(backend, loaded.layers, num_blocks, block_size, (loaded.dtype, loaded.device))
+    packing = _packing(loaded, parts)
+    dtype = _computes_in(loaded, packing)
+    backend = _backend(loaded, block_size, packing, dtype)
+    cache = kv_cache.allocate(backend, loaded.layers, num_blocks, block_size, (dtype, loaded.device))
     attention = PagedAttention(backend, loaded.layers, loaded.layer_index, cache)
-    network = _network(loaded, attention, found, parts)
+    network = _network(loaded, attention, packing, parts)
     log.info(
         "engine built",
         extra={
             "attention": backend.name,
             "layers": type(network).__name__,
-            "instructions": found.isa if found is not None else "-",
+            "weights": packing.layers.name.lower() if packing is not None else str(dtype).removeprefix("torch."),
+            "instructions": packing.kernels.isa if packing is not None else "-",
             "kv_blocks": num_blocks,
             "kv_tokens": num_blocks * block_size,
             "kv_mib": cache.num_bytes >> 20,
-            "threads": threads,
+            "threads": torch.get_num_threads(),
         },
     )
     return network, attention
 
 
-def _kernels_for(loaded: LoadedModel) -> Kernels | None:
-    """The kernels compute float32 on a CPU."""
-    return kernels() if loaded.device.type == "cpu" and loaded.dtype is torch.float32 else None
+def _packing(loaded: LoadedModel, parts: Parts) -> Packing | None:
+    """How the kernels keep the weights; None where they cannot, and torch's own operators do the work."""
+    problem = None
+    if loaded.device.type != "cpu":
+        problem = "it is for CPUs; on CUDA, load a checkpoint that is quantized already"
+    elif loaded.is_quantized:
+        problem = "the checkpoint is quantized already"
+    elif loaded.dtype not in PLAIN or any(each.ndim > 2 for each in loaded.model.parameters()):
+        # Experts in one tensor, convolutions: what computes with them wants them as they are.
+        problem = "not all of the model's weights are plain matrices"
+    found = kernels() if parts.native and (problem is None or _is_float32_on_cpu(loaded)) else None
+    if problem is None and found is None:
+        problem = "the compiled kernels are missing; install Headrace where there is a C compiler"
+    if loaded.quantization != "none" and problem is not None:
+        raise ModelLoadError(f"quantization {loaded.quantization} cannot be done: {problem}")
+    return Packing.of(loaded.dtype, loaded.quantization, found, torch.get_num_threads()) if found is not None else None
 
 
-def _backend(loaded: LoadedModel, block_size: int, found: Kernels | None, threads: int) -> AttentionBackend:
+def _computes_in(loaded: LoadedModel, packing: Packing | None) -> torch.dtype:
+    """Beside packed weights everything is float32: it is what CPUs compute fastest."""
+    return loaded.dtype if packing is None else torch.float32
+
+
+def _is_float32_on_cpu(loaded: LoadedModel) -> bool:
+    return loaded.device.type == "cpu" and loaded.dtype is torch.float32
+
+
+def _backend(loaded: LoadedModel, block_size: int, packing: Packing | None, dtype: torch.dtype) -> AttentionBackend:
     """One back-end for all layers: the native one when it can do every one of them."""
-    if found is not None:
-        native = NativeAttention(found, threads)
-        if all(native.supports(layer, block_size, loaded.dtype, loaded.device) for layer in loaded.layers):
+    if packing is not None:
+        native = NativeAttention(packing.kernels, packing.threads)
+        if all(native.supports(layer, block_size, dtype, loaded.device) for layer in loaded.layers):
             return native
     return PagedSdpa()
 
 
-def _network(loaded: LoadedModel, attention: PagedAttention, found: Kernels | None, parts: Parts) -> Network:
-    threads = torch.get_num_threads()
-    if found is not None and parts.lean and attention.backend.name == NativeAttention.name:
+def _network(loaded: LoadedModel, attention: PagedAttention, packing: Packing | None, parts: Parts) -> Network:
+    if packing is not None and parts.lean and attention.backend.name == NativeAttention.name:
         decoder = take_apart(loaded.model, loaded.config)
         if decoder is not None and can_be_lean(decoder, loaded.layers):
-            return LeanNetwork(loaded.model, decoder, attention, found, threads)
-    if parts.packed and loaded.device.type == "cpu":
-        make = linear_factory(found, threads)
-        if make is not None:
-            pack_linears(loaded.model, make)
+            return LeanNetwork(loaded.model, decoder, attention, packing)
+    if parts.packed and packing is not None:
+        pack_linears(loaded.model, packing)
+    elif parts.packed and _is_float32_on_cpu(loaded):
+        reorder_linears(loaded.model)
     return TransformersNetwork(loaded.model, attention)

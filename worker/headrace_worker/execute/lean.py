@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from headrace_worker.execute.linear import NativeLinear, PackedEmbedding, pack, release_file
-from headrace_worker.execute.native.library import AttentionCall, DecoderCall, Kernels, LayerCall
+from headrace_worker.execute.linear import NativeLinear, PackedEmbedding, release_file
+from headrace_worker.execute.native.library import AttentionCall, DecoderCall, LayerCall
 from headrace_worker.execute.paged_attention import PagedAttention
+from headrace_worker.execute.weights import Packing, pack
 from headrace_worker.models.families import Decoder, DecoderLayer, Projection
 from headrace_worker.models.layers import AttentionLayer
 
@@ -29,6 +30,8 @@ class _Buffers:
     attended: torch.Tensor
     delta: torch.Tensor
     gated: torch.Tensor
+    scratch: torch.Tensor
+    """Bytes, for rows that are quantized."""
 
 
 def can_be_lean(decoder: Decoder, layers: list[AttentionLayer]) -> bool:
@@ -45,11 +48,10 @@ def can_be_lean(decoder: Decoder, layers: list[AttentionLayer]) -> bool:
 class LeanNetwork:
     """A Network without transformers' modules: they are emptied as their weights are packed."""
 
-    def __init__(
-        self, model: PreTrainedModel, decoder: Decoder, attention: PagedAttention, kernels: Kernels, threads: int
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, decoder: Decoder, attention: PagedAttention, packing: Packing) -> None:
         """``model`` cannot be run any more afterwards."""
-        self._kernels, self._threads = kernels, threads
+        self._packing = packing
+        self._kernels, self._threads = packing.kernels, packing.threads
         self._attention = attention
         self._decoder = decoder
         self._rotaries = sorted({layer.rotary for layer in decoder.layers}, key=str)
@@ -62,7 +64,8 @@ class LeanNetwork:
         decoder.layers.clear()
         # It names the old attention modules, and so would keep their weights.
         attention.layer_index.clear()
-        self._head = NativeLinear(decoder.head.weight(), decoder.head.bias(), kernels, threads)
+        head = pack(decoder.head.weight(), packing.head, self._kernels, self._threads)
+        self._head = NativeLinear(head, decoder.head.bias(), self._kernels, self._threads)
         model.set_output_embeddings(nn.Identity())
         decoder.head.weights.clear()
         if decoder.tied_scale is not None:
@@ -73,7 +76,7 @@ class LeanNetwork:
         self._buffers = self._allocate(1)
 
     def hidden(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        residual = self._decoder.embedding(input_ids)
+        residual = self._decoder.embedding(input_ids).float()
         rows = residual.shape[0]
         if rows > self._buffers.normed.shape[0]:
             self._buffers = self._allocate(rows)
@@ -123,8 +126,9 @@ class LeanNetwork:
         return int(self._keep[-1].data_ptr())
 
     def _pack(self, projection: Projection) -> int:
-        self._keep.append(pack(projection.weight(), self._kernels, self._threads))
-        return int(self._keep[-1].data_ptr())
+        packed = pack(projection.weight(), self._packing.layers, self._kernels, self._threads)
+        self._keep.append(packed.data)
+        return int(packed.data.data_ptr())
 
     def _pack_layer(self, index: int, layer: DecoderLayer) -> LayerCall:
         cache, rules = self._attention.cache.layers[index], self._attention.layers[index]
@@ -136,17 +140,18 @@ class LeanNetwork:
             query_norm=self._hold(layer.query_norm),
             key_norm=self._hold(layer.key_norm),
             merged=self._pack(layer.merged),
-            merged_bias=self._hold(layer.merged.bias()),
             output=self._pack(layer.output),
-            output_bias=self._hold(layer.output.bias()),
             gate_up=self._pack(layer.gate_up),
-            gate_up_bias=self._hold(layer.gate_up.bias()),
             down=self._pack(layer.down),
+            merged_bias=self._hold(layer.merged.bias()),
+            output_bias=self._hold(layer.output.bias()),
+            gate_up_bias=self._hold(layer.gate_up.bias()),
             down_bias=self._hold(layer.down.bias()),
             key_cache=cache.key.data_ptr(),
             value_cache=cache.value.data_ptr(),
             window=rules.sliding_window or 0,
             rotary=self._rotaries.index(layer.rotary),
+            format=self._packing.layers,
         )
 
     def _prepare(self) -> DecoderCall:
@@ -177,12 +182,14 @@ class LeanNetwork:
     def _allocate(self, rows: int) -> _Buffers:
         rules, decoder = self._attention.layers[0], self._decoder
         heads = rules.num_heads * rules.head_dim
+        widest = max(decoder.hidden, heads, decoder.intermediate)
         buffers = _Buffers(
             normed=torch.empty((rows, decoder.hidden)),
             merged=torch.empty((rows, heads + 2 * rules.num_kv_heads * rules.head_dim)),
             attended=torch.empty((rows, heads)),
             delta=torch.empty((rows, decoder.hidden)),
             gated=torch.empty((rows, decoder.intermediate)),
+            scratch=torch.empty(self._kernels.scratch_bytes(rows, widest), dtype=torch.uint8),
         )
         call = self._call
         call.normed, call.merged, call.attended = (
@@ -191,4 +198,5 @@ class LeanNetwork:
             buffers.attended.data_ptr(),
         )
         call.delta, call.gated = buffers.delta.data_ptr(), buffers.gated.data_ptr()
+        call.scratch = buffers.scratch.data_ptr()
         return buffers

@@ -9,39 +9,33 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from headrace_worker.execute.native.library import Kernels, LinearCall
+from headrace_worker.execute.native.library import Kernels
+from headrace_worker.execute.weights import PLAIN, PackedWeight, Packing, pack
 
 log = logging.getLogger(__name__)
 
 _ONEDNN_ROWS = 32
 """The batch size that oneDNN lays weights out for; with others it was seen to do so again at each call."""
 
-_LANES = 16
-
 
 class NativeLinear(nn.Module):  # type: ignore[misc]  # torch comes without types here
-    """``x W^T + bias`` in our own kernel, float32: a row has the same bits alone and in any batch."""
+    """``x W^T + bias`` in our own kernel, in float32: a row has the same bits alone and in any batch."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Kernels, threads: int) -> None:
-        """``weight``: [outputs, inputs]; it may be freed afterwards."""
+    def __init__(self, weight: PackedWeight, bias: torch.Tensor | None, kernels: Kernels, threads: int) -> None:
         super().__init__()
         self._kernels, self._threads = kernels, threads
-        self.out_features, self.in_features = weight.shape
-        self.packed = pack(weight, kernels, threads)
+        self.out_features, self.in_features = weight.outputs, weight.inputs
+        self.packed = weight
         self._bias = bias.detach().float().clone() if bias is not None else None
-        self._call = LinearCall(
-            packed=self.packed.data_ptr(),
-            bias=self._bias.data_ptr() if self._bias is not None else None,
-            outputs=self.out_features,
-            inputs=self.in_features,
-        )
+        self._call = weight.call(self._bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., inputs] -> [..., outputs]"""
         rows = x.reshape(-1, self.in_features).contiguous()
         y = torch.empty((rows.shape[0], self.out_features))
+        scratch = torch.empty(self._kernels.scratch_bytes(*rows.shape), dtype=torch.uint8)
         call = self._call
-        call.x, call.y, call.rows = rows.data_ptr(), y.data_ptr(), rows.shape[0]
+        call.x, call.y, call.rows, call.scratch = rows.data_ptr(), y.data_ptr(), rows.shape[0], scratch.data_ptr()
         self._kernels.linear(byref(call), self._threads)
         return y.view(*x.shape[:-1], self.out_features)
 
@@ -51,9 +45,7 @@ class NativeLinear(nn.Module):  # type: ignore[misc]  # torch comes without type
         if bool(((flat < 0) | (flat >= self.out_features)).any()):
             raise IndexError("a token id is outside of the model's vocabulary")
         out = torch.empty((*ids.shape, self.in_features))
-        self._kernels.unpack_rows(
-            self.packed.data_ptr(), flat.data_ptr(), out.data_ptr(), len(flat), self.in_features, self._threads
-        )
+        self._kernels.unpack_rows(byref(self._call), flat.data_ptr(), out.data_ptr(), len(flat), self._threads)
         return out
 
 
@@ -84,49 +76,46 @@ class OneDnnLinear(nn.Module):  # type: ignore[misc]  # torch comes without type
         return y.view(*x.shape[:-1], self.out_features)
 
 
-LinearFactory = Callable[[torch.Tensor, torch.Tensor | None], nn.Module]
-"""(weight [outputs, inputs], bias [outputs] or None) -> the layer that replaces them."""
+def pack_linears(model: PreTrainedModel, packing: Packing) -> int:
+    """Replace every plain linear layer of ``model`` by our own; returns how many.
 
-
-def pack(weight: torch.Tensor, kernels: Kernels, threads: int) -> torch.Tensor:
-    """Panels of sixteen outputs, as linear.h wants them."""
-    outputs, inputs = weight.shape
-    dense = weight.detach().float().contiguous()
-    packed = torch.empty(-(-outputs // _LANES) * _LANES * inputs)
-    kernels.pack(dense.data_ptr(), packed.data_ptr(), outputs, inputs, threads)
-    return packed
-
-
-def linear_factory(kernels: Kernels | None, threads: int) -> LinearFactory | None:
-    """The best layer for float32 on this CPU; None when torch's own stays."""
-    if kernels is not None:
-        return lambda weight, bias: NativeLinear(weight, bias, kernels, threads)
-    if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return OneDnnLinear
-    return None
-
-
-def pack_linears(model: PreTrainedModel, make: LinearFactory) -> int:
-    """Replace every plain float32 linear layer of ``model``; returns how many.
-
-    Each dense weight is freed as soon as it is packed, so that there is never more than one layer
-    twice in memory. A head that shares its weight with the embedding is packed as well, and the
-    embedding then looks tokens up in it (with oneDNN's layout it cannot, and keeps the dense weight).
+    A head that shares its weight with the embedding is packed as well, and the embedding then looks
+    tokens up in it. Whatever else the model has computes in float32 afterwards.
     """
-    replaced = 0
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = type(embedding) is nn.Embedding and embedding.weight is head.weight
-    for parent, name, child in list(_linears(model)):
-        weight = child.weight.t() if isinstance(child, Conv1D) else child.weight
-        setattr(parent, name, make(weight, child.bias))
-        child.weight = None
-        replaced += 1
-    head = model.get_output_embeddings()
-    if tied and isinstance(head, NativeLinear):
-        model.set_input_embeddings(PackedEmbedding(head))
+
+    def make(child: nn.Module, weight: torch.Tensor) -> nn.Module:
+        packed = pack(weight, packing.head if child is head else packing.layers, packing.kernels, packing.threads)
+        return NativeLinear(packed, child.bias, packing.kernels, packing.threads)
+
+    replaced = _replace(model, make)
+    own_head = model.get_output_embeddings()
+    if tied and isinstance(own_head, NativeLinear):
+        model.set_input_embeddings(PackedEmbedding(own_head))
     release_file(model)
-    log.debug("linear layers packed", extra={"layers": replaced})
+    if model.dtype is not torch.float32:
+        model.float()
     return replaced
+
+
+def reorder_linears(model: PreTrainedModel) -> int:
+    """The same with oneDNN's layers, for a float32 model; one that shares head and embedding keeps the dense weight too."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return 0
+    replaced = _replace(model, lambda child, weight: OneDnnLinear(weight, child.bias))
+    release_file(model)
+    return replaced
+
+
+def _replace(model: PreTrainedModel, make: Callable[[nn.Module, torch.Tensor], nn.Module]) -> int:
+    """Each dense weight is freed as soon as its layer is made: never is more than one layer twice in memory."""
+    found = list(_linears(model))
+    for parent, name, child in found:
+        setattr(parent, name, make(child, child.weight.t() if isinstance(child, Conv1D) else child.weight))
+        child.weight = None
+    log.debug("linear layers packed", extra={"layers": len(found)})
+    return len(found)
 
 
 def release_file(model: PreTrainedModel) -> None:
@@ -139,5 +128,5 @@ def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | Con
     for parent in model.modules():
         for name, child in parent.named_children():
             # Not their subclasses, which may do more than a product.
-            if type(child) in (nn.Linear, Conv1D) and child.weight.dtype is torch.float32:
+            if type(child) in (nn.Linear, Conv1D) and child.weight.dtype in PLAIN:
                 yield parent, name, child

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+_PLAIN = (torch.float32, torch.float16, torch.bfloat16)
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
@@ -84,7 +85,7 @@ def take_apart(model: PreTrainedModel, config: PretrainedConfig) -> Decoder | No
         embedding=trunk.embed_tokens,
         tied_scale=_tied_scale(trunk.embed_tokens, model.get_output_embeddings()),
         layers=[family(layer, unit) for layer in trunk.layers],
-        final_norm=trunk.norm.weight + unit,
+        final_norm=trunk.norm.weight.float() + unit,
         rotary=trunk.rotary_emb,
         head=_projection(model.get_output_embeddings()),
         hidden=config.hidden_size,
@@ -96,10 +97,10 @@ def take_apart(model: PreTrainedModel, config: PretrainedConfig) -> Decoder | No
 
 
 def _is_plain(trunk: nn.Module) -> bool:
-    """Nothing but transformers' own code and float32 weights: no code from a checkpoint, no adapters, no quantization."""
+    """Nothing but transformers' own code and plain weights: no code from a checkpoint, no adapters, no quantization."""
     projections = [module for name, module in trunk.named_modules() if name.endswith("_proj")]
     return type(trunk).__module__.startswith("transformers.models.") and all(
-        type(module) is nn.Linear and module.weight.dtype is torch.float32 for module in projections
+        type(module) is nn.Linear and module.weight.dtype in _PLAIN for module in projections
     )
 
 
@@ -120,21 +121,21 @@ def _llama(layer: nn.Module, unit: float) -> DecoderLayer:
     attention, mlp = layer.self_attn, layer.mlp
     query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
     return DecoderLayer(
-        input_norm=layer.input_layernorm.weight + unit,
-        middle_norm=layer.post_attention_layernorm.weight + unit,
+        input_norm=layer.input_layernorm.weight.float() + unit,
+        middle_norm=layer.post_attention_layernorm.weight.float() + unit,
         merged=_projection(attention.q_proj, attention.k_proj, attention.v_proj),
         output=_projection(attention.o_proj),
         gate_up=_projection(mlp.gate_proj, mlp.up_proj),
         down=_projection(mlp.down_proj),
-        query_norm=query_norm.weight + unit if query_norm is not None else None,
-        key_norm=key_norm.weight + unit if key_norm is not None else None,
+        query_norm=query_norm.weight.float() + unit if query_norm is not None else None,
+        key_norm=key_norm.weight.float() + unit if key_norm is not None else None,
     )
 
 
 def _phi3(layer: nn.Module, unit: float) -> DecoderLayer:
     return DecoderLayer(
-        input_norm=layer.input_layernorm.weight + unit,
-        middle_norm=layer.post_attention_layernorm.weight + unit,
+        input_norm=layer.input_layernorm.weight.float() + unit,
+        middle_norm=layer.post_attention_layernorm.weight.float() + unit,
         merged=_projection(layer.self_attn.qkv_proj),
         output=_projection(layer.self_attn.o_proj),
         gate_up=_projection(layer.mlp.gate_up_proj),
@@ -146,8 +147,8 @@ def _gemma(layer: nn.Module, unit: float) -> DecoderLayer:
     """Four norms: before and after each half."""
     taken = _llama(layer, unit)
     taken.attention_norm = taken.middle_norm
-    taken.middle_norm = layer.pre_feedforward_layernorm.weight + unit
-    taken.gated_norm = layer.post_feedforward_layernorm.weight + unit
+    taken.middle_norm = layer.pre_feedforward_layernorm.weight.float() + unit
+    taken.gated_norm = layer.post_feedforward_layernorm.weight.float() + unit
     return taken
 
 

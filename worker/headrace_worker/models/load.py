@@ -58,6 +58,8 @@ class ModelSource:
     progress_bar: bool = True
     tensor_parallel_size: int = 1
     """Above 1, this process loads its part of the model: it is one of so many in torch's process group."""
+    quantization: str = "none"
+    """``none``, ``int8`` or ``int4``: what the engine is to make of the weights."""
 
 
 @dataclass(slots=True)
@@ -77,10 +79,18 @@ class LoadedModel:
     max_model_len: int
     eos_token_ids: frozenset[int]
     generation_config: GenerationConfig
+    quantization: str = "none"
+    """As asked for; ``model`` has the weights as they were loaded."""
 
     @property
     def architecture(self) -> str:
         return type(self.model).__name__
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its weights are in a form of their own; those of GGUF files are plain once they are loaded."""
+        method = getattr(self.model.config, "quantization_config", None)
+        return method is not None and method.quant_method != "gguf"
 
     @property
     def num_layers(self) -> int:
@@ -169,6 +179,7 @@ def _load(source: ModelSource) -> LoadedModel:
         max_model_len=context_length(config, source.max_model_len),
         eos_token_ids=_eos_token_ids(model.generation_config, config),
         generation_config=model.generation_config,
+        quantization=source.quantization,
     )
     log.info(
         "model loaded",

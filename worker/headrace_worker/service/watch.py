@@ -242,7 +242,7 @@ def _cache_config(settings: WorkerSettings, setup: EngineSetup) -> tuple[str, ..
     values = {
         "block_size": limits.block_size,
         "num_gpu_blocks": limits.num_blocks,
-        "cache_dtype": setup.dtype,
+        "cache_dtype": setup.cache_dtype,
         "enable_prefix_caching": limits.enable_prefix_caching,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "max_model_len": limits.max_model_len,

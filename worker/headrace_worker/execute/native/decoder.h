@@ -10,10 +10,11 @@ typedef struct {
     /* Norms of what attention and the gated part say, before it is added; NULL where there are none. */
     const float *attention_norm, *gated_norm;
     const float *query_norm, *key_norm; /* per head, or NULL */
-    const float *merged, *merged_bias, *output, *output_bias;
-    const float *gate_up, *gate_up_bias, *down, *down_bias;
+    const void *merged, *output, *gate_up, *down;
+    const float *merged_bias, *output_bias, *gate_up_bias, *down_bias;
     float *key_cache, *value_cache;
     int32_t window, rotary; /* rotary: which of the decoder's tables */
+    int32_t format;         /* of the four weights */
 } Layer;
 
 typedef struct {
@@ -21,6 +22,7 @@ typedef struct {
     const float *final_norm;
     /* Activations, [rows] by what the name says. residual holds the embeddings at first. */
     float *residual, *normed, *merged, *attended, *delta, *gated;
+    void *scratch; /* of Linear, for the widest inputs */
     const float *cosine[2], *sine[2];
     Attention attention; /* batch, sizes and rules; what differs by layer is filled in from the layer */
     int32_t num_layers, hidden, intermediate, gate; /* gate: a mode of Linear */
@@ -68,15 +70,18 @@ static Attention layer_attention(const Decoder *d, const Layer *l) {
 
 static void compute_layer(const Decoder *d, const Layer *l, const Tile *tiles, int count, float *memory) {
     const Attention a = layer_attention(d, l);
-    const int rows = a.num_rows;
+    const int rows = a.num_rows, heads = a.num_heads * a.head_dim;
     norm_rows(d->residual, l->input_norm, d->normed, rows, d->hidden, d->norm_eps);
-    linear(&(Linear){d->normed, l->merged, l->merged_bias, d->merged, rows, (int32_t)a.query_row, d->hidden, STORE});
+    linear(&(Linear){d->normed, l->merged, l->merged_bias, d->merged, d->scratch, rows, (int32_t)a.query_row, d->hidden, STORE,
+                     l->format});
     attend(&a, tiles, count, memory);
-    add_block(d, &(Linear){d->attended, l->output, l->output_bias, NULL, rows, d->hidden, a.num_heads * a.head_dim, ADD},
+    add_block(d, &(Linear){d->attended, l->output, l->output_bias, NULL, d->scratch, rows, d->hidden, heads, ADD, l->format},
               l->attention_norm);
     norm_rows(d->residual, l->middle_norm, d->normed, rows, d->hidden, d->norm_eps);
-    linear(&(Linear){d->normed, l->gate_up, l->gate_up_bias, d->gated, rows, 2 * d->intermediate, d->hidden, d->gate});
-    add_block(d, &(Linear){d->gated, l->down, l->down_bias, NULL, rows, d->hidden, d->intermediate, ADD}, l->gated_norm);
+    linear(&(Linear){d->normed, l->gate_up, l->gate_up_bias, d->gated, d->scratch, rows, 2 * d->intermediate, d->hidden, d->gate,
+                     l->format});
+    add_block(d, &(Linear){d->gated, l->down, l->down_bias, NULL, d->scratch, rows, d->hidden, d->intermediate, ADD, l->format},
+              l->gated_norm);
 }
 
 static void decode(const Decoder *d, const Tile *tiles, int count, float *memory) {

@@ -34,15 +34,18 @@ static void close_workspace(Workspace *w) {
 /* For the caller to compare with its own idea of the structures: a library from older sources must not be called. */
 int64_t PUBLIC(layout)(void) { return (int64_t)((sizeof(Decoder) * 1000 + sizeof(Layer)) * 1000 + sizeof(Linear)); }
 
-void PUBLIC(pack)(const float *weight, float *packed, int outputs, int inputs, int threads) {
+/* Elements of ``size`` bytes, 4 or 2. */
+void PUBLIC(pack)(const void *weight, void *packed, int outputs, int inputs, int size, int threads) {
 #pragma omp parallel num_threads(threads)
-    pack(weight, packed, outputs, inputs);
+    pack(weight, packed, outputs, inputs, size);
 }
 
-void PUBLIC(unpack_rows)(const float *packed, const int64_t *ids, float *out, int count, int inputs, int threads) {
+void PUBLIC(unpack_rows)(const Linear *l, const int64_t *ids, float *out, int count, int threads) {
 #pragma omp parallel num_threads(threads) if (count > 8)
-    unpack_rows(packed, ids, out, count, inputs);
+    unpack_rows(l, ids, out, count);
 }
+
+int64_t PUBLIC(scratch_bytes)(int rows, int inputs) { return scratch_bytes(rows, inputs); }
 
 void PUBLIC(linear)(const Linear *l, int threads) {
 #pragma omp parallel num_threads(threads)

@@ -40,8 +40,8 @@ class LinearCall(Structure):
     """``Linear`` in linear.h."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("x", "packed", "bias", "y")),
-        *((name, c_int32) for name in ("rows", "outputs", "inputs", "mode")),
+        *((name, c_void_p) for name in ("x", "packed", "bias", "y", "scratch")),
+        *((name, c_int32) for name in ("rows", "outputs", "inputs", "mode", "format")),
     )
 
 
@@ -50,9 +50,10 @@ class LayerCall(Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("input_norm", "middle_norm", "attention_norm", "gated_norm")),
-        *((name, c_void_p) for name in ("query_norm", "key_norm", "merged", "merged_bias", "output", "output_bias")),
-        *((name, c_void_p) for name in ("gate_up", "gate_up_bias", "down", "down_bias", "key_cache", "value_cache")),
-        *((name, c_int32) for name in ("window", "rotary")),
+        *((name, c_void_p) for name in ("query_norm", "key_norm", "merged", "output", "gate_up", "down")),
+        *((name, c_void_p) for name in ("merged_bias", "output_bias", "gate_up_bias", "down_bias")),
+        *((name, c_void_p) for name in ("key_cache", "value_cache")),
+        *((name, c_int32) for name in ("window", "rotary", "format")),
     )
 
 
@@ -62,7 +63,7 @@ class DecoderCall(Structure):
     _fields_ = (
         ("layers", POINTER(LayerCall)),
         ("final_norm", c_void_p),
-        *((name, c_void_p) for name in ("residual", "normed", "merged", "attended", "delta", "gated")),
+        *((name, c_void_p) for name in ("residual", "normed", "merged", "attended", "delta", "gated", "scratch")),
         ("cosine", c_void_p * 2),
         ("sine", c_void_p * 2),
         ("attention", AttentionCall),
@@ -73,13 +74,15 @@ class DecoderCall(Structure):
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """The functions for this machine's instruction set. Pointers are addresses of contiguous float32 data."""
+    """The functions for this machine's instruction set. Pointers are addresses of contiguous data, float32 but for weights."""
 
     isa: str
-    pack: Callable[[int, int, int, int, int], None]
-    """weight [outputs, inputs], packed, outputs, inputs, threads"""
-    unpack_rows: Callable[[int, int, int, int, int, int], None]
-    """packed, ids (int64, in range), out [count, inputs], count, inputs, threads"""
+    pack: Callable[[int, int, int, int, int, int], None]
+    """weight [outputs, inputs], packed, outputs, inputs, bytes of an element (4 or 2), threads"""
+    unpack_rows: Callable[[object, int, int, int, int], None]
+    """LinearCall by reference, ids (int64, in range), out [count, inputs], count, threads"""
+    scratch_bytes: Callable[[int, int], int]
+    """Of LinearCall's scratch for weights in blocks: rows, inputs"""
     linear: Callable[[object, int], None]
     """LinearCall by reference, threads"""
     attend: Callable[[object], int]
@@ -123,8 +126,9 @@ def load_kernels(isa: str | None = None) -> Kernels:
         raise OSError(f"{_LIBRARY.name} was built from other sources; install the package again")
     return Kernels(
         isa=isa,
-        pack=function("pack", None, c_void_p, c_void_p, c_int, c_int, c_int),
-        unpack_rows=function("unpack_rows", None, c_void_p, c_void_p, c_void_p, c_int, c_int, c_int),
+        pack=function("pack", None, c_void_p, c_void_p, c_int, c_int, c_int, c_int),
+        unpack_rows=function("unpack_rows", None, POINTER(LinearCall), c_void_p, c_void_p, c_int, c_int),
+        scratch_bytes=function("scratch_bytes", c_int64, c_int, c_int),
         linear=function("linear", None, POINTER(LinearCall), c_int),
         attend=function("attend", c_int, POINTER(AttentionCall)),
         decode=function("decode", c_int, POINTER(DecoderCall)),

@@ -1,14 +1,13 @@
-/* y = x W^T + bias, float32, with the weight packed into panels of sixteen outputs.
+/* y = x W^T + bias, computed in float32 whatever the weight is kept in.
  *
- * Each output is one sum over its inputs in their order, whatever the number of rows, so that a
- * row's result has the same bits alone and in a batch.
+ * Each output is one sum over its inputs in their order (over its blocks in their order, for the INT
+ * formats, whose sums within a block are exact), whatever the number of rows: a row's result has the
+ * same bits alone and in a batch.
  */
 #ifndef HEADRACE_LINEAR_H
 #define HEADRACE_LINEAR_H
 
-#include <stddef.h>
-
-#include "simd.h"
+#include "weights.h"
 
 /* Rows whose sums stay in registers, times the panels that are multiplied together. */
 #if VEC == 16
@@ -22,71 +21,158 @@
 #define PAIRED 1
 #endif
 
+/* The same for the INT formats, which need registers for the pieces of the weight. */
+#define INT_ROWS (VEC == 8 ? 4 : ROWS)
+
 /* Rows per pass over the weight: as many as stay in a core's cache beside one pair of panels. */
 #define PASS_ROWS 192
 
 enum { STORE = 0, ADD = 1, GATE_SILU = 2, GATE_GELU_TANH = 3 };
 
 typedef struct {
-    const float *x, *packed, *bias; /* bias: one per output, or NULL */
+    const float *x;
+    const void *packed;
+    const float *bias; /* one per output, or NULL */
     float *y;
+    void *scratch; /* scratch_bytes() of the rows; only the INT formats need it */
     int32_t rows, outputs, inputs;
     /* STORE: y = result. ADD: y += result. GATE_*: the first half of the outputs gates the second,
      * y [rows][outputs / 2] = activation(first) * second, where outputs is a multiple of 32. */
     int32_t mode;
+    int32_t format; /* of the weight */
 } Linear;
 
-/* packed[panel][k][16] = weight[panel * 16 + lane][k]; lanes behind the last output are 0. */
-static void pack(const float *weight, float *packed, int outputs, int inputs) {
-    int panels = (outputs + LANES - 1) / LANES;
-#pragma omp for schedule(static)
-    for (int p = 0; p < panels; p++)
-        for (int k = 0; k < inputs; k++)
-            for (int lane = 0; lane < LANES; lane++) {
-                int output = p * LANES + lane;
-                packed[((int64_t)p * inputs + k) * LANES + lane] = output < outputs ? weight[(int64_t)output * inputs + k] : 0;
-            }
-}
-
-/* The other way: out[i] = weight[ids[i]], for ids that are known to be in range. */
-static void unpack_rows(const float *packed, const int64_t *ids, float *out, int count, int inputs) {
+/* Out[i] = weight[ids[i]], for ids that are known to be in range. */
+static void unpack_rows(const Linear *l, const int64_t *ids, float *out, int count) {
 #pragma omp for schedule(static)
     for (int i = 0; i < count; i++) {
-        const float *from = packed + ids[i] / LANES * inputs * LANES + ids[i] % LANES;
-        for (int k = 0; k < inputs; k++) out[(int64_t)i * inputs + k] = from[(int64_t)k * LANES];
+        float *to = out + (int64_t)i * l->inputs;
+        if (l->format >= INT8)
+            unpack_quantized(l->packed, l->format, l->outputs, l->inputs, ids[i], to);
+        else
+            unpack_plain(l->packed, l->format, l->inputs, ids[i], to);
     }
 }
 
-/* to[panel][row][16], for ``n`` rows and ``panels`` panels at once. */
-#define LINEAR_BODY(n, panels)                                                                           \
-    vec sum[n][panels][PARTS];                                                                           \
-    for (int r = 0; r < n; r++)                                                                          \
-        for (int p = 0; p < panels; p++)                                                                 \
-            for (int i = 0; i < PARTS; i++) sum[r][p][i] = (vec){0};                                     \
-    for (int k = 0; k < depth; k++) {                                                                    \
-        vec w[panels][PARTS];                                                                            \
-        for (int p = 0; p < panels; p++)                                                                 \
-            for (int i = 0; i < PARTS; i++) w[p][i] = load(weight[p] + (int64_t)k * LANES + i * VEC);    \
-        for (int r = 0; r < n; r++)                                                                      \
-            for (int p = 0; p < panels; p++)                                                             \
-                for (int i = 0; i < PARTS; i++) sum[r][p][i] += x[(int64_t)r * depth + k] * w[p][i];     \
-    }                                                                                                    \
-    for (int r = 0; r < n; r++)                                                                          \
-        for (int p = 0; p < panels; p++) memcpy(to[p][r], sum[r][p], sizeof(float) * LANES);
+/* Sums of one task: up to ROWS rows of two panels. */
+typedef float Results[2][ROWS][LANES];
 
-static void multiply(int n, const float *x, int depth, const float *const *weight, float (*to)[ROWS][LANES]) {
-#define CASE(size) case size: { LINEAR_BODY(size, PAIRED) break; }
-    switch (n) {
-        CASE(1) CASE(2)
-#if ROWS >= 6
-        CASE(3) CASE(4) CASE(5) CASE(6)
+#define UNROLLED static inline __attribute__((always_inline)) void
+
+/* Called with constants for ``n`` and ``format``, so that the sums are registers. ``a``, ``b``: panels. */
+UNROLLED multiply_plain(const int n, const int format, const Linear *l, int row, int a, int b, Results to) {
+    const int depth = l->inputs, size = format == FLOAT32 ? 4 : 2;
+    const float *x = l->x + (int64_t)row * depth;
+    const uint8_t *packed = l->packed, *weight[2] = {
+        packed + (int64_t)a * depth * LANES * size, packed + (int64_t)b * depth * LANES * size};
+    for (int first = 0; first < 2; first += PAIRED) {
+        vec sum[ROWS][PAIRED][PARTS];
+        for (int r = 0; r < n; r++)
+            for (int p = 0; p < PAIRED; p++)
+                for (int i = 0; i < PARTS; i++) sum[r][p][i] = (vec){0};
+        for (int k = 0; k < depth; k++) {
+            vec w[PAIRED][PARTS];
+            for (int p = 0; p < PAIRED; p++)
+                for (int i = 0; i < PARTS; i++) {
+                    const void *from = weight[first + p] + ((int64_t)k * LANES + i * VEC) * size;
+                    w[p][i] = format == FLOAT32 ? load(from) : format == FLOAT16 ? load_float16(from) : load_bfloat16(from);
+                }
+            for (int r = 0; r < n; r++)
+                for (int p = 0; p < PAIRED; p++)
+                    for (int i = 0; i < PARTS; i++) sum[r][p][i] += x[(int64_t)r * depth + k] * w[p][i];
+        }
+        for (int r = 0; r < n; r++)
+            for (int p = 0; p < PAIRED; p++) memcpy(to[first + p][r], sum[r][p], sizeof(float) * LANES);
+    }
+}
+
+/* sum + products of two pairs of sixteen bits; exact, as there are never more than 32 products of 255 * MOST. */
+static inline ivec dot_pair(ivec sum, ivec w, const quant *x) {
+#if defined(__AVX2__)
+    int32_t pair;
+    memcpy(&pair, x, sizeof pair);
 #endif
+#if defined(__AVX512VNNI__)
+    return (ivec)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(pair));
+#elif VEC == 16
+    return sum + (ivec)_mm512_madd_epi16((__m512i)w, _mm512_set1_epi32(pair));
+#elif VEC == 8
+    return sum + (ivec)_mm256_madd_epi16((__m256i)w, _mm256_set1_epi32(pair));
+#else
+    return sum + (w & 0xffff) * x[0] + (w >> 16) * x[1];
+#endif
+}
+
+UNROLLED multiply_quantized(const int n, const int format, const Linear *l, int row, int a, int b, Results to) {
+    const int blocks = count_blocks(l->inputs), bytes = block_bytes(format);
+    const QuantizedRows q = cut_quantized(l->scratch, l->rows, l->inputs);
+    const uint8_t *packed = l->packed;
+    const uint16_t *steps = (const uint16_t *)(packed + (int64_t)count_panels(l->outputs) * blocks * bytes);
+    const quant *x = q.numbers + (int64_t)row * blocks * BLOCK;
+    const BlockScale *scales = q.scales + (int64_t)row * blocks;
+    for (int p = 0; p < 2; p++) {
+        const int64_t panel = (int64_t)(p ? b : a) * blocks;
+        vec sum[ROWS][PARTS];
+        for (int r = 0; r < n; r++)
+            for (int i = 0; i < PARTS; i++) sum[r][i] = (vec){0};
+        for (int block = 0; block < blocks; block++) {
+            const uint8_t *numbers = packed + (panel + block) * bytes;
+            ivec exact[ROWS][PARTS];
+            for (int r = 0; r < n; r++)
+                for (int i = 0; i < PARTS; i++) exact[r][i] = (ivec){0};
+            /* Unrolled, more would be kept at hand than there are registers. */
+#pragma GCC unroll 1
+            for (int quad = 0; quad < QUADS; quad++) {
+                ivec even[PARTS], odd[PARTS];
+                for (int i = 0; i < PARTS; i++) {
+                    ivec w = iload(numbers + ((format == INT4 ? quad % 4 : quad) * LANES + i * VEC) * 4);
+                    if (format == INT4) w = (w >> (quad & 4)) & 0x0f0f0f0f;
+                    even[i] = w & 0x00ff00ff, odd[i] = (w >> 8) & 0x00ff00ff;
+                }
+                for (int r = 0; r < n; r++) {
+                    const quant *four = x + ((int64_t)r * blocks + block) * BLOCK + quad * 4;
+                    for (int i = 0; i < PARTS; i++) exact[r][i] = dot_pair(exact[r][i], even[i], four);
+                    for (int i = 0; i < PARTS; i++) exact[r][i] = dot_pair(exact[r][i], odd[i], four + 2);
+                }
+            }
+            const uint16_t *pair = steps + (panel + block) * 2 * LANES;
+            for (int i = 0; i < PARTS; i++) {
+                const vec step = load_float16(pair + i * VEC), least = load_float16(pair + LANES + i * VEC);
+                for (int r = 0; r < n; r++) {
+                    const BlockScale s = scales[(int64_t)r * blocks + block];
+                    sum[r][i] += __builtin_convertvector(exact[r][i], vec) * (step * s.scale);
+                    sum[r][i] += least * s.sum;
+                }
+            }
+        }
+        for (int r = 0; r < n; r++) memcpy(to[p][r], sum[r], sizeof(float) * LANES);
+    }
+}
+
 #if ROWS == 12
-        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#define EACH_COUNT(CASE) \
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#elif ROWS == 6
+#define EACH_COUNT(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#else
+#define EACH_COUNT(CASE) CASE(1) CASE(2)
 #endif
+
+#define MULTIPLY(name, body, format)                                                            \
+    static void name(int n, const Linear *l, int row, int a, int b, Results to) {               \
+        switch (n) { EACH_COUNT(body##_##format) }                                              \
     }
-#undef CASE
-}
+#define PLAIN_FLOAT32(n) case n: multiply_plain(n, FLOAT32, l, row, a, b, to); break;
+#define PLAIN_FLOAT16(n) case n: multiply_plain(n, FLOAT16, l, row, a, b, to); break;
+#define PLAIN_BFLOAT16(n) case n: multiply_plain(n, BFLOAT16, l, row, a, b, to); break;
+#define QUANTIZED_INT8(n) case n: multiply_quantized(n, INT8, l, row, a, b, to); break;
+#define QUANTIZED_INT4(n) case n: multiply_quantized(n, INT4, l, row, a, b, to); break;
+
+MULTIPLY(multiply_float32, PLAIN, FLOAT32)
+MULTIPLY(multiply_float16, PLAIN, FLOAT16)
+MULTIPLY(multiply_bfloat16, PLAIN, BFLOAT16)
+MULTIPLY(multiply_int8, QUANTIZED, INT8)
+MULTIPLY(multiply_int4, QUANTIZED, INT4)
 
 static inline vec silu(vec x) { return x / (1.0f + vexp(-x)); }
 
@@ -113,11 +199,10 @@ static inline void put_gated(const Linear *l, int row, int panel, const float *g
 
 /* Rows [row, row + n) of panels ``a`` and ``b``. */
 static void linear_task(const Linear *l, int row, int n, int a, int b) {
-    float results[2][ROWS][LANES];
-    const int64_t panel = (int64_t)l->inputs * LANES;
-    const float *weight[2] = {l->packed + a * panel, l->packed + b * panel};
-    const float *x = l->x + (int64_t)row * l->inputs;
-    for (int p = 0; p < 2; p += PAIRED) multiply(n, x, l->inputs, weight + p, results + p);
+    static void (*const multiply[])(int, const Linear *, int, int, int, Results) = {
+        multiply_float32, multiply_float16, multiply_bfloat16, multiply_int8, multiply_int4};
+    Results results;
+    multiply[l->format](n, l, row, a, b, results);
     for (int r = 0; r < n; r++) {
         if (l->mode >= GATE_SILU) {
             put_gated(l, row + r, a, results[0][r], results[1][r]);
@@ -130,7 +215,8 @@ static void linear_task(const Linear *l, int row, int n, int a, int b) {
 
 /* Shared by the threads of a parallel region; all of them meet at the end. */
 static void linear(const Linear *l) {
-    int panels = (l->outputs + LANES - 1) / LANES, pairs = (panels + 1) / 2;
+    int panels = count_panels(l->outputs), pairs = (panels + 1) / 2, most = l->format >= INT8 ? INT_ROWS : ROWS;
+    if (l->format >= INT8) quantize_rows(l->x, l->scratch, l->rows, l->inputs);
     for (int pass = 0; pass < l->rows; pass += PASS_ROWS) {
         int end = pass + PASS_ROWS < l->rows ? pass + PASS_ROWS : l->rows;
         /* Handed out one by one: a thread whose core is busy with something else holds up nobody. */
@@ -138,7 +224,7 @@ static void linear(const Linear *l) {
         for (int pair = 0; pair < pairs; pair++) {
             int a = l->mode >= GATE_SILU ? pair : 2 * pair;
             int b = l->mode >= GATE_SILU ? pair + pairs : 2 * pair + 1 < panels ? 2 * pair + 1 : a;
-            for (int row = pass; row < end; row += ROWS) linear_task(l, row, end - row < ROWS ? end - row : ROWS, a, b);
+            for (int row = pass; row < end; row += most) linear_task(l, row, end - row < most ? end - row : most, a, b);
         }
     }
 #pragma omp barrier

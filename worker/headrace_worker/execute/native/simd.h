@@ -5,6 +5,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 /* Packed data comes in units of sixteen floats whatever the registers' width; VEC floats fit in one. */
 #define LANES 16
@@ -19,6 +22,7 @@
 
 typedef float vec __attribute__((vector_size(4 * VEC)));
 typedef int32_t ivec __attribute__((vector_size(4 * VEC)));
+typedef uint16_t hvec __attribute__((vector_size(2 * VEC)));
 
 /* Every source is compiled once per instruction set, and its public names end in that set's name. */
 #define JOIN2(name, isa) hr_##name##_##isa
@@ -38,6 +42,41 @@ static inline vec splat(float value) { return (vec){0} + value; }
 static inline vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
 static inline vec vmax(vec a, vec b) { return choose(a > b, a, b); }
+
+static inline ivec iload(const void *from) {
+    ivec value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+/* Sixteen bits each, made thirty-two. */
+static inline ivec widen(const uint16_t *from) {
+#if VEC == 16
+    return (ivec)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+#elif VEC == 8
+    return (ivec)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
+#else
+    hvec bits;
+    memcpy(&bits, from, sizeof bits);
+    return __builtin_convertvector(bits, ivec);
+#endif
+}
+
+static inline vec load_bfloat16(const uint16_t *from) { return (vec)(widen(from) << 16); }
+
+/* Finite numbers only. */
+static inline vec load_float16(const uint16_t *from) {
+#if VEC == 16
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
+#elif VEC == 8
+    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
+#else
+    ivec wide = widen(from);
+    /* The exponent's bias is wrong by 112 until the product, subnormal numbers included. */
+    vec magnitude = (vec)((wide & 0x7fff) << 13) * 0x1p112f;
+    return (vec)((ivec)magnitude | (wide & 0x8000) << 16);
+#endif
+}
 
 /* Halving, in one fixed order. */
 static inline float sum_lanes(vec value) {
