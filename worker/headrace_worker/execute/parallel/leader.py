@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import torch
 
-from headrace_worker.execute import build
 from headrace_worker.execute.build import BuiltRunner, assemble, cache_size, draft_for, model_source
 from headrace_worker.execute.kv_cache import KVCache
 from headrace_worker.execute.logits.logprobs import LogprobsMode
@@ -19,7 +18,7 @@ from headrace_worker.execute.parallel.part import RankPart, parts_of, rank_devic
 from headrace_worker.execute.parallel.ranks import Ranks
 from headrace_worker.execute.threads import usable_cores
 from headrace_worker.models.errors import ModelLoadError
-from headrace_worker.models.load import check_model, load_model
+from headrace_worker.models.load import ModelSource, check_model, load_model
 from headrace_worker.models.network import Network
 from headrace_worker.settings import WorkerSettings
 
@@ -116,7 +115,7 @@ def build_parallel_runner(settings: WorkerSettings) -> tuple[BuiltRunner, Leader
             raise
 
 
-def _build(settings: WorkerSettings, source: build.ModelSource, leader: Leader) -> BuiltRunner:
+def _build(settings: WorkerSettings, source: ModelSource, leader: Leader) -> BuiltRunner:
     loaded = load_model(source)
     size = cache_size(settings, settings.max_num_seqs * loaded.max_model_len)
     draft = draft_for(settings, source, loaded)

@@ -12,6 +12,8 @@ import torch
 
 from headrace_worker.execute.attention.batch import Batch
 
+Words = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
 _HEADER = 5
 _COPY, _STEP, _LOGITS = range(3)
 _WORD = 8
@@ -64,19 +66,23 @@ def read_order(stream: BinaryIO, device: torch.device) -> Order | None:
     kind, *sizes = header.tolist()
     if kind == _LOGITS:
         return ComputeLogits(sizes[0])
-    if kind == _COPY:
-        pairs = _read(stream, 2 * sizes[0])
-        return (
-            None
-            if pairs is None
-            else CopyBlocks([(source, target) for source, target in pairs.reshape(-1, 2).tolist()])
-        )
-    rows, sequences, width, num_decodes = sizes
-    lengths = [sequences + 1, sequences, rows, rows, rows, sequences * width]
-    body = _read(stream, sum(lengths))
+    body = _read(stream, 2 * sizes[0] if kind == _COPY else sum(_lengths(sizes)))
     if body is None:
         return None
-    starts, contexts, input_ids, positions, slots, tables = np.split(body, np.cumsum(lengths)[:-1])
+    if kind == _COPY:
+        return CopyBlocks([(source, target) for source, target in body.reshape(-1, 2).tolist()])
+    return _step(sizes, body, device)
+
+
+def _lengths(sizes: list[int]) -> list[int]:
+    """Of the arrays of a step, by its header."""
+    rows, sequences, width, _ = sizes
+    return [sequences + 1, sequences, rows, rows, rows, sequences * width]
+
+
+def _step(sizes: list[int], body: Words, device: torch.device) -> ComputeStep:
+    _, sequences, width, num_decodes = sizes
+    starts, contexts, input_ids, positions, slots, tables = np.split(body, np.cumsum(_lengths(sizes))[:-1])
     batch = Batch(
         num_decodes=num_decodes,
         starts=starts.tolist(),
@@ -89,17 +95,14 @@ def read_order(stream: BinaryIO, device: torch.device) -> Order | None:
     return ComputeStep(_tensor(input_ids, device), _tensor(positions, device), batch)
 
 
-_Words = "np.ndarray[tuple[int, ...], np.dtype[np.int64]]"
-
-
-def _packed(header: list[int], parts: "list[np.ndarray[tuple[int, ...], np.dtype[np.int64]]]") -> bytes:
+def _packed(header: list[int], parts: list[Words]) -> bytes:
     return b"".join([np.array(header, dtype=np.int64).tobytes(), *(part.tobytes() for part in parts)])
 
 
-def _read(stream: BinaryIO, words: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None":
-    raw = bytearray(words * _WORD)
+def _read(stream: BinaryIO, words: int) -> Words | None:
+    raw = bytearray(stream.read(words * _WORD))
     # A writer that dies may leave the beginning of an order behind.
-    return np.frombuffer(raw, dtype=np.int64) if stream.readinto(raw) == len(raw) else None
+    return np.frombuffer(raw, dtype=np.int64) if len(raw) == words * _WORD else None
 
 
 def _tensor(array: "np.ndarray[tuple[int, ...], np.dtype[np.int32 | np.int64]]", device: torch.device) -> torch.Tensor:
