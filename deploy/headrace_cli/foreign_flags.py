@@ -50,7 +50,10 @@ _NO_ADAPTERS = "adapters are not supported yet; merge the adapter into the model
 _NO_SOFT_PROMPTS = "soft prompts are not supported"
 _NO_MEDIA = "only text is served yet"
 _EXACT = "a guess counts when it is what would have been drawn, so that it changes no answer"
-_ONE_DEVICE = "a worker computes on one device; start further workers on the same --redis for more throughput"
+_NO_STAGES = "a model is split inside its layers, with --tensor-parallel-size, and not into groups of layers"
+_MORE_WORKERS = "start further workers on the same --redis: they share its requests, and each may be lost"
+_NO_EXPERT_SPLIT = "--tensor-parallel-size splits each expert, and leaves none of them whole to one process"
+_LOCAL_PROCESSES = "the processes of --tensor-parallel-size are a worker's own children, on its machine"
 _RECOMPUTES = "a sequence that has to make room is computed again, from what is still cached of it, never swapped"
 _TOKENIZERS = "templates and tokenizers run in threads of the API node; use --tokenizer-threads"
 _EAGER = "steps are not compiled or captured, so there is nothing to limit"
@@ -84,7 +87,11 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused("models run on transformers' code", "model-impl", off=["auto", "transformers"]),
     *_refused("the loader has no further options", "model-loader-extra-config", off=["{}"]),
     *_refused("only files that are needed are downloaded", "ignore-patterns", off=["[]"]),
-    *_refused("a whole model is loaded by one process", "max-parallel-loading-workers", off=["1"]),
+    *_refused(
+        "the processes of --tensor-parallel-size load their parts at the same time",
+        "max-parallel-loading-workers",
+        off=["1"],
+    ),
     *_refused("there is no support for Neuron devices", "override-neuron-config", off=["{}"]),
     *_refused("only models that generate text are served yet", "override-pooler-config", "pooler-config", off=["{}"]),
     # Cache, scheduler, engine
@@ -117,10 +124,11 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused(_NO_PLUGINS, "additional-config", "worker-extension-cls", off=["{}"]),
     *_refused(_NO_PLUGINS, "worker-cls", off=["auto"]),
     # Parallel and distributed
-    *_refused(_ONE_DEVICE, "tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size", off=["1"]),
-    *_switches(_ONE_DEVICE, "enable-expert-parallel"),
-    *_refused(_ONE_DEVICE, "distributed-executor-backend", off=["uni", "mp"]),
-    *_harmless("a worker computes on one device", "disable-custom-all-reduce"),
+    *_refused(_NO_STAGES, "pipeline-parallel-size", off=["1"]),
+    *_refused(_MORE_WORKERS, "data-parallel-size", off=["1"]),
+    *_switches(_NO_EXPERT_SPLIT, "enable-expert-parallel"),
+    *_refused(_LOCAL_PROCESSES, "distributed-executor-backend", off=["uni", "mp"]),
+    *_harmless("there is none: sums over processes are torch's", "disable-custom-all-reduce"),
     *_switches("there is no Ray", "ray-workers-use-nsight"),
     *_refused(_TOKENIZERS, "tokenizer-pool-size", off=["0"]),
     *_refused(_TOKENIZERS, "tokenizer-pool-type", "tokenizer-pool-extra-config", "renderer-num-workers"),
@@ -139,7 +147,7 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
         "speculative-model-quantization",
         off=["none"],
     ),
-    *_refused(_ONE_DEVICE, "speculative-draft-tensor-parallel-size", off=["1"]),
+    *_refused("a draft model is kept whole", "speculative-draft-tensor-parallel-size", off=["1"]),
     *_refused(_EXACT, "spec-decoding-acceptance-method", off=["rejection_sampler"]),
     *_refused(_EXACT, "typical-acceptance-sampler-posterior-threshold", "typical-acceptance-sampler-posterior-alpha"),
     *_harmless("guesses are always computed together", "speculative-disable-mqa-scorer"),

@@ -1,13 +1,10 @@
 """Ties a child process's life to this one's, so that even a kill -9 of a supervisor leaves nothing running."""
 
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Callable
 
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+from headrace_shared.orphans import die_with
 
 
 def die_with_parent(number: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
@@ -17,11 +14,4 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> Callable[[], Non
     outlive a parent that was killed.
     """
     parent_pid = os.getpid()
-
-    def ask_kernel() -> None:
-        if _LIBC is not None:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, number)
-            if os.getppid() != parent_pid:  # it died before the kernel was asked
-                os._exit(1)
-
-    return ask_kernel
+    return lambda: die_with(parent_pid, number)

@@ -144,7 +144,17 @@ class WorkerSettings(BaseSettings):
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`."
     )
-    threads: int = Field(default=0, ge=0, description="Compute threads on a CPU; 0: one per core this process may use.")
+    threads: int = Field(
+        default=0,
+        ge=0,
+        description="Compute threads on a CPU; 0: one per core this process may use, shared out among the processes of tensor_parallel_size.",
+    )
+    tensor_parallel_size: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that the model's weights and KV heads are split over, on the devices of this machine; each has `threads` and `kv_cache_memory` of its own.",
+    )
     max_model_len: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_tokens_from_text)] = Field(
         default=None, description="Context length limit, tokens, like 32768, 32K or 32k; default: the model's own."
     )
@@ -314,6 +324,22 @@ class WorkerSettings(BaseSettings):
     log_format: Literal["console", "json"] = Field(
         default="console", description="Log lines for people or for machines."
     )
+
+    @model_validator(mode="after")
+    def _check_ranks(self) -> Self:
+        if self.tensor_parallel_size > 1:
+            if self.engine == "simulated":
+                raise ValueError("tensor_parallel_size: the simulated engine has no weights to split; leave it out")
+            if self.quantization != "none":
+                raise ValueError(
+                    "tensor_parallel_size: splits plain weights, and quantization packs whole ones; leave one of them out"
+                )
+            if self.device.startswith("cuda:"):
+                raise ValueError(
+                    "tensor_parallel_size: takes the first devices that there are; say device cuda, and choose which "
+                    "there are with CUDA_VISIBLE_DEVICES"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_speculation(self) -> Self:

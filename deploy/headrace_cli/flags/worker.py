@@ -133,6 +133,12 @@ WORKER_FLAGS = (
     _worker("speculative-max-model-len", int, "Longer sequences get no guesses of the draft model.", "TOKENS"),
     _worker("device", str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
     _worker("threads", int, "Compute threads on a CPU; 0: one per core.", "N"),
+    _worker(
+        "tensor-parallel-size",
+        int,
+        "Processes that the model's weights and KV heads are split over (default 1); see docs/parallel.md.",
+        "N",
+    ),
     _worker("kv-cache-memory", str, "Memory for the KV cache, like 2GiB.", "SIZE"),
     _worker(
         "gpu-memory-utilization", float, "Share of the device's memory for weights and KV cache (default 0.9).", "SHARE"

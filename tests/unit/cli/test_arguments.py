@@ -106,6 +106,11 @@ def test_a_short_name_may_be_one_of_ours(became: dict[str, str]) -> None:
     assert (result.output, became) == ("", {"HEADRACE_WORKER_MODEL": "m", "HEADRACE_WORKER_QUANTIZATION": "int8"})
 
 
+def test_a_model_is_split_by_the_short_name_that_is_known_from_elsewhere(became: dict[str, str]) -> None:
+    result = run("worker", "m", "-tp", "2")
+    assert (result.output, became) == ("", {"HEADRACE_WORKER_MODEL": "m", "HEADRACE_WORKER_TENSOR_PARALLEL_SIZE": "2"})
+
+
 def test_an_unknown_quantization_is_told_the_known_ones() -> None:
     result = run("serve", "--quantization", "awq")
     assert result.exit_code == 2

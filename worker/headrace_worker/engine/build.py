@@ -21,6 +21,7 @@ from headrace_worker.schedule.step_pace import PaceLimits
 from headrace_worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
+    from headrace_worker.execute.build import BuiltRunner
     from headrace_worker.execute.grammar.compiler import GrammarCompiler
 
 _LONG_SHARE = 0.04
@@ -82,7 +83,6 @@ def _build_simulated(settings: WorkerSettings) -> EngineSetup:
 
 def _build_torch(settings: WorkerSettings) -> EngineSetup:
     from headrace_worker.engine.speculate import build_speculation
-    from headrace_worker.execute.build import build_runner
     from headrace_worker.execute.grammar.compiler import GrammarCompiler
     from headrace_worker.execute.grammar.installed import how_to_install, is_installed
     from headrace_worker.execute.grammar.vocabulary import Vocabulary
@@ -94,7 +94,7 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
     if not is_installed(backend):
         raise EngineSetupError(f"guided_decoding_backend: {how_to_install(backend)}")
     try:
-        built = build_runner(settings)
+        built = _runner(settings)
         files = load_files(settings)
     except ModelLoadError as error:
         raise EngineSetupError(str(error)) from error
@@ -118,6 +118,16 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
             lambda: Vocabulary.of(tokenizer, model.vocab_size, model.eos_token_ids)
         ),
     )
+
+
+def _runner(settings: WorkerSettings) -> "BuiltRunner":
+    from headrace_worker.execute.build import build_runner
+
+    if settings.tensor_parallel_size == 1:
+        return build_runner(settings)
+    from headrace_worker.execute.parallel.leader import build_parallel_runner
+
+    return build_parallel_runner(settings)[0]
 
 
 def _with_own_defaults(files: ModelFiles, settings: WorkerSettings) -> ModelFiles:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -40,6 +41,16 @@ class BuiltRunner:
     draft: DraftModel | None = None
 
 
+class Peers(Protocol):
+    """The other processes that hold parts of the same model, each with the same blocks of its own K/V cache."""
+
+    def agree(self, num_blocks: int) -> int:
+        """As many blocks as all of them have memory for."""
+
+    def lead(self, network: Network, attention: PagedAttention) -> Network:
+        """``network`` with the others following each of its steps, and each copy of ``attention``'s blocks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Which of the faster parts may be used; for tests and benchmarks, which want each path by itself."""
@@ -55,7 +66,14 @@ def build_runner(settings: WorkerSettings) -> BuiltRunner:
     Raises ModelLoadError or ModelNotSupportedError with one line for the person who started us.
     """
     torch.set_num_threads(settings.threads or usable_cores())
-    source = ModelSource(
+    source = model_source(settings)
+    loaded = load_model(source)
+    size = cache_size(settings, settings.max_num_seqs * loaded.max_model_len)
+    return assemble(loaded, size, mode=LogprobsMode(settings.logprobs_mode), draft=draft_for(settings, source, loaded))
+
+
+def model_source(settings: WorkerSettings) -> ModelSource:
+    return ModelSource(
         model=settings.model,
         dtype=settings.dtype,
         device=settings.device,
@@ -68,19 +86,26 @@ def build_runner(settings: WorkerSettings) -> BuiltRunner:
         overrides=settings.config_overrides,
         load_format=settings.load_format,
         progress_bar=settings.use_tqdm_on_load,
+        tensor_parallel_size=settings.tensor_parallel_size,
         quantization=settings.quantization,
     )
-    loaded = load_model(source)
-    size = CacheSize(
+
+
+def cache_size(settings: WorkerSettings, most_tokens: int | None = None) -> CacheSize:
+    return CacheSize(
         block_size=settings.block_size,
         memory_bytes=settings.kv_cache_memory,
         utilization=settings.gpu_memory_utilization,
-        most_tokens=settings.max_num_seqs * loaded.max_model_len,
+        most_tokens=most_tokens,
         blocks=settings.num_gpu_blocks_override,
+        sharers=settings.tensor_parallel_size,
     )
+
+
+def draft_for(settings: WorkerSettings, source: ModelSource, loaded: LoadedModel) -> LoadedModel | None:
+    """The draft model that the settings name for ``loaded``, if they name one. Raises ModelLoadError."""
     speculation = settings.speculation
-    draft = load_draft(source, speculation, loaded) if speculation is not None and speculation.model else None
-    return assemble(loaded, size, mode=LogprobsMode(settings.logprobs_mode), draft=draft)
+    return load_draft(source, speculation, loaded) if speculation is not None and speculation.model else None
 
 
 def assemble(
@@ -89,27 +114,33 @@ def assemble(
     parts: Parts | None = None,
     mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS,
     draft: LoadedModel | None = None,
+    peers: Peers | None = None,
 ) -> BuiltRunner:
     """Put a runner together around models that are already in memory, which it takes over.
 
-    ``parts``: the fastest that this machine can do unless something else is asked for. Raises
-    ModelLoadError when memory is short, or when the weights cannot be quantized as they were to be.
+    ``parts``: the fastest that this machine can do unless something else is asked for. ``peers``: who holds the rest of
+    the model, when it is a part of one. Raises ModelLoadError when memory is short, or when the weights cannot be
+    quantized as they were to be.
     """
     parts = parts or Parts()
     layers = loaded.layers + (draft.layers if draft is not None else [])
     dtype = _computes_in(loaded, _packing(loaded, parts))
     num_blocks = kv_cache.count_blocks(layers, size, dtype, loaded.device)
-    network, attention = _paged(loaded, num_blocks, size.block_size, parts)
+    if peers is not None:
+        num_blocks = peers.agree(num_blocks)
+    network, attention = paged(loaded, num_blocks, size.block_size, parts)
+    if peers is not None:
+        network = peers.lead(network, attention)
     sampler = Sampler(loaded.vocab_size, loaded.eos_token_ids, mode)
     runner = ModelRunner(network, attention, sampler, loaded.vocab_size, loaded.device)
     guesser = None
     if draft is not None:
         guesses = Sampler(loaded.vocab_size, loaded.eos_token_ids, guesses=True)
-        guesser = DraftModel(*_paged(draft, num_blocks, size.block_size, parts), guesses, draft)
+        guesser = DraftModel(*paged(draft, num_blocks, size.block_size, parts), guesses, draft)
     return BuiltRunner(runner, loaded, num_blocks, dtype, guesser)
 
 
-def _paged(loaded: LoadedModel, num_blocks: int, block_size: int, parts: Parts) -> tuple[Network, PagedAttention]:
+def paged(loaded: LoadedModel, num_blocks: int, block_size: int, parts: Parts) -> tuple[Network, PagedAttention]:
     """A model around a K/V cache of its own."""
     packing = _packing(loaded, parts)
     dtype = _computes_in(loaded, packing)

@@ -115,7 +115,7 @@ class DraftModel:
 
 
 def load_draft(target: ModelSource, config: SpeculativeConfig, model: LoadedModel) -> LoadedModel:
-    """The draft model that ``config`` names, loaded in the way of the ``target`` that is in memory as ``model``.
+    """The draft model that ``config`` names, loaded in the way of the ``target`` that is in memory as ``model``, but whole.
 
     Raises ModelLoadError, also when the two have different vocabularies.
     """
@@ -123,6 +123,7 @@ def load_draft(target: ModelSource, config: SpeculativeConfig, model: LoadedMode
     source = replace(
         target, model=config.model, revision=config.revision, config=None, overrides={}, load_format="auto",
         max_model_len=config.max_model_len, dtype=str(model.dtype).removeprefix("torch."),
+        tensor_parallel_size=1,
     )  # fmt: skip
     draft = load_model(source)
     if draft.vocab_size != model.vocab_size:

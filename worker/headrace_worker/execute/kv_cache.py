@@ -50,6 +50,8 @@ class CacheSize:
     """More than this could never be used."""
     blocks: int | None = None
     """Exactly so many, whatever memory there is."""
+    sharers: int = 1
+    """Processes like this one that a CPU's free memory is for."""
 
 
 def block_bytes(layers: list[AttentionLayer], block_size: int, dtype: torch.dtype) -> int:
@@ -62,7 +64,7 @@ def count_blocks(layers: list[AttentionLayer], size: CacheSize, dtype: torch.dty
     if size.blocks is not None:
         return size.blocks
     one = block_bytes(layers, size.block_size, dtype)
-    allowed = size.memory_bytes if size.memory_bytes is not None else _free_bytes(device, size.utilization)
+    allowed = size.memory_bytes if size.memory_bytes is not None else _free_bytes(device, size)
     blocks = max(0, allowed) // one
     if size.most_tokens is not None and size.memory_bytes is None:
         blocks = min(blocks, -(-size.most_tokens // size.block_size))
@@ -86,11 +88,11 @@ def allocate(
     return KVCache(caches, num_blocks, block_size)
 
 
-def _free_bytes(device: torch.device, utilization: float) -> int:
+def _free_bytes(device: torch.device, size: CacheSize) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return int(total * utilization - (total - free))
-    return min(_CPU_MOST_BYTES, int(_free_host_bytes() * utilization * _CPU_SHARE))
+        return int(total * size.utilization - (total - free))
+    return min(_CPU_MOST_BYTES, int(_free_host_bytes() * size.utilization * _CPU_SHARE)) // size.sharers
 
 
 def _free_host_bytes() -> int:

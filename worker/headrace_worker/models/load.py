@@ -1,7 +1,8 @@
 """Loading a model: a local directory, a Hugging Face id or a GGUF file becomes a LoadedModel."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from headrace_worker.models.errors import ModelLoadError, ModelNotSupportedError
 from headrace_worker.models.layers import AttentionLayer
 from headrace_worker.models.overrides import overridden
 from headrace_worker.models.probe import AttentionProbe, probe
+from headrace_worker.models.tensor_parallel import check_split, split_over
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class ModelSource:
     load_format: str = "auto"
     """``auto``, ``safetensors``, ``pt``, ``gguf``, or ``dummy`` for weights that are made up and always the same."""
     progress_bar: bool = True
+    tensor_parallel_size: int = 1
+    """Above 1, this process loads its part of the model: it is one of so many in torch's process group."""
     quantization: str = "none"
     """``none``, ``int8`` or ``int4``: what the engine is to make of the weights."""
 
@@ -124,8 +128,21 @@ def load_model(source: ModelSource) -> LoadedModel:
     Raises ModelLoadError (files, settings) or ModelNotSupportedError (architecture), each with one
     line that names the model.
     """
-    try:
+    with _told_of(source):
         return _load(source)
+
+
+def check_model(source: ModelSource) -> None:
+    """Raise for a model what ``load_model`` would raise before it reads the weights."""
+    with _told_of(source):
+        _checked_config(locate(source.model, source.revision, source.download_dir), source)
+
+
+@contextmanager
+def _told_of(source: ModelSource) -> Iterator[None]:
+    """Whatever goes wrong in the block is told in one line that names the model."""
+    try:
+        yield
     except ModelNotSupportedError as error:
         raise ModelNotSupportedError(f"{source.model} is not supported: {error}") from error
     except ModelLoadError:
@@ -142,8 +159,7 @@ def load_model(source: ModelSource) -> LoadedModel:
 def _load(source: ModelSource) -> LoadedModel:
     place = locate(source.model, source.revision, source.download_dir)
     device = _device(source.device)
-    given = _config(place, source)
-    _check_config(given)
+    given = _checked_config(place, source)
     dtype = _dtype(source.dtype, device, given)
     model = _made_up(given, source, dtype) if source.load_format == "dummy" else _read(place, source, given, dtype)
     model.to(device).eval().requires_grad_(False)
@@ -177,6 +193,16 @@ def _load(source: ModelSource) -> LoadedModel:
         },
     )
     return loaded
+
+
+def _checked_config(place: ModelPlace, source: ModelSource) -> PretrainedConfig:
+    config = _config(place, source)
+    _check_config(config)
+    if source.tensor_parallel_size > 1:
+        if "gguf_file" in place.kwargs or source.load_format == "dummy":
+            raise ValueError("tensor_parallel_size splits safetensors and PyTorch checkpoints only; leave it out")
+        check_split(config, source.tensor_parallel_size)
+    return config
 
 
 def _config(place: ModelPlace, source: ModelSource) -> PretrainedConfig:
@@ -226,6 +252,7 @@ def _read(place: ModelPlace, source: ModelSource, config: PretrainedConfig, dtyp
             dtype=dtype,
             attn_implementation=attention_hook.NAME,
             output_loading_info=True,
+            **split_over(source.tensor_parallel_size),
         )
     except KeyError as error:
         if error.args != (attention_hook.NAME,):
