@@ -198,6 +198,11 @@ QUEUE = Board(
             ),
             lines("Tokens", "max by (kind) (rate(headrace:batch_tokens_total[$__rate_interval]))", "{{kind}}"),
             lines("Ended", "max by (status) (increase(headrace:batches_total[$__rate_interval]))", "{{status}}"),
+            lines(
+                "Webhooks",
+                "max by (outcome) (increase(headrace:webhook_deliveries_total[$__rate_interval]))",
+                "{{outcome}}",
+            ),
         ),
         "Redis": (
             spread("Round trips", "headrace:redis_call_seconds", labels=""),
