@@ -62,7 +62,9 @@ class PromptWriter(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)
+        # With TLS, uvloop would then stop the writer at the first byte and never let it go on.
+        if transport.get_extra_info("sslcontext") is None:
+            transport.set_write_buffer_limits(high=0)
 
 
 class Server(uvicorn.Server):

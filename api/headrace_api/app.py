@@ -52,6 +52,7 @@ from headrace_shared.queue.rates import Rates
 from headrace_shared.queue.requests import QueueLimits, RequestQueue
 from headrace_shared.queue.server_check import checking_server
 from headrace_shared.queue.watch import put_watch
+from headrace_shared.queue.webhook_book import WebhookBook
 from headrace_shared.settings import QueueSettings, RedisSettings
 from headrace_shared.telemetry.exposition import Exposition
 from headrace_shared.telemetry.otlp_metrics import pushing_metrics
@@ -215,7 +216,7 @@ async def _services(
         await stack.enter_async_context(pushing_metrics(SERVICE, exposition.collect_own))
         timelines = Timelines(metrics, telemetry.spans_below)
         dead_letters = DeadLetters(redis)
-        console = ConsoleFeed(Sources(fleet, timelines, metrics, directory, dead_letters, Nodes(redis)), drain)
+        console = ConsoleFeed(Sources(fleet, timelines, metrics, directory, dead_letters, Nodes(redis), batches), drain)
         await stack.enter_async_context(in_background(console.tally.run()))
         await stack.enter_async_context(in_background(console.run()))
         yield Services(
@@ -237,8 +238,9 @@ async def _services(
             store=ByteStore(settings.files),
             batches=batches,
             batch_jobs=BatchJobs(redis),
+            webhooks=WebhookBook(redis),
             # Where no key is needed, everybody who gets here may do everything.
-            anyone=Caller(NOBODY, TenantLimits.of_settings(settings), admin=not settings.secrets),
+            anyone=Caller(NOBODY, TenantLimits.of_settings(settings), admin=not settings.wants_key),
         )
 
 

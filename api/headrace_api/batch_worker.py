@@ -33,8 +33,9 @@ def main() -> int:
         sys.stderr.write("".join(f"headrace batch-worker: error: {problem}\n" for problem in problems_of(error)))
         return 2
     setup_logging(settings.log_level, settings.log_format, settings.secrets)
-    # It would tell every tick of its clock.
-    logging.getLogger("arq").setLevel(logging.WARNING)
+    # The one would tell every tick of its clock, the other the addresses of receivers.
+    for name in ("arq", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     if settings.tool_parser_plugin is not None:
         try:
             load_tool_parser_plugin(settings.tool_parser_plugin)

@@ -23,6 +23,7 @@ from headrace_shared.queue.presence import WorkerState
 from headrace_shared.queue.requests import RequestQueue
 from headrace_shared.queue.script_load import ScriptLoad
 from headrace_shared.queue.status import Backlog, Lane, Share, Survey
+from headrace_shared.queue.webhook_book import WebhookOutcome
 from headrace_shared.telemetry.series import Observed
 
 log = logging.getLogger(__name__)
@@ -200,6 +201,7 @@ class FleetGauges:
         yield Metrics.batch_items.family(((name,), totals.get(f"{name}_items", 0)) for name in ("completed", "failed"))
         kinds = ("input", "cached", "output", "reasoning")
         yield Metrics.batch_tokens.family(((kind,), totals.get(f"{kind}_tokens", 0)) for kind in kinds)
+        yield Metrics.webhook_deliveries.family(((each,), totals.get(f"{each}_webhooks", 0)) for each in WebhookOutcome)
 
 
 _PER_MODEL: dict[Observed, Callable[[ModelView], Any]] = {

@@ -155,6 +155,11 @@ class Metrics(ProcessMetrics):
         "Tokens of those items: input, cached (of the input), output, reasoning (of the output).",
         ("kind",),
     )
+    webhook_deliveries = ObservedCount(
+        "headrace:webhook_deliveries",
+        "Attempts to tell the end of a batch: delivered, failed (tried again), given_up (for the last time).",
+        ("outcome",),
+    )
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

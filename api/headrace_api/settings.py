@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from headrace_api.key_file import Amount, KeyFile, Priority, Rate
 from headrace_api.own_middleware import MiddlewarePath
 from headrace_api.tls import TlsFiles
+from headrace_api.webhooks import WebhookHost, WebhookSecret, WebhookUrl
 
 
 def _list_from_text(value: object) -> object:
@@ -183,6 +184,12 @@ class ApiSettings(BaseSettings):
     """Silence after which another batch worker takes over a batch."""
     batch_ttl_s: Annotated[int, Field(ge=60)] = 30 * 86_400
     """How long a batch is shown after its end."""
+    webhook_secret: WebhookSecret | None = None
+    """`whsec_` and base64: what webhooks are signed with; without it none are sent."""
+    webhook_hosts: Annotated[tuple[WebhookHost, ...], *_Listed] = ()
+    """Hosts that clients may name as receivers of webhooks: `hooks.example.com`, `*.example.com`, `http://10.0.0.7:8080`."""
+    webhook_url: WebhookUrl | None = None
+    """Who is told the end of batches that name no receiver; its host need not be listed."""
     drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
     """How long new requests are still taken after a signal to stop, while /ready already says no."""
     shutdown_grace_s: Annotated[int, Field(ge=0)] = 30
@@ -225,6 +232,12 @@ class ApiSettings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _can_sign_webhooks(self) -> "ApiSettings":
+        if self.webhook_secret is None and (self.webhook_hosts or self.webhook_url):
+            raise ValueError("webhook_hosts and webhook_url: without webhook_secret no webhook can be signed")
+        return self
+
+    @model_validator(mode="after")
     def _has_origins_for_cors(self) -> "ApiSettings":
         idle = self.model_fields_set & {"allowed_methods", "allowed_headers", "allow_credentials"}
         if idle and not self.allowed_origins:
@@ -232,10 +245,16 @@ class ApiSettings(BaseSettings):
         return self
 
     @property
+    def wants_key(self) -> bool:
+        """Whether who enters needs one."""
+        return bool(self.api_keys or self.api_keys_file)
+
+    @property
     def secrets(self) -> list[str]:
         """What no log line may show."""
-        named = (self.api_keys_file or {}).values()
-        return [key.get_secret_value() for key in (*self.api_keys, *(entry.key for entry in named))]
+        named = [entry.key for entry in (self.api_keys_file or {}).values()]
+        signing = [] if self.webhook_secret is None else [self.webhook_secret]
+        return [secret.get_secret_value() for secret in (*self.api_keys, *named, *signing)]
 
     @property
     def tls(self) -> TlsFiles | None:

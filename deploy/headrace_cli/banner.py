@@ -1,5 +1,6 @@
 """What ``headrace serve`` shows when it is ready: what is served where, and how to talk to it."""
 
+import shlex
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
@@ -8,12 +9,14 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from headrace_cli.front_door import FrontDoor
+
 
 @dataclass(frozen=True)
 class Ready:
     """A server that answers, with the model that its banner names. ``guarded``: it wants an API key."""
 
-    base_url: str
+    door: FrontDoor
     model: str
     context_tokens: int
     kv_blocks: int
@@ -34,12 +37,14 @@ class Ready:
         )
 
     def _facts(self) -> list[tuple[str, str]]:
+        uds = [("Socket", str(self.door.uds))] if self.door.uds is not None else []
         return [
-            ("URL", f"{self.base_url}/v1"),
+            *uds,
+            ("URL", f"{self.door.base_url}/v1"),
             ("Model", self.model),
             ("Context", f"{self.context_tokens:,} tokens"),
             ("KV cache", f"{self.kv_blocks:,} blocks"),
-            ("Docs", f"{self.base_url}/docs"),
+            ("Docs", f"{self.door.base_url}/docs"),
         ]
 
     def _panel(self) -> RenderableType:
@@ -56,9 +61,10 @@ class Ready:
 
     def _curl(self) -> str:
         key = "-H 'Authorization: Bearer YOUR_KEY' " if self.guarded else ""
+        socket = f"--unix-socket {shlex.quote(str(self.door.uds))} " if self.door.uds is not None else ""
         return "\n".join(
             [
-                f"curl {self.base_url}/v1/chat/completions {key}-H 'Content-Type: application/json' -d '{{",
+                f"curl {socket}{self.door.base_url}/v1/chat/completions {key}-H 'Content-Type: application/json' -d '{{",
                 f'  "model": "{self.model}", "stream": true,',
                 '  "messages": [{"role": "user", "content": "Why is the sky blue?"}]',
                 "}'",
@@ -67,10 +73,13 @@ class Ready:
 
     def _python(self) -> str:
         key = "YOUR_KEY" if self.guarded else "none"
+        uds = self.door.uds
+        over = f", http_client=httpx.Client(transport=httpx.HTTPTransport(uds={str(uds)!r}))" if uds is not None else ""
         return "\n".join(
             [
+                *(["import httpx"] if uds is not None else []),
                 "from openai import OpenAI",
-                f'client = OpenAI(base_url="{self.base_url}/v1", api_key="{key}")',
+                f'client = OpenAI(base_url="{self.door.base_url}/v1", api_key="{key}"{over})',
                 f'stream = client.chat.completions.create(model="{self.model}", stream=True,',
                 '    messages=[{"role": "user", "content": "Why is the sky blue?"}])',
                 "for chunk in stream:",

@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -14,8 +12,9 @@ from headrace_cli import servers
 from headrace_cli.api_processes import FOLDER, STOP_MARGIN_S, ApiProcesses
 from headrace_cli.banner import Ready
 from headrace_cli.embedded_redis import EmbeddedRedis, EmbeddedRedisError
-from headrace_cli.errors import EXIT_CONFIGURATION, CliError
+from headrace_cli.errors import CliError
 from headrace_cli.foreground import Foreground
+from headrace_cli.front_door import FrontDoor
 from headrace_cli.processes import ProcessSpec, RestartPolicy, Supervisor
 from headrace_cli.terminal import Terminal
 from headrace_shared.errors import UnavailableError
@@ -27,55 +26,18 @@ _POLL_S = 0.2
 _QUEUE_CHECK_S = 0.5
 Work = Callable[[Ready], Awaitable[None]]
 """What a local stack is wanted for, given what is ready."""
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
 
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """``environment``: the servers', their settings included. ``redis_url`` None: a queue below ``state_dir``.
+    """``environment``: the servers', their settings included. ``redis_url`` None: a queue below ``state_dir``."""
 
-    ``uds``: the socket that the API node listens on, instead of ``host`` and ``port``.
-    """
-
-    host: str
-    port: int
+    door: FrontDoor
     state_dir: Path
     redis_url: str | None
     environment: Mapping[str, str]
-    uds: Path | None = None
     batch_worker: bool = True
     """Whether somebody works on batches."""
-
-    @property
-    def base_url(self) -> str:
-        host = _ANY_ADDRESS.get(self.host, self.host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
-
-    def client(self, **options: Any) -> httpx.AsyncClient:
-        """Of the API node, whatever proxies there are for others."""
-        transport = (
-            httpx.AsyncHTTPTransport(uds=str(self.uds), limits=options.get("limits", httpx.Limits()))
-            if self.uds
-            else None
-        )
-        return httpx.AsyncClient(base_url=self.base_url, transport=transport, trust_env=False, **options)
-
-
-def free_port(host: str, port: str) -> int:
-    """``port`` if it can be listened on, a free one for 0. Raises CliError when it is taken or no port at all."""
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise CliError(f"{port} is not a port", exit_code=EXIT_CONFIGURATION)
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return int(probe.getsockname()[1])
-    except OSError as error:
-        reason = f"cannot listen on {host}:{port}: {error.strerror or error}"
-        raise CliError(f"{reason}; choose another --port or --host", exit_code=EXIT_CONFIGURATION) from None
 
 
 class LocalStack:
@@ -151,7 +113,7 @@ class LocalStack:
         redis = connect(RedisSettings(url=redis_url))
         presence = Presence(redis)
         try:
-            async with self._settings.client(timeout=5.0) as api:
+            async with self._settings.door.client(timeout=5.0) as api:
                 while True:
                     if (ready := await self._readiness(presence, api)) is not None:
                         return ready
@@ -166,7 +128,7 @@ class LocalStack:
                 for worker in model.workers:
                     if worker.pid == pid and worker.state == "ready" and await _hands_out(api, model.card.name):
                         return Ready(
-                            base_url=self._settings.base_url,
+                            door=self._settings.door,
                             model=model.card.name,
                             context_tokens=model.card.max_model_len,
                             kv_blocks=worker.kv_blocks_total,

@@ -109,7 +109,9 @@ def serve(served: _Model = None, **given: Any) -> None:
       headrace serve ./model.gguf --kv-cache-memory 2GiB
       headrace serve --config headrace.yaml
     """
-    from headrace_cli import local  # httpx and asyncio take time that --help should not
+    # httpx and asyncio take time that --help should not.
+    from headrace_cli import local
+    from headrace_cli.front_door import front_door
 
     terminal = Terminal()
     # What was exported counts as if it had been given, so that a server and this command cannot disagree about it.
@@ -118,22 +120,17 @@ def serve(served: _Model = None, **given: Any) -> None:
     servers.require(servers.API)
     if not simulated:
         servers.require(servers.WORKER)
-    host = known.get("HEADRACE_API_HOST", _DEFAULT_HOST)
-    port = local.free_port(host, known.get("HEADRACE_API_PORT", str(_DEFAULT_PORT)))
+    door = front_door(known, _DEFAULT_HOST, _DEFAULT_PORT)
     asked = known.get("HEADRACE_WORKER_MODEL")
     found = (asked or "simulated") if simulated else models.resolve(asked, terminal)
-    state_dir = Path(known.get("HEADRACE_STATE_DIR") or folders.state_dir() / f"serve-{port}")
+    place = f"serve-{door.port}" if door.uds is None else f"serve-{door.uds.name}"
+    state_dir = Path(known.get("HEADRACE_STATE_DIR") or folders.state_dir() / place)
+    listening = {"HEADRACE_API_HOST": door.host, "HEADRACE_API_PORT": str(door.port)} if door.uds is None else {}
     settings = local.LocalSettings(
-        host=host,
-        port=port,
+        door=door,
         state_dir=state_dir.expanduser().absolute(),
         redis_url=known.get("HEADRACE_REDIS_URL"),
-        environment={
-            **known,
-            "HEADRACE_API_HOST": host,
-            "HEADRACE_API_PORT": str(port),
-            "HEADRACE_WORKER_MODEL": found,
-        },
+        environment={**known, **listening, "HEADRACE_WORKER_MODEL": found},
     )
     raise typer.Exit(asyncio.run(local.serve(settings, terminal)))
 
@@ -153,10 +150,10 @@ def api(**given: Any) -> None:
     if api_processes.count_of(settings) == 1:
         servers.become(servers.API, settings)
         return
-    from headrace_cli import local  # as above
+    from headrace_cli.front_door import free_port  # as above
 
     host = settings.get("HEADRACE_API_HOST", _DEFAULT_HOST)
-    port = local.free_port(host, settings.get("HEADRACE_API_PORT", str(_DEFAULT_PORT)))
+    port = free_port(host, settings.get("HEADRACE_API_PORT", str(_DEFAULT_PORT)))
     known = servers.environment({**settings, "HEADRACE_API_HOST": host, "HEADRACE_API_PORT": str(port)})
     raise typer.Exit(asyncio.run(api_processes.serve(known, host, port, Terminal())))
 

@@ -40,7 +40,7 @@ class Meter(Protocol):
 class Tally(Protocol):
     """How many of a known number have ended, and how."""
 
-    def ended(self, *, well: bool) -> None: ...
+    def ended(self, *, well: bool, count: int = 1) -> None: ...
 
 
 class Count(Protocol):
@@ -114,13 +114,14 @@ class Terminal:
             yield _Count(progress, progress.add_task(text, total=total))
 
     @contextmanager
-    def tallying(self, text: str, total: int, done: int) -> Iterator[Tally]:
+    def tallying(self, text: str, total: int, done: int, failed: int = 0) -> Iterator[Tally]:
         """A progress bar with rate, remaining time and failures over ``total`` things of which ``done`` ended earlier.
+        ``failed``: so many of those, where they are to be counted.
 
         Without a terminal a line per tenth.
         """
         if not self.interactive:
-            yield _Tenths(self, text, total, done)
+            yield _Tenths(self, text, total, done, failed)
             return
         columns = (
             TextColumn("{task.description}"),
@@ -131,8 +132,8 @@ class Terminal:
             TextColumn("{task.fields[failed]} failed", style="dim"),
         )
         with Progress(*columns, console=self._console, refresh_per_second=4, speed_estimate_period=30.0) as progress:
-            task = progress.add_task(text, total=total, completed=done, failed=0)
-            yield _LiveTally(progress, task)
+            task = progress.add_task(text, total=total, completed=done, failed=failed)
+            yield _LiveTally(progress, task, failed)
 
 
 class _RateColumn(ProgressColumn):
@@ -142,22 +143,22 @@ class _RateColumn(ProgressColumn):
 
 
 class _LiveTally:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task, self._failed = progress, task, 0
+    def __init__(self, progress: Progress, task: TaskID, failed: int) -> None:
+        self._progress, self._task, self._failed = progress, task, failed
 
-    def ended(self, *, well: bool) -> None:
-        self._failed += not well
-        self._progress.update(self._task, advance=1, failed=self._failed)
+    def ended(self, *, well: bool, count: int = 1) -> None:
+        self._failed += 0 if well else count
+        self._progress.update(self._task, advance=count, failed=self._failed)
 
 
 class _Tenths:
-    def __init__(self, terminal: "Terminal", text: str, total: int, done: int) -> None:
+    def __init__(self, terminal: "Terminal", text: str, total: int, done: int, failed: int) -> None:
         self._terminal, self._text, self._total, self._done = terminal, text, total, done
-        self._before, self._failed, self._begun_s = done, 0, mono_s()
+        self._before, self._failed, self._begun_s = done, failed, mono_s()
 
-    def ended(self, *, well: bool) -> None:
-        self._failed += not well
-        earlier, self._done = self._done, self._done + 1
+    def ended(self, *, well: bool, count: int = 1) -> None:
+        self._failed += 0 if well else count
+        earlier, self._done = self._done, self._done + count
         if 10 * self._done // self._total > 10 * earlier // self._total:
             rate = (self._done - self._before) / max(mono_s() - self._begun_s, 1e-9)
             left_s = (self._total - self._done) / rate

@@ -52,7 +52,7 @@ class Rig:
             case "API node":
                 self.api.kill()
                 self.api = self._api()
-                self.api.wait_until_ready()
+                self.api.wait_until_ready(timeout_s=180)
             case "Redis":
                 self._redis.kill()
                 self._redis.start()

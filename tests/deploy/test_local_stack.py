@@ -1,10 +1,12 @@
 """``headrace serve`` as its user starts it, with the engine that needs no model."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ import httpx
 import psutil
 import pytest
 from batching import chats, finished, output_of, submit
+from certificates import authority, signed
 from openai import OpenAI
 
 HEADRACE = Path(sys.executable).parent / "headrace"
@@ -25,7 +28,8 @@ class Serve:
 
     def __init__(self, state_dir: Path, *arguments: str) -> None:
         self._said = state_dir.parent / "said.txt"
-        command = [HEADRACE, "serve", "--engine", "simulated", "--port", "0", "--state-dir", state_dir, *arguments]
+        place = () if "--uds" in arguments else ("--port", "0")
+        command = [HEADRACE, "serve", "--engine", "simulated", *place, "--state-dir", state_dir, *arguments]
         with self._said.open("wb") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
 
@@ -36,7 +40,7 @@ class Serve:
     def wait_ready(self) -> str:
         """The base URL, once the banner is there."""
         self.until(lambda: "print(chunk" in self.said)
-        found = re.search(r"URL +(http://\S+)/v1", self.said)
+        found = re.search(r"URL +(https?://\S+)/v1", self.said)
         assert found is not None
         return found[1]
 
@@ -58,13 +62,20 @@ class Serve:
         ]
 
 
+@contextlib.contextmanager
+def ended(running: Serve) -> Iterator[Serve]:
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.kill()
+        running.process.wait()
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    running = Serve(tmp_path / "state")
-    yield running
-    if running.process.poll() is None:
-        running.process.kill()
-    running.process.wait()
+    with ended(Serve(tmp_path / "state")) as running:
+        yield running
 
 
 def ask(base_url: str) -> int:
@@ -88,6 +99,34 @@ def test_it_serves_and_a_signal_stops_everything_in_order(serve: Serve, number: 
     said = serve.said
     assert said.index("Finished server process") < said.index("worker leaves")
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", said)  # not a terminal: no control characters
+
+
+def test_it_listens_on_a_socket_where_it_is_told_to(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with ended(Serve(tmp_path / "state", "--uds", str(path))) as running:
+        assert running.wait_ready() == "http://localhost"
+        assert f"--unix-socket {path}" in running.said
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), timeout=20) as client:
+            assert client.get("http://localhost/v1/models").json()["data"][0]["id"] == "simulated"
+
+
+def test_it_speaks_https_where_it_has_a_certificate(tmp_path: Path) -> None:
+    own = authority(tmp_path, "own")
+    certificate = signed(tmp_path, "server", own)
+    files = ("--ssl-certfile", str(certificate.cert), "--ssl-keyfile", str(certificate.key))
+    with ended(Serve(tmp_path / "state", *files, "--api-server-count", "2")) as running:
+        base_url = running.wait_ready()
+        assert base_url.startswith("https://127.0.0.1:")
+        trust = ssl.create_default_context(cafile=str(own.cert))
+        assert httpx.get(f"{base_url}/v1/models", verify=trust).json()["data"][0]["id"] == "simulated"
+        assert len(running.children("headrace_api")) == 2
+
+
+def test_certificates_of_clients_are_for_an_api_node_of_its_own(tmp_path: Path) -> None:
+    with ended(Serve(tmp_path / "state", "--ssl-cert-reqs", "2")) as running:
+        assert running.process.wait(30) == 2
+        assert "--ssl-cert-reqs 2" in running.said
+        assert "headrace api" in running.said
 
 
 def test_a_stream_that_runs_when_it_is_told_to_stop_ends_as_it_should(serve: Serve) -> None:

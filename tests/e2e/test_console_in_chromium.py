@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batching import chats, item, running_batch_worker
 from chromium import Tab, browser_tab, needs_chromium
 from dead_letters import bury
 from eventually import eventually
@@ -157,7 +158,7 @@ async def test_the_keyboard_reaches_everything_and_cancels_a_request(valkey_url:
             if reached[-1] == "send":
                 break
         for wanted in (
-            "Skip to models", "Models", "Requests", "Dead letters", "Playground",
+            "Skip to models", "Models", "Requests", "Batches", "Dead letters", "Playground",
             "Recent requests, scrolls", cancel, "model", "question", "max-tokens", "clear", "send",
         ):  # fmt: skip
             assert wanted in reached, wanted
@@ -171,6 +172,61 @@ async def test_the_keyboard_reaches_everything_and_cancels_a_request(valkey_url:
         assert '"cancelled"' in (await streaming).text
         await tab.until("document.querySelector('#request-rows tr').textContent.includes('cancelled')")
         assert "is cancelled" in await page.inner_text("#notice")
+        assert tab.complaints == []
+
+
+async def first_few(worker: ScriptedWorker, claim: Claim) -> Frames:
+    """Answers four requests, and works on others for ever."""
+    script = saying(ANSWER) if claim in worker.claims[:4] else endless
+    async for frame in script(worker, claim):
+        yield frame
+
+
+async def test_batches_show_what_the_api_says_of_them_and_can_be_cancelled(valkey_url: str, tmp_path: Path) -> None:
+    async with (
+        running_worker(valkey_url, script=first_few),
+        running_batch_worker(valkey_url, tmp_path),
+        running_api(valkey_url, files=tmp_path) as api,
+        browser_tab() as tab,
+    ):
+        page = await opened(tab, api)
+        await page.wait_for_selector("#no-batches")
+        assert f"curl {api.base_url}/v1/batches " in await page.inner_text("#first-batch")
+        assert await page.locator("#batch-rows").is_hidden()
+        bad = item("bad", {"model": "tiny", "messages": "none"}).encode()
+        ids = []
+        for content in (b"not json", bad + b"\n" + chats(9, model="tiny")):
+            file = await api.sdk.files.create(file=("in.jsonl", content), purpose="batch")
+            batch = await api.sdk.batches.create(
+                input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+            )
+            ids.append(batch.id)
+        await tab.until("document.querySelector('#batch-rows tr')?.cells[3].textContent === '5/10'")
+        assert await page.locator("#no-batches").is_hidden()
+        shown = (await api.http.get(f"/v1/batches/{ids[1]}")).json()
+        assert shown["request_counts"] == {"total": 10, "completed": 4, "failed": 1}
+        row, failed = await page.locator("#batch-rows tr").all()
+        cells = await row.locator("td").all_inner_texts()
+        assert (cells[0], cells[1], cells[4]) == (ids[1], shown["model"], "1")
+        assert float(cells[5]) > 0
+        assert cells[6].startswith("in ")
+        assert cells[7].split("\n")[0].strip().startswith(shown["status"].replace("_", " "))
+        bar = row.locator("[role=progressbar]")
+        told = [await bar.get_attribute(f"aria-value{name}") for name in ("now", "max", "text")]
+        assert told == ["5", "10", "4 completed, 1 failed of 10"]
+        whole = await bar.evaluate("e => e.getBoundingClientRect().width")
+        await asyncio.sleep(0.5)
+        parts = await bar.evaluate("e => [...e.children].map((part) => part.getBoundingClientRect().width)")
+        assert [round(part / whole, 2) for part in parts] == [0.4, 0.1]
+        assert "line 1: This line is not parseable" in await failed.inner_text()
+        assert await failed.get_by_role("button").count() == 0
+        await page.click(f"[aria-label='Cancel batch {ids[1]}']")
+        await page.wait_for_selector("#notice:not(:empty)")
+        assert f"Batch {ids[1]} is cancell" in await page.inner_text("#notice")
+        await tab.until("document.querySelector('#batch-rows tr').cells[7].textContent.startsWith('cancelled')")
+        assert (await api.http.get(f"/v1/batches/{ids[1]}")).json()["status"] == "cancelled"
+        assert await row.get_by_role("button").count() == 0
+        assert (await row.locator("td").nth(6).inner_text()).endswith(" ago")
         assert tab.complaints == []
 
 

@@ -83,6 +83,12 @@ def start(system: Fleet, folder: Path, metrics_port: int = 0, **speculation: obj
     )
 
 
+def end(worker: WorkerProcess, api: ApiProcess) -> None:
+    """Only when it is forgotten as well is the next one waited for."""
+    worker.kill()
+    wait_until(lambda: not api.serves(1, 1), "the API node has forgotten the worker")
+
+
 def ask(api: ApiProcess, **fields: Any) -> dict[str, Any]:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 900, "seed": 4, **fields}
     answer = httpx.post(f"{api.url}/v1/chat/completions", json=body, timeout=100)
@@ -120,7 +126,7 @@ def plain(system: Fleet, folder: Path, api: ApiProcess) -> list[tuple[dict[str, 
     answers.append((stopped, ask(api, **stopped)))
     assert answers[-1][1]["choices"][0]["finish_reason"] == "stop"
     assert answers[-1][1]["tokens"] < 60
-    worker.kill()
+    end(worker, api)
     return answers
 
 
@@ -158,7 +164,7 @@ def test_answers_are_those_of_a_worker_that_does_not_guess(
                 jsonschema.validate(json.loads(text), SCHEMA)
         assert accepted(port) > (100 if method != "ngram" else 0)
     finally:
-        worker.kill()
+        end(worker, api)
 
 
 def test_an_answer_goes_on_when_its_guessing_worker_is_lost(system: Fleet, folder: Path, api: ApiProcess) -> None:

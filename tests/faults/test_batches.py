@@ -1,15 +1,17 @@
 """Processes that are killed while they work on a batch: every item has one result, that of an undisturbed run."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from batching import BatchWorkerProcess, chats, errors_of, finished, numbered, output_of, said, submit
 from fleet import ApiProcess, Fleet, fleet_on, wait_until
 from openai import OpenAI
+from webhook_receiver import SECRET, Receiver, running_receiver
 from worker_process import WorkerProcess
 
 from headrace_cli.embedded_redis import EmbeddedRedis
@@ -23,13 +25,13 @@ CONTENT = chats(ITEMS, max_tokens=30, ignore_eos=True)
 class Rig:
     """Everything that works on a batch, twice where that is how it would be run."""
 
-    def __init__(self, redis: EmbeddedRedis, fleet: Fleet, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, redis: EmbeddedRedis, fleet: Fleet, settings: Mapping[str, object], stack: ExitStack) -> None:
         self._redis = redis
         self._fleet = fleet
-        self._files = folder / "files"
+        self._settings = settings
         self._stack = stack
         self.workers = [self._worker() for _ in range(2)]
-        self.api = fleet.api(files=self._files)
+        self.api = fleet.api(**settings)
         self.batch_workers = [self._batch_worker()]
         self.api.wait_until_ready(workers=2, timeout_s=100)
 
@@ -54,7 +56,7 @@ class Rig:
                 self.workers[0] = self._worker()
             case "API node":
                 self.api.kill()
-                self.api = self._fleet.api(files=self._files)
+                self.api = self._fleet.api(**self._settings)
                 self.api.wait_until_ready(timeout_s=100)
             case "Redis":
                 self._redis.kill()
@@ -64,15 +66,23 @@ class Rig:
         return self._fleet.worker(simulated_step_ms=10, lease_ms=1500, max_num_seqs=16)
 
     def _batch_worker(self) -> BatchWorkerProcess:
-        worker = BatchWorkerProcess(self._redis.url, files=self._files, batch_lease_s=1.5)
+        worker = BatchWorkerProcess(self._redis.url, **self._settings, batch_lease_s=1.5)
         self._stack.callback(worker.kill)
         return worker
 
 
 @pytest.fixture
-def rig(own_valkey: EmbeddedRedis, tmp_path: Path) -> Iterator[Rig]:
+def receiver() -> Iterator[Receiver]:
+    with running_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def rig(own_valkey: EmbeddedRedis, receiver: Receiver, tmp_path: Path) -> Iterator[Rig]:
+    url = f"http://{receiver.host}/"
+    settings = {"files": tmp_path / "files", "webhook_secret": SECRET, "webhook_url": url}
     with ExitStack() as stack, fleet_on(own_valkey.url) as fleet:
-        yield Rig(own_valkey, fleet, tmp_path, stack)
+        yield Rig(own_valkey, fleet, settings, stack)
 
 
 def completed(api: ApiProcess, batch_id: str) -> int:
@@ -134,3 +144,20 @@ def test_two_batches_survive_kills_of_both_batch_workers_in_turn(rig: Rig) -> No
         assert over.status == "completed"
         assert set(output_of(rig.client, over)) == set(numbered(ITEMS))
         assert errors_of(rig.client, over) == {}
+
+
+@pytest.mark.slow
+def test_the_end_of_a_batch_is_told_although_the_batch_worker_died_over_it(rig: Rig, receiver: Receiver) -> None:
+    receiver.answers[:] = [0]
+    batch = submit(rig.client, chats(3))
+    wait_until(lambda: len(receiver.received) == 1, "its end is about to be told")
+    rig.kill("batch worker")
+    wait_until(lambda: len(receiver.received) == 2, "its end is told again", 40)
+    first, second = (sent.event() for sent in receiver.received)
+    assert (first.id, first.type, first.data.id) == (second.id, "batch.completed", batch.id)
+    wait_until(lambda: webhook_of(rig, batch.id)["status"] == "delivered", "that is known")
+    assert webhook_of(rig, batch.id)["attempts"] == 2
+
+
+def webhook_of(rig: Rig, batch_id: str) -> Any:
+    return rig.client.batches.retrieve(batch_id).to_dict()["webhook"]

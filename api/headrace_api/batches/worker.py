@@ -17,6 +17,7 @@ import arq.worker
 from arq import Worker, cron, func
 from arq.worker import Function
 
+from headrace_api.batches.notices import Notices
 from headrace_api.batches.run import BatchRun
 from headrace_api.batches.window import Window
 from headrace_api.operations.services import Services
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _MOST_BATCHES = 64
 _LOOK_EVERY_S = 2
+_NOTIFY_SECONDS = set(range(1, 60, 2))
 _SWEEP_SECOND = 7
 _SWEPT_AT_ONCE = 1000
 _RETRY_S = 1.0
@@ -42,6 +44,7 @@ class BatchWorker:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._window = Window(services.settings.batch_window)
+        self._notices = Notices(services)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._runs: dict[str, asyncio.Task[None]] = {}
 
@@ -65,6 +68,7 @@ class BatchWorker:
             queue_name=QUEUE,
             cron_jobs=[
                 cron(self._look, name=f"{TAG}look", second=set(range(0, 60, _LOOK_EVERY_S)), run_at_startup=True),
+                cron(self._notify, name=f"{TAG}notify", second=_NOTIFY_SECONDS),
                 cron(self._sweep, name=f"{TAG}sweep", second=_SWEEP_SECOND),
             ],
             redis_pool=await self._services.batch_jobs.client(),
@@ -107,6 +111,9 @@ class BatchWorker:
         """For batches that nobody works on: new ones whose job was lost, and those of workers that have died."""
         for batch_id in await self._services.batches.waiting(_MOST_BATCHES):
             await self._services.batch_jobs.announce(batch_id)
+
+    async def _notify(self, ctx: dict[Any, Any]) -> None:
+        await self._notices.send_due()
 
     async def _sweep(self, ctx: dict[Any, Any]) -> None:
         await self.sweep()

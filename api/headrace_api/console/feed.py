@@ -1,7 +1,7 @@
 """ConsoleFeed: once a second one picture of the fleet for all who look at a console or at ``headrace top``.
 
-It is made from what the process knows anyway, so that viewers cost Redis nothing; only the dead letters are read for
-them, once in a while, however many look.
+It is made from what the process knows anyway, so that viewers cost Redis nothing; only dead letters and batches are
+read for them, once in a while, however many look.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from importlib.metadata import version
 
 import msgspec
 
+from headrace_api.console.batch_board import BatchBoard
 from headrace_api.console.fleet_tally import FleetTally
 from headrace_api.console.recorder import Recorder
 from headrace_api.console.rows import dead_letter_row, model_row, request_row
@@ -27,6 +28,7 @@ from headrace_api.schemas.console import DeadLetterRow, Own, Point, Shared
 from headrace_api.timeline import Timelines
 from headrace_shared.clock import mono_s, wall_ms
 from headrace_shared.errors import UnavailableError
+from headrace_shared.queue.batch_book import BatchBook
 from headrace_shared.queue.dead_letters import DeadLetters
 from headrace_shared.queue.nodes import Nodes
 
@@ -49,6 +51,11 @@ class Audience:
     owner: str
     admin: bool
 
+    @property
+    def sees(self) -> str | None:
+        """Whose requests and batches; None: everybody's."""
+        return None if self.admin else self.owner
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:
@@ -60,6 +67,7 @@ class Sources:
     directory: ModelDirectory
     dead_letters: DeadLetters
     nodes: Nodes
+    batches: BatchBook
 
 
 class ConsoleFeed:
@@ -71,6 +79,7 @@ class ConsoleFeed:
         self._node = f"{socket.gethostname()}:{os.getpid()}"
         self.tally = FleetTally(sources.nodes, f"{self._node}:{secrets.token_hex(4)}")
         self._recorder = Recorder(sources.metrics, self.tally)
+        self._batches = BatchBoard(sources.batches)
         self._viewers: dict[Audience, int] = {}
         self._letters: Sequence[DeadLetterRow] = ()
         self._letters_read_s = -_LETTERS_S
@@ -106,8 +115,15 @@ class ConsoleFeed:
         self._letters_read_s = mono_s()
         self._frames.clear()
 
-    async def refresh_letters(self) -> None:
-        """The same for viewers: not again within five seconds. While Redis is away those that are known stay."""
+    async def refresh(self, audience: Audience) -> None:
+        """Read what is read for viewers, where that was not done a moment ago."""
+        if self._sources.fleet.snapshot.redis:
+            await self._batches.refresh(audience.sees)
+        if audience.admin:
+            await self._refresh_letters()
+
+    async def _refresh_letters(self) -> None:
+        """Not again within five seconds. While Redis is away those that are known stay."""
         if mono_s() - self._letters_read_s < _LETTERS_S:
             return
         self._letters_read_s = mono_s()
@@ -137,8 +153,9 @@ class ConsoleFeed:
         self._recorder.record(wall_ms(), sum(worker.tokens_per_s for model in models for worker in model.workers))
         self._frames.clear()
         self._shared = b""
-        if any(audience.admin for audience in self._viewers):
-            await self.refresh_letters()
+        for audience in list(self._viewers):
+            await self.refresh(audience)
+        self._batches.keep_only(audience.sees for audience in self._viewers)
         ticked, self._ticked = self._ticked, asyncio.Event()
         ticked.set()
 
@@ -156,10 +173,11 @@ class ConsoleFeed:
 
     def _own(self, audience: Audience) -> Own:
         recent = self._sources.timelines.recent()
-        mine = [past for past in recent if audience.admin or past.owner == audience.owner]
+        mine = [past for past in recent if audience.sees in (None, past.owner)]
         return Own(
             admin=audience.admin,
             requests=[request_row(past) for past in mine[:_MOST_REQUESTS]],
+            batches=self._batches.rows(audience.sees),
             dead_letters=list(self._letters) if audience.admin else [],
         )
 
@@ -176,8 +194,7 @@ class Viewer:
         """A second's picture, the first with the history before it; b"" when the process is about to stop."""
         if not self._begun:
             self._begun = True
-            if self._audience.admin:
-                await self._feed.refresh_letters()
+            await self._feed.refresh(self._audience)
             return self._feed.history() + self._feed.frame(self._audience)
         return self._feed.frame(self._audience) if await self._feed.next_tick() else b""
 

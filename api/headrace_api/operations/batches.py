@@ -19,6 +19,8 @@ from headrace_api.operations.responses import RESPONSES
 from headrace_api.operations.services import Services
 from headrace_api.schemas import batches as schemas
 from headrace_api.schemas.batches import Batch, BatchList, BatchRequest
+from headrace_api.settings import ApiSettings
+from headrace_api.webhooks import problem_with
 from headrace_shared.clock import wall_s
 from headrace_shared.errors import HeadraceError, InvalidRequestError, NotFoundError, UnavailableError
 from headrace_shared.queue.batch_book import OVER, BatchSpec, BatchState, BatchStatus
@@ -44,6 +46,7 @@ async def create(body: BatchRequest, tenant: str | None, call: Call, services: S
         raise InvalidRequestError(
             f"endpoint: should be one of {', '.join(ENDPOINTS)}, got {body.endpoint[:80]!r}.", param="endpoint"
         )
+    webhook_url = _webhook_url(body.webhook_url, services.settings)
     caller = call.caller.named(tenant, None)
     try:
         file = await services.files.get(body.input_file_id, caller.owner)
@@ -71,6 +74,7 @@ async def create(body: BatchRequest, tenant: str | None, call: Call, services: S
         most_items=caller.limits.batch_items,
         most_tokens=caller.limits.batch_tokens,
         traceparent=call.traceparent,
+        webhook_url=webhook_url,
     )
     await services.batches.create(spec)
     await services.batch_jobs.announce(spec.id)
@@ -161,13 +165,26 @@ def _managed_by(call: Call) -> str | None:
     return None if call.caller.admin else call.caller.owner
 
 
+def _webhook_url(asked: str | None, settings: ApiSettings) -> str | None:
+    """Whom to tell a batch's end. Raises InvalidRequestError."""
+    if asked is None:
+        return settings.webhook_url
+    if not settings.webhook_hosts:
+        problem = "is not possible here; who runs this server can allow it with --webhook-secret and --webhook-hosts"
+    else:
+        problem = problem_with(asked, settings.webhook_hosts) or ""
+    if problem:
+        raise InvalidRequestError(f"webhook_url: {problem}.", param="webhook_url")
+    return asked
+
+
 def _priority(call: Call, usual: int, services: Services) -> int:
     return call.caller.limits.priority(None, usual) if services.settings.scheduling_policy == "priority" else 0
 
 
 def shown(state: BatchState) -> Batch:
     """As clients see it."""
-    spec, usage, times = state.spec, state.usage, state.times
+    spec, usage, times, webhook = state.spec, state.usage, state.times, state.webhook
     errors = [
         schemas.BatchError(code=each.code, line=each.line, message=each.message, param=each.param)
         for each in state.problems
@@ -200,4 +217,7 @@ def shown(state: BatchState) -> Batch:
             total_tokens=usage.input + usage.output,
         ),
         metadata=spec.metadata,
+        webhook=schemas.Webhook(status=webhook.status, attempts=webhook.attempts, error=webhook.error)
+        if webhook
+        else None,
     )

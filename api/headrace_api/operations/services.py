@@ -20,6 +20,7 @@ from headrace_shared.queue.batch_jobs import BatchJobs
 from headrace_shared.queue.dead_letters import DeadLetters
 from headrace_shared.queue.file_book import FileBook
 from headrace_shared.queue.requests import RequestQueue
+from headrace_shared.queue.webhook_book import WebhookBook
 from headrace_shared.telemetry.exposition import Exposition
 
 
@@ -45,5 +46,6 @@ class Services:
     store: ByteStore
     batches: BatchBook
     batch_jobs: BatchJobs
+    webhooks: WebhookBook
     anyone: Caller
     """Who sends requests without a key, where none is needed."""

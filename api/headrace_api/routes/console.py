@@ -17,7 +17,7 @@ router = APIRouter(tags=["console"])
 @router.get("/console", include_in_schema=False)
 async def show_page(services: ServicesDep) -> Response:
     """Open: it holds no data, and asks for the key."""
-    return _answer(page(guarded=bool(services.settings.secrets)))
+    return _answer(page(guarded=services.settings.wants_key))
 
 
 @router.get("/console/files/{name}", include_in_schema=False)

@@ -30,6 +30,9 @@ class BatchRequest(RequestModel):
     output_expires_after: Annotated[
         ExpiresAfter | None, Field(description="When its results go; default: as other files.")
     ] = None
+    webhook_url: Annotated[
+        str | None, Field(description="Who is told its end, on a host that the server allows; default: the server's.")
+    ] = None
 
     @property
     def window_s(self) -> int:
@@ -85,6 +88,16 @@ class BatchTokens(msgspec.Struct, frozen=True, kw_only=True):
     total_tokens: int
 
 
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the telling of a batch's end has come."""
+
+    status: str
+    """pending, delivered, given_up."""
+    attempts: int
+    error: str | None
+    """Of the last attempt."""
+
+
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """A batch as it is now."""
 
@@ -111,6 +124,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     request_counts: RequestCounts
     usage: BatchTokens
     metadata: dict[str, str] | None
+    webhook: Webhook | None
+    """null: nobody is told its end."""
 
 
 class BatchList(msgspec.Struct, frozen=True, kw_only=True):

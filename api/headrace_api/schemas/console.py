@@ -105,6 +105,29 @@ class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True):
     """Redis' clock."""
 
 
+class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch. Moments are seconds since 1970."""
+
+    id: str
+    status: str
+    model: str | None
+    endpoint: str
+    tenant: str
+    created_at: int
+    expires_at: int
+    ended_at: int | None
+    total: int
+    """0 until its input is checked."""
+    completed: int
+    failed: int
+    items_per_s: float | None
+    """Over the last half minute while it is worked on, over all afterwards."""
+    left_s: float | None
+    """At that rate; null: that cannot be said."""
+    problem: str | None
+    """Why it failed."""
+
+
 class Shared(msgspec.Struct, frozen=True, kw_only=True):
     """What every viewer sees."""
 
@@ -124,6 +147,8 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
     admin: bool
     requests: list[RequestRow]
     """The newest first: one's own, an administrator's are everybody's."""
+    batches: list[BatchRow]
+    """The same, of the whole fleet: the newest, and those that are not done."""
     dead_letters: list[DeadLetterRow]
     """For administrators alone."""
 

@@ -53,9 +53,9 @@ def follow(client: BatchClient, batch_id: str, terminal: Terminal) -> int:
         for batch in _states(client, before):
             if tally is not None:
                 _count(tally, before["request_counts"], batch["request_counts"])
-            elif (total := batch["request_counts"]["total"]) and batch["status"] not in ENDED:
+            elif (total := (counts := batch["request_counts"])["total"]) and batch["status"] not in ENDED:
                 # How many there are is known once its input is checked.
-                tally = stack.enter_context(terminal.tallying("Items", total, _ended(batch["request_counts"])))
+                tally = stack.enter_context(terminal.tallying("Items", total, _ended(counts), counts["failed"]))
             if batch["status"] != before["status"]:
                 _tell(terminal, batch)
             before = batch
@@ -91,8 +91,8 @@ def _tell(terminal: Terminal, batch: Batch) -> None:
 
 def _count(tally: Tally, before: dict[str, int], now: dict[str, int]) -> None:
     for name in ("completed", "failed"):
-        for _ in range(now[name] - before[name]):
-            tally.ended(well=name == "completed")
+        if more := now[name] - before[name]:
+            tally.ended(well=name == "completed", count=more)
 
 
 def _ended(counts: dict[str, int]) -> int:

@@ -49,6 +49,21 @@ BATCH_FLAGS = (
         "SECONDS",
         "BATCH_TTL_S",
     ),
+    _batch(
+        "webhook-secret", str, "What webhooks are signed with: whsec_ and base64. Without it none are sent.", "SECRET"
+    ),
+    _batch(
+        "webhook-hosts",
+        list[str],
+        "Host that clients may name as receiver of webhooks, like hooks.example.com or *.example.com; may be given several times.",
+        "HOST",
+    ),
+    _batch(
+        "webhook-url",
+        str,
+        "Who is told the end of batches that name no receiver (default: nobody).",
+        "URL",
+    ),
 )
 
 _ANSWERING = {

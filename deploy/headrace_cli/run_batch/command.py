@@ -139,7 +139,7 @@ async def _offline(settings: RunBatchSettings, work: Work, terminal: Terminal) -
     with local_settings(settings.variables, terminal) as local:
 
         async def with_stack(_ready: Ready) -> None:
-            async with local.client(timeout=_TIMEOUT, limits=_limits(settings)) as http:
+            async with local.door.client(timeout=_TIMEOUT, limits=_limits(settings)) as http:
                 await work(http)
 
         await LocalStack(local, terminal).run(with_stack)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from headrace_cli import models, servers
+from headrace_cli.front_door import FrontDoor
 from headrace_cli.local import LocalSettings
 from headrace_cli.terminal import Terminal
 
@@ -38,4 +39,4 @@ def local_settings(given: Mapping[str, str], terminal: Terminal) -> Iterator[Loc
         uds = Path(folder) / "api.sock"
         environment = {**exported, **_QUIET, **given, "PYTHONUNBUFFERED": "1"}
         environment |= {"HEADRACE_WORKER_MODEL": model, "HEADRACE_API_UDS": str(uds)}
-        yield LocalSettings("localhost", 80, Path(folder), None, environment, uds, batch_worker=False)
+        yield LocalSettings(FrontDoor(uds=uds), Path(folder), None, environment, batch_worker=False)

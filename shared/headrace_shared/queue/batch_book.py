@@ -63,6 +63,8 @@ class BatchSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     most_tokens: int | None = None
     traceparent: str | None = None
     """Span of the request that it came with: its items are traces of their own, linked to that."""
+    webhook_url: str | None = None
+    """Whom its end is told."""
 
 
 class BatchProblem(msgspec.Struct, frozen=True):
@@ -93,6 +95,17 @@ class BatchUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookState:
+    """How far the telling of a batch's end has come."""
+
+    status: str
+    """``pending``, or the last attempt's outcome."""
+    attempts: int
+    error: str | None
+    """Of the last attempt."""
+
+
+@dataclass(frozen=True, slots=True)
 class BatchState:
     """A batch as it is now."""
 
@@ -112,6 +125,7 @@ class BatchState:
     """What it will be, once that is known."""
     faults: int
     """How often work on it has broken off because of a fault of ours."""
+    webhook: WebhookState | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +162,7 @@ class BatchBook:
             msgspec.msgpack.encode(spec),
             wall_ms(),
             spec.input_file_id,
+            _PENDING if spec.webhook_url is not None else "",
         )
         if not created:
             raise NotFoundError(f"There is no file {spec.input_file_id!r}.", param="input_file_id")
@@ -168,17 +183,33 @@ class BatchBook:
         """An owner's batches, and whether there are more. Raises InvalidRequestError."""
 
         async def some(ids: Sequence[str]) -> list[BatchState | None]:
-            async with reaching(self._redis):
-                async with self._redis.pipeline(transaction=False) as pipeline:
-                    for batch_id in ids:
-                        pipeline.hgetall(keys.batch(batch_id))
-                    states = [_read(fields) for fields in await pipeline.execute()]
-                gone = [batch_id for batch_id, state in zip(ids, states, strict=True) if state is None]
-                if gone:
+            states = await self._states(ids)
+            gone = [batch_id for batch_id, state in zip(ids, states, strict=True) if state is None]
+            if gone:
+                async with reaching(self._redis):
                     await self._redis.zrem(keys.batches_of(owner), *gone)
             return states
 
         return await page_of(self._redis, keys.batches_of(owner), page, some)
+
+    async def overview(self, owner: str | None, limit: int) -> list[BatchState]:
+        """The newest ``limit``, and as many others that are not done; newest first. ``owner`` None: everybody's."""
+        newest = keys.recent_batches() if owner is None else keys.batches_of(owner)
+        async with reaching(self._redis):
+            found = [
+                batch_id.decode()
+                for key in (newest, keys.open_batches())
+                for batch_id in await self._redis.zrevrange(key, 0, limit - 1)
+            ]
+        states = [state for state in await self._states(list(dict.fromkeys(found))) if state is not None]
+        mine = [state for state in states if owner in (None, state.spec.owner)]
+        return sorted(mine, key=lambda state: -state.spec.created_at)
+
+    async def _states(self, ids: Sequence[str]) -> list[BatchState | None]:
+        async with reaching(self._redis), self._redis.pipeline(transaction=False) as pipeline:
+            for batch_id in ids:
+                pipeline.hgetall(keys.batch(batch_id))
+            return [_read(fields) for fields in await pipeline.execute()]
 
     async def waiting(self, limit: int) -> list[str]:
         """Batches that are not done and that nobody works on."""
@@ -311,6 +342,7 @@ _BEFORE: Mapping[BatchStatus, frozenset[BatchStatus]] = {
     BatchStatus.CANCELLED: frozenset({BatchStatus.CANCELLING}),
 }
 """Which status may follow which."""
+_PENDING = "pending"
 
 
 def _read(fields: Mapping[bytes, bytes]) -> BatchState | None:
@@ -324,7 +356,7 @@ def _read(fields: Mapping[bytes, bytes]) -> BatchState | None:
     def number(name: str) -> int:
         return int(fields.get(name.encode(), b"0"))
 
-    problems, ending = fields.get(b"problems"), text("ending")
+    problems, ending, webhook = fields.get(b"problems"), text("ending"), text("webhook")
     return BatchState(
         spec=msgspec.msgpack.decode(fields[b"spec"], type=BatchSpec),
         status=BatchStatus(fields[b"status"].decode()),
@@ -341,4 +373,5 @@ def _read(fields: Mapping[bytes, bytes]) -> BatchState | None:
         problems=() if problems is None else msgspec.json.decode(problems, type=tuple[BatchProblem, ...]),
         ending=None if ending is None else BatchStatus(ending),
         faults=number("faults"),
+        webhook=WebhookState(webhook, number("webhook_attempts"), text("webhook_error") or None) if webhook else None,
     )

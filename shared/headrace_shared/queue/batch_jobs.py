@@ -54,5 +54,6 @@ class BatchJobs:
         )
 
 
-encode: Callable[[Any], bytes] = msgspec.msgpack.encode
+# What arq says of a job that failed holds the exception itself.
+encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder(enc_hook=repr).encode
 decode: Callable[[bytes], Any] = msgspec.msgpack.decode

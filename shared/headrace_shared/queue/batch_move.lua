@@ -4,7 +4,7 @@
 local BASE = KEYS[1]
 local id, to = ARGV[1], ARGV[4]
 local key = BASE .. 'batch:' .. id
-local h = redis.call('HMGET', key, 'status', 'epoch', 'owner', 'input', 'total', 'tokens')
+local h = redis.call('HMGET', key, 'status', 'epoch', 'owner', 'input', 'total', 'tokens', 'webhook')
 if not h[1] or (ARGV[2] ~= '' and ARGV[2] ~= h[2]) then return 0 end
 if h[1] == to then return 1 end
 if not string.find(',' .. ARGV[3] .. ',', ',' .. h[1] .. ',', 1, true) then return 0 end
@@ -13,6 +13,7 @@ for i = 7, #ARGV, 2 do redis.call('HSET', key, ARGV[i], ARGV[i + 1]) end
 if ARGV[6] == '' then return 1 end
 redis.call('ZREM', BASE .. 'open', id)
 redis.call('HINCRBY', BASE .. 'totals', to, 1)
+if h[7] then redis.call('ZADD', BASE .. 'webhooks', 0, id) end
 local input = BASE .. 'file:' .. h[4]
 if redis.call('EXISTS', input) == 1 then redis.call('HINCRBY', input, 'uses', -1) end
 if h[5] then

@@ -45,6 +45,8 @@ Files and batches are of the API room alone. Their keys have the base ``hr:{batc
 ``batch:<id>``         hash      a batch (``batch_book.py``)
 ``batches:<owner>``    zset      an owner's batches -> created
 ``open``               zset      batches that are not done -> end of their owner's lease
+``recent``             zset      the newest batches of all owners -> created
+``webhooks``           zset      batches whose end is to be told -> time of the next attempt
 ``segments:<id>``      hash      recorded segments of results -> what they are made of
 ``done:<id>``          bitmap    lines whose result is in a recorded segment
 ``enqueued``           hash      ``i<owner>`` items and ``t<owner>`` tokens of its batches that are not done
@@ -175,6 +177,10 @@ def batches_of(owner: str) -> str:
 
 def open_batches() -> str:
     return f"{BATCHES}open"
+
+
+def recent_batches() -> str:
+    return f"{BATCHES}recent"
 
 
 def segments(batch_id: str) -> str:

@@ -39,10 +39,12 @@ class Script(StrEnum):
     BATCH_RECORD = "batch_record"
     BATCH_MOVE = "batch_move"
     BATCH_WAITING = "batch_waiting"
+    WEBHOOK_TAKE = "webhook_take"
+    WEBHOOK_NOTE = "webhook_note"
 
 
 _WITHOUT_STATE = {Script.ANNOUNCE, Script.FLEET, Script.QUEUES, Script.NODES, Script.RATE_LIMIT} | {
-    script for script in Script if script.startswith(("file_", "batch_"))
+    script for script in Script if script.startswith(("file_", "batch_", "webhook_"))
 }
 
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from headrace_cli.errors import CliError
 from headrace_cli.main import app
+from headrace_cli.terminal import Terminal
 
 
 async def batches(*arguments: str) -> Result:
@@ -104,3 +105,14 @@ async def test_a_server_that_is_not_there_is_told(command: list[str]) -> None:
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     shown = CliRunner().invoke(app, ["batches", command, "--help"])
     assert f"headrace batches {command}" in shown.output.split("Example")[1]
+
+
+def test_the_bar_begins_with_what_has_ended_and_failed_and_takes_many_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Terminal().tallying("Items", 1000, 400, 30) as tally:
+        tally.ended(well=True, count=250)
+        tally.ended(well=False, count=50)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("Items: 650 of 1,000, 30 failed, ")
+    assert second.startswith("Items: 700 of 1,000, 80 failed, ")

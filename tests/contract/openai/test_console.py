@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+from batching import chats, running_batch_worker
 from dead_letters import bury
 from eventually import eventually
 from live_api import Api, running_api
@@ -242,6 +243,40 @@ async def test_each_key_sees_its_own_requests_and_an_administrator_all_but_nobod
             assert shown["admin"] is (name == "ops")
             seen[name] = [request["tenant"] for request in shown["requests"]]
     assert seen == {"ann": ["ann"], "bob": ["bob"], "ops": ["bob", "ann"]}
+
+
+async def test_each_key_sees_its_own_batches_and_an_administrator_all(
+    valkey_url: str, worker: ScriptedWorker, tmp_path: Path
+) -> None:
+    async with (
+        running_batch_worker(valkey_url, tmp_path),
+        running_api(valkey_url, api_keys_file=keys_file(tmp_path), files=tmp_path) as api,
+    ):
+        made = {}
+        for name, headers in (("ann", ANN), ("bob", BOB)):
+            files = {"file": ("in.jsonl", chats(3, model="tiny"))}
+            file = (await api.http.post("/v1/files", files=files, data={"purpose": "batch"}, headers=headers)).json()
+            body = {"input_file_id": file["id"], "endpoint": CHAT, "completion_window": "24h"}
+            made[name] = (await api.http.post("/v1/batches", json=body, headers=headers)).json()["id"]
+
+        async def both_done() -> bool:
+            return [row["status"] for row in (await picture(api, OPS))["batches"]] == ["completed"] * 2
+
+        await eventually(both_done, 15)
+        seen = {
+            name: [(row["id"], row["tenant"]) for row in (await picture(api, headers))["batches"]]
+            for name, headers in (("ann", ANN), ("bob", BOB), ("ops", OPS))
+        }
+        ann, bob = (made["ann"], "ann"), (made["bob"], "bob")
+        assert seen == {"ann": [ann], "bob": [bob], "ops": [bob, ann]}
+        [row] = (await picture(api, ANN))["batches"]
+        shown = (await api.http.get(f"/v1/batches/{made['ann']}", headers=ANN)).json()
+        assert {"total": row["total"], "completed": row["completed"], "failed": row["failed"]} == shown[
+            "request_counts"
+        ]
+        assert (row["created_at"], row["ended_at"]) == (shown["created_at"], shown["completed_at"])
+        assert row["items_per_s"] == round(3 / max(shown["finalizing_at"] - shown["in_progress_at"], 1), 3)
+        assert (row["left_s"], row["problem"]) == (None, None)
 
 
 async def test_an_administrator_cancels_anybodys_request_but_does_not_read_its_answer(

@@ -13,6 +13,7 @@ from queue_traffic import QUEUE, make_job
 from redis_servers import RedisServer
 from scripted_worker import ScriptedWorker, running_worker
 from streams_in_progress import both_ends, one_request
+from webhook_receiver import SECRET, running_receiver
 
 from headrace_api.batches.worker import BatchWorker
 from headrace_shared.queue import keys, scripts
@@ -106,11 +107,12 @@ async def test_nothing_that_the_two_sides_do_is_refused(server: RedisServer) -> 
 
 async def test_a_batch_is_worked_on_by_users_with_least_privilege(server: RedisServer, tmp_path: Path) -> None:
     api_url, worker_url = (url_of(server, user) for user in USERS)
-    with redis.Redis.from_url(f"redis://admin:admin@127.0.0.1:{server.port}") as admin:
+    with redis.Redis.from_url(f"redis://admin:admin@127.0.0.1:{server.port}") as admin, running_receiver() as receiver:
+        hook = {"webhook_secret": SECRET, "webhook_url": f"http://{receiver.host}/"}
         async with (
             running_worker(worker_url),
-            running_api(api_url, files=tmp_path) as api,
-            running_batch_worker(url_of(server, BATCH_WORKER), tmp_path) as services,
+            running_api(api_url, files=tmp_path, **hook) as api,
+            running_batch_worker(url_of(server, BATCH_WORKER), tmp_path, **hook) as services,
         ):
             kept = await api.sdk.files.create(file=("a.txt", b"x"), purpose="user_data")
             assert (await api.sdk.files.delete(kept.id)).deleted
@@ -119,6 +121,7 @@ async def test_a_batch_is_worked_on_by_users_with_least_privilege(server: RedisS
             assert (await batch_is_over(api, b"nonsense")).status == "failed"
             assert len((await api.sdk.batches.list(after=batch.id)).data) == 0
             await BatchWorker(services).sweep()
+            await eventually(lambda: len(receiver.received) == 2, 10)
         refused = {entry[7] for entry in admin.execute_command("ACL", "LOG")}
     assert refused <= {b"config|get"}
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -11,6 +12,7 @@ from headrace_shared.errors import InvalidRequestError, NotFoundError
 from headrace_shared.queue.batch_book import BatchBook, BatchSpec, BatchStatus, BatchUsage, LostBatchError, Segment
 from headrace_shared.queue.file_book import FileBook, FileRecord
 from headrace_shared.queue.pages import Page
+from headrace_shared.queue.webhook_book import DueWebhook, WebhookBook, WebhookOutcome
 
 LEASE_MS = 60_000
 
@@ -30,7 +32,7 @@ def a_file(file_id: str = "file-1", owner: str = "ann", size: int = 10) -> FileR
     return FileRecord(file_id, owner, "in.jsonl", "batch", size, now_s, now_s + 3600)
 
 
-def a_batch(batch_id: str = "batch_1", owner: str = "ann", **fields: int) -> BatchSpec:
+def a_batch(batch_id: str = "batch_1", owner: str = "ann", **fields: Any) -> BatchSpec:
     now_s = wall_s()
     return BatchSpec(
         id=batch_id,
@@ -212,3 +214,85 @@ async def test_bytes_that_nothing_refers_to_are_found(files: FileBook) -> None:
     assert await files.rubbish(9) == ["files/file-1"]
     await files.thrown_away("files/file-1")
     assert await files.rubbish(9) == []
+
+
+async def test_an_overview_has_the_newest_and_whatever_is_not_done(files: FileBook, book: BatchBook) -> None:
+    await files.add(a_file())
+    for n in range(4):
+        await book.create(a_batch(f"b{n}"))
+        epoch = await book.take(f"b{n}", "w", LEASE_MS)
+        if n != 0:
+            assert await book.move(f"b{n}", epoch, BatchStatus.FAILED, ttl_s=60)
+        await asyncio.sleep(0.002)
+    await book.create(a_batch("hers", owner="eve"))
+
+    async def ids(owner: str | None, limit: int) -> list[str]:
+        return [state.spec.id for state in await book.overview(owner, limit)]
+
+    assert await ids("ann", 2) == ["b3", "b2", "b0"]
+    assert await ids("eve", 2) == ["hers"]
+    assert await ids(None, 2) == ["hers", "b3", "b0"]
+    assert await ids("nobody", 2) == []
+
+
+@pytest.fixture
+def webhooks(redis: Redis) -> WebhookBook:
+    return WebhookBook(redis)
+
+
+HOOK = {"webhook_url": "https://hooks.example.com/"}
+
+
+async def test_the_end_of_a_batch_is_to_be_told_from_the_moment_it_has_ended(
+    files: FileBook, book: BatchBook, webhooks: WebhookBook
+) -> None:
+    epoch = await begun(files, book, a_batch(**HOOK))
+    assert await webhooks.take(10, LEASE_MS) == []
+    for _ in range(2):
+        assert await book.move("batch_1", epoch, BatchStatus.FAILED, ttl_s=60)
+    assert await webhooks.take(10, 20) == [DueWebhook("batch_1", 1)]
+    assert await webhooks.take(10, 20) == []
+    await asyncio.sleep(0.03)
+    assert await webhooks.take(10, LEASE_MS) == [DueWebhook("batch_1", 2)]
+    await webhooks.note("batch_1", WebhookOutcome.FAILED, "HTTP 500", 20)
+    assert await webhooks.take(10, LEASE_MS) == []
+    await asyncio.sleep(0.03)
+    assert await webhooks.take(10, 20) == [DueWebhook("batch_1", 3)]
+    await webhooks.note("batch_1", WebhookOutcome.DELIVERED)
+    # Somebody whose lease was over comes late.
+    await webhooks.note("batch_1", WebhookOutcome.GIVEN_UP, "HTTP 500")
+    await asyncio.sleep(0.03)
+    assert await webhooks.take(10, LEASE_MS) == []
+    state = (await book.get("batch_1", "ann")).webhook
+    assert state is not None
+    assert (state.status, state.attempts, state.error) == ("delivered", 3, None)
+    totals = await book.totals()
+    assert {name: totals.get(f"{name}_webhooks", 0) for name in WebhookOutcome} == {
+        "delivered": 1,
+        "failed": 1,
+        "given_up": 0,
+    }
+
+
+async def test_nobody_is_told_the_end_of_a_batch_that_names_nobody(
+    files: FileBook, book: BatchBook, webhooks: WebhookBook
+) -> None:
+    epoch = await begun(files, book)
+    assert await book.move("batch_1", epoch, BatchStatus.FAILED, ttl_s=60)
+    assert await webhooks.take(10, LEASE_MS) == []
+    assert (await book.get("batch_1", "ann")).webhook is None
+
+
+async def test_a_batch_that_is_no_longer_kept_is_not_told_and_does_not_come_back(
+    files: FileBook, book: BatchBook, webhooks: WebhookBook
+) -> None:
+    for batch_id in ("batch_1", "batch_2"):
+        epoch = await begun(files, book, a_batch(batch_id, **HOOK))
+        assert await book.move(batch_id, epoch, BatchStatus.FAILED, ttl_s=1)
+    assert len(await webhooks.take(1, LEASE_MS)) == 1
+    await asyncio.sleep(1.1)
+    for batch_id in ("batch_1", "batch_2"):
+        await webhooks.note(batch_id, WebhookOutcome.FAILED, "HTTP 500", 0)
+    assert await webhooks.take(10, LEASE_MS) == []
+    assert await book.find("batch_1") is None
+    assert await book.find("batch_2") is None

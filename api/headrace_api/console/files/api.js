@@ -9,6 +9,9 @@ export const key = {
   forget: () => sessionStorage.removeItem(KEY),
 };
 
+// Of a path, as a program elsewhere would ask for it.
+export const address = (path) => new URL(path, BASE).href;
+
 export class Refused extends Error {
   constructor(status, message) {
     super(message);

@@ -20,6 +20,12 @@ export function seconds(value) {
   return `${Math.floor(value / 86400)} d ${Math.floor((value % 86400) / 3600)} h`;
 }
 
+// Where seconds say too much.
+export function about(value) {
+  if (value < 60) return `${Math.round(value)} s`;
+  return value < 3600 ? `${Math.floor(value / 60)} min` : seconds(value);
+}
+
 export function percent(share) {
   return `${(share * 100).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
 }

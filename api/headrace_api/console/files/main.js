@@ -1,6 +1,7 @@
 // Follows the events, draws each picture, comes back after a break, and asks for the key where one is needed.
 
 import { ask, events, key, Refused } from "./api.js";
+import * as batches from "./batches.js";
 import * as charts from "./charts.js";
 import { byId, setText } from "./dom.js";
 import * as letters from "./letters.js";
@@ -20,7 +21,7 @@ function draw(snapshot) {
   status(snapshot.redis ? "live" : "away", snapshot.redis ? "live" : "Redis is away");
   setText(byId("node"), `${snapshot.node} · ${snapshot.version}`);
   charts.add(snapshot.point);
-  for (const view of [models, requests, letters, playground]) view.draw(snapshot);
+  for (const view of [models, requests, batches, letters, playground]) view.draw(snapshot);
 }
 
 // Ends with an error, as a stream that falls silent does: a picture comes every second.
