@@ -24,7 +24,7 @@ ASKED: list[dict[str, Any]] = [
     {"max_tokens": 20, "temperature": 0, "guided_choice": ["cat", "dog"]},
 ]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(450)]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,7 @@ def _listens(node: ApiProcess) -> bool:
 
 def start(system: Fleet, api: ApiProcess, folder: Path, ranks: int) -> WorkerProcess:
     """A worker that is alone with the model, ready."""
+    wait_until(lambda: not api.serves(1, 1), "the one before it is forgotten")
     worker = system.worker(
         model=str(folder),
         served_model_name=MODEL,
@@ -120,18 +121,13 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def end(worker: WorkerProcess, api: ApiProcess) -> None:
-    worker.kill()
-    wait_until(lambda: not api.serves(1, 1), "the worker is forgotten")
-
-
 def test_a_split_model_answers_as_a_whole_one_and_outlives_its_processes(
     system: Fleet, api: ApiProcess, folder: Path
 ) -> None:
     whole = start(system, api, folder, ranks=1)
     expected = [ask(api, **fields) for fields in ASKED]
     text = ask(api, **LONG)[0]["message"]["content"]
-    end(whole, api)
+    whole.kill()
 
     split = start(system, api, folder, ranks=2)
     assert [ask(api, **fields) for fields in ASKED] == expected
@@ -141,7 +137,6 @@ def test_a_split_model_answers_as_a_whole_one_and_outlives_its_processes(
     os.kill(follower, signal.SIGKILL)
     assert split.process.wait(timeout=20) == 1
     assert len(stream.text) < len(text)
-    wait_until(lambda: not api.serves(1, 1), "the worker is forgotten")
 
     other = start(system, api, folder, ranks=2)
     assert stream.whole_text() == text

@@ -1,6 +1,7 @@
 """A model that two processes compute together (gloo, on a CPU) says what it says in one."""
 
 import io
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -190,6 +191,10 @@ def test_a_process_that_cannot_load_leaves_none_behind(tmp_path):
     (folder / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ModelLoadError, match="cannot load"), split(settings(folder)):
         pass
+    for thread in threading.enumerate():
+        if thread.name == "rank 1":
+            thread.join(5)
+            assert not thread.is_alive(), "it waits for a process that still runs"
     # The next one finds no process group in its way.
     assert not torch.distributed.is_initialized()
 

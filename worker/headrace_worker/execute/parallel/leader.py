@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def build_parallel_runner(settings: WorkerSettings) -> tuple[BuiltRunner, Leader
     check_model(source)
     threads = settings.threads or max(1, usable_cores() // size)
     torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory(prefix="headrace-ranks-") as folder:
+    with tempfile.TemporaryDirectory(prefix="headrace-ranks-") as folder, ExitStack() as undo:
         store = str(Path(folder) / "store")
         greetings = [
             RankPart(
@@ -107,12 +108,13 @@ def build_parallel_runner(settings: WorkerSettings) -> tuple[BuiltRunner, Leader
             for rank in range(1, size)
         ]
         ranks = Ranks(_FOLLOWER, [msgspec.json.encode(each) + b"\n" for each in greetings])
-        try:
-            leader = Leader(ranks, RankGroup(0, size, store, torch.device(devices[0])))
-            return _build(settings, source, leader), leader
-        except BaseException:
-            ranks.close()
-            raise
+        undo.callback(ranks.close)
+        group = RankGroup(0, size, store, torch.device(devices[0]))
+        undo.callback(group.leave)
+        leader = Leader(ranks, group)
+        built = _build(settings, source, leader)
+        undo.pop_all()
+    return built, leader
 
 
 def _build(settings: WorkerSettings, source: ModelSource, leader: Leader) -> BuiltRunner:

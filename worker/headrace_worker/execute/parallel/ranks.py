@@ -1,5 +1,6 @@
 """Ranks: the processes that hold the other parts of this process's model."""
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -51,7 +52,8 @@ class Ranks:
         self._ending = True
         for process in self._processes:
             assert process.stdin is not None  # noqa: S101 it was asked for
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
         for process in self._processes:
             try:
                 process.wait(_END_S)
