@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from eventually import eventually
 from live_api import Api, running_api
 from scripted_worker import running_worker
@@ -58,7 +59,10 @@ async def test_a_backlog_asks_for_more_workers_as_json_and_as_gauges(valkey_url:
             await stream.__aexit__(None, None, None)
 
 
-async def test_gauges_of_a_model_that_left_are_gone(valkey_url: str) -> None:
+async def test_gauges_of_a_model_that_left_some_time_ago_are_gone(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace_api.directory._RECENTLY_S", 2.0)
     async with running_api(valkey_url) as api:
         async with running_worker(valkey_url):
             await eventually(lambda: shows(api), 10)
