@@ -96,7 +96,7 @@ def test_stop_strings_end_an_answer_before_them(client: OpenAI) -> None:
     stop = text[7:11]
     [choice] = client.chat.completions.create(**ASK, stop=[stop]).choices
     assert (choice.message.content, choice.finish_reason) == (text[: text.index(stop)], "stop")
-    assert choice.model_extra == {"stop_reason": stop}
+    assert choice.model_extra == {"stop_reason": stop, "token_ids": None}
     [kept] = client.chat.completions.create(
         **ASK, stop=stop, extra_body={"include_stop_str_in_output": True, "min_tokens": 1}
     ).choices

@@ -85,6 +85,8 @@ async def answer(item: Item, services: Services) -> ItemAnswer:
             if error.code in _LATER:
                 raise NotNowError(error.message, spent=False) from error
             return _refusal(item, error)
+        except NotNowError:
+            raise
         except Exception:
             log.exception("item of a batch failed", extra={"request_id": item.request_id})
             return _refusal(item, InternalError("item failed"))

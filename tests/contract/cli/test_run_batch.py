@@ -312,7 +312,7 @@ async def test_other_schemes_are_refused(tmp_path: Path, place: str) -> None:
         (["--url", "x", "--model", "m", "--dtype", "half"], "--model, --dtype: is for a model on this machine"),
         (["--model", "m", "--priority", "3"], "--priority is for a running server"),
         (["--model", "m", "--api-key", "k"], "--api-key is for a running server"),
-        (["--url", "x", "--tensor-parallel-size", "2"], "--tensor-parallel-size 2: a worker computes on one device"),
+        (["--url", "x", "--pipeline-parallel-size", "2"], "--pipeline-parallel-size 2: "),
     ],
 )
 async def test_what_contradicts_itself_is_told(tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -283,6 +283,11 @@ async def test_a_cancelled_batch_stops_what_is_running_and_what_waits(valkey_url
         batch = (await create(api, content)).json()
         await eventually(lambda: len(worker.claims) >= 64)
         await api.http.post(f"/v1/batches/{batch['id']}/cancel")
+
+        async def nobody_waits() -> bool:
+            return (await services.queue.depth(worker.card.queue)).queued_requests == 0
+
+        await eventually(nobody_waits)
         # Its next frame tells a worker that missed it.
         gate.go_on.set()
         found = await over(api, batch["id"])
