@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 from urllib.parse import quote
 
-from headrace_cli.orphans import die_with_parent
+from headrace_cli.orphans import tied
 
 _SOCKET_PATH_LIMIT = 100  # the kernel's is 108 on Linux and 104 on macOS
 _SERVER_NAMES = ("valkey-server", "redis-server")
@@ -97,13 +97,12 @@ class EmbeddedRedis:
             with (self._folder / "redis.log").open("ab") as log:
                 # Its own process group: a Ctrl-C in the terminal must not stop it before those who need it.
                 self._process = subprocess.Popen(  # noqa: S603 - a server binary found above, no shell
-                    [server, config],
+                    tied([str(server), str(config)], signal.SIGTERM),
                     cwd=self._folder,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     process_group=0,
-                    preexec_fn=die_with_parent(signal.SIGTERM),
                 )
             self._wait_ready(time.monotonic() + timeout_s)
         except BaseException:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from headrace_cli.errors import EXIT_CONFIGURATION, EXIT_FAILURE, CliError
-from headrace_cli.orphans import die_with_parent
+from headrace_cli.orphans import tied
 from headrace_shared.clock import mono_s
 
 _MAX_LINE_BYTES = 64 * 1024
@@ -157,13 +157,12 @@ class Supervisor:
         lines = _LineReader(read_end, lambda line: self._said(child, line))
         try:
             child.process = await asyncio.create_subprocess_exec(
-                *child.spec.argv,
+                *tied(child.spec.argv),
                 env=dict(child.spec.env),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=write_end,
                 stderr=write_end,
                 start_new_session=True,
-                preexec_fn=die_with_parent(),
             )
         finally:
             os.close(write_end)

@@ -14,7 +14,7 @@ from ports import free_port
 from redis.crc import key_slot
 
 from headrace_cli.embedded_redis import find_server
-from headrace_cli.orphans import die_with_parent
+from headrace_cli.orphans import tied
 
 _IN_MEMORY = ("save ''", "appendonly no")
 SLOTS = 16384
@@ -55,11 +55,9 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        command = [find_server(), self._folder / "redis.conf", *(["--sentinel"] if self._sentinel else [])]
+        command = [str(find_server()), str(self._folder / "redis.conf"), *(["--sentinel"] if self._sentinel else [])]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self._folder, preexec_fn=die_with_parent(signal.SIGTERM)
-            )
+            self._process = subprocess.Popen(tied(command, signal.SIGTERM), stdout=log, stderr=log, cwd=self._folder)
         until(self._answers, f"the server starts: {(self._folder / 'log').read_text()[-500:]}")
 
     def kill(self) -> None:

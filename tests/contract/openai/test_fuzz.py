@@ -19,7 +19,7 @@ from headrace_api.settings import ApiSettings
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = int(os.environ.get("HEADRACE_FUZZ_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("HEADRACE_FUZZ_EXAMPLES", "8"))
 """For each operation and kind of request; ``make fuzz`` asks for more, and for others each time."""
 _MOST_PATIENCE_S = 20
 _HI = [{"role": "user", "content": "hi"}]

@@ -61,8 +61,8 @@ def test_completed_answers_of_the_extras_validate_where_they_are_not_refused(
             spec = spec_of(guided_json=schema, guided_decoding_backend=f"{backend}:disable-any-whitespace")
         except InvalidRequestError:
             continue
-        asked += [(name, engine.ask(f"{name}: ", grammar=spec, seed=seed)) for seed in range(SEEDS)]
-    assert len(asked) >= 50 * SEEDS
+        asked.append((name, engine.ask(f"{name}: ", grammar=spec)))
+    assert len(asked) >= 50
     completed = 0
     for (name, _), [answer] in zip(asked, engine.run([one for _, one in asked]), strict=True):
         if answer.finish_reason is FinishReason.STOP:
