@@ -300,6 +300,29 @@ async def test_a_cancelled_batch_stops_what_is_running_and_what_waits(valkey_url
         await eventually(nothing_is_left)
 
 
+@pytest.mark.parametrize("on_purpose", [True, False])
+async def test_an_item_is_asked_again_when_its_request_was_given_up_but_not_by_hand(
+    valkey_url: str, tmp_path: Path, on_purpose: bool
+) -> None:
+    async with (
+        running_worker(valkey_url) as idle,
+        running_api(valkey_url, files=tmp_path) as api,
+        running_batch_worker(valkey_url, tmp_path) as services,
+    ):
+        await idle.stop_claiming()
+        batch = (await create(api, item("one", HI).encode())).json()
+        await eventually(lambda: one_waits(services, idle), 20)
+        request_id = f"{batch['id']}-1"
+        if on_purpose:
+            assert (await api.http.post(f"/v1/requests/{request_id}/cancel")).status_code == 200
+        else:
+            await services.queue.cancel(idle.card.queue, request_id, "the client went away")
+        async with running_worker(valkey_url) as worker:
+            counts = (await over(api, batch["id"]))["request_counts"]
+    assert counts == {"total": 1, "completed": int(not on_purpose), "failed": int(on_purpose)}
+    assert [claim.request_id for claim in worker.claims] == ([] if on_purpose else [f"{request_id}.2"])
+
+
 async def test_results_are_deleted_when_their_time_is_over(served: Api) -> None:
     expires = {"anchor": "created_at", "seconds": 3600}
     batch = await over(
