@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from headrace_worker.cpus import cpu_list
 from headrace_worker.speculative_config import SpeculativeConfig, speculative_config
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?", re.IGNORECASE)
@@ -48,6 +49,12 @@ def _tokens_from_text(value: object) -> object:
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         raise ValueError(f"must be auto, cpu, cuda or cuda:N; there is no support for {value[:40]!r}")
+    return value
+
+
+def _cpus(value: str | None) -> str | None:
+    if value is not None and value != "auto":
+        cpu_list(value)
     return value
 
 
@@ -148,6 +155,10 @@ class WorkerSettings(BaseSettings):
         default=0,
         ge=0,
         description="Compute threads on a CPU; 0: one per core this process may use, shared out among the processes of tensor_parallel_size.",
+    )
+    cpu_affinity: Annotated[str | None, AfterValidator(_cpus)] = Field(
+        default=None,
+        description="CPUs that this process and all its threads run on, like `0-3,8`; `auto`: those of the NUMA node that has most of them. Default: all that there are.",
     )
     tensor_parallel_size: int = Field(
         default=1,
@@ -343,6 +354,10 @@ class WorkerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_speculation(self) -> Self:
+            if self.cpu_affinity == "auto":
+                raise ValueError(
+                    "cpu_affinity: auto would put all processes of tensor_parallel_size on one NUMA node; name the CPUs"
+                )
         """Raises ValueError."""
         if self.speculation is not None and self.engine == "simulated":
             raise ValueError("speculative_config: the simulated engine has no use for guesses; leave it out")

@@ -133,6 +133,7 @@ WORKER_FLAGS = (
     _worker("speculative-max-model-len", int, "Longer sequences get no guesses of the draft model.", "TOKENS"),
     _worker("device", str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
     _worker("threads", int, "Compute threads on a CPU; 0: one per core.", "N"),
+    _worker("cpu-affinity", str, "CPUs that the worker runs on, like 0-3,8; auto: those of one NUMA node.", "CPUS"),
     _worker(
         "tensor-parallel-size",
         int,
