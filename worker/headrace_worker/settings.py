@@ -209,6 +209,15 @@ class WorkerSettings(BaseSettings):
     num_gpu_blocks_override: int | None = Field(
         default=None, ge=1, description="KV blocks, on whatever device, instead of what fits into its memory."
     )
+    preemption_mode: Literal["recompute", "swap"] | None = Field(
+        default=None,
+        description="What happens to the KV blocks of a sequence that has to make room: `recompute` computes them again, `swap` keeps a copy in swap_space; default: swap when there is swap_space, else recompute.",
+    )
+    swap_space: float = Field(
+        default=0.0,
+        ge=0,
+        description="Memory of the host for such copies, GiB, for each process of tensor_parallel_size; 0: none. On a CPU more kv_cache_memory is the better use of it.",
+    )
     enable_prefix_caching: bool = Field(default=True, description="Share the KV blocks of equal prompt beginnings.")
     chat_template: str | None = Field(default=None, description="Jinja chat template: a file, or the template itself.")
     chat_template_content_format: Literal["auto", "string", "openai"] = Field(
@@ -345,6 +354,10 @@ class WorkerSettings(BaseSettings):
                 raise ValueError(
                     "tensor_parallel_size: splits plain weights, and quantization packs whole ones; leave one of them out"
                 )
+            if self.cpu_affinity == "auto":
+                raise ValueError(
+                    "cpu_affinity: auto would put all processes of tensor_parallel_size on one NUMA node; name the CPUs"
+                )
             if self.device.startswith("cuda:"):
                 raise ValueError(
                     "tensor_parallel_size: takes the first devices that there are; say device cuda, and choose which "
@@ -353,11 +366,18 @@ class WorkerSettings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_swap(self) -> Self:
+        """Raises ValueError."""
+        if self.preemption_mode == "swap" and not self.swap_space:
+            raise ValueError("preemption_mode: swap needs swap_space; say how many GiB")
+        if self.preemption_mode == "recompute" and self.swap_space:
+            raise ValueError("swap_space: preemption_mode recompute has no use for it; leave one of them out")
+        if self.swap_space and self.engine == "simulated":
+            raise ValueError("swap_space: the simulated engine has no KV cache to copy; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _check_speculation(self) -> Self:
-            if self.cpu_affinity == "auto":
-                raise ValueError(
-                    "cpu_affinity: auto would put all processes of tensor_parallel_size on one NUMA node; name the CPUs"
-                )
         """Raises ValueError."""
         if self.speculation is not None and self.engine == "simulated":
             raise ValueError("speculative_config: the simulated engine has no use for guesses; leave it out")

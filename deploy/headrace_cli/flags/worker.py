@@ -168,6 +168,12 @@ WORKER_FLAGS = (
         "TOKENS",
     ),
     _worker("num-gpu-blocks-override", int, "KV blocks instead of what fits into the device's memory.", "N"),
+    _worker(
+        "preemption-mode",
+        Literal["recompute", "swap"],
+        "Compute a sequence that had to make room again, or copy its KV blocks to --swap-space and back (default: with one, swap).",
+    ),
+    _worker("swap-space", float, "Memory of the host for that, GiB (default 0); see docs/scheduling.md.", "GIB"),
     _worker("enable-prefix-caching", bool, "Share the KV blocks of equal prompt beginnings (default on)."),
     _worker(
         "engine",
