@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
@@ -26,9 +26,8 @@ from headrace_shared.queue.watch import watch_of
 
 log = logging.getLogger(__name__)
 
-_FIRST_FRAMES, _MOST_FRAMES = 16, 128
-"""Per call. Small ones first, so that readers have something to do while the rest is under way; none too large, as a
-script blocks all of Redis: this many frames take about a millisecond."""
+_MOST_FRAMES = 128
+"""Per call: a script blocks all of Redis while it runs, and this many frames take about a millisecond."""
 _REAP_PER_CALL = 64
 _DEADLINE = encode_frame([Failed(ErrorCode.DEADLINE_EXCEEDED, "the request's deadline passed before it was finished")])
 _CANCELLED = encode_frame([Failed(ErrorCode.CANCELLED, "the request was cancelled")])
@@ -162,21 +161,9 @@ class WorkerQueue:
 
         A final frame also ends its request, in the same instant.
         """
-        parts = list(_parts(frames))
-        if len(parts) == 1:
-            return await self._append(frames)
-        if len({frame.request_id for frame in frames}) < len(frames):
-            return [answer for part in parts for answer in await self._append(part)]  # their order counts
-        calls = []
-        for part in parts:
-            calls.append(asyncio.ensure_future(self._append(part)))
-            await asyncio.sleep(0)  # it is on its way before the next one is put together
-        answered = await asyncio.gather(*calls, return_exceptions=True)
         answers: list[Appended] = []
-        for outcome in answered:
-            if isinstance(outcome, BaseException):
-                raise outcome  # what the others have done is known when it is sent again
-            answers += outcome
+        for start in range(0, len(frames), _MOST_FRAMES):
+            answers += await self._append(frames[start : start + _MOST_FRAMES])
         return answers
 
     async def _append(self, frames: Sequence[FrameOut]) -> list[Appended]:
@@ -290,14 +277,6 @@ class WorkerQueue:
             return None
         priority, enqueued_ms, claimed_ms, attempt = map(int, row[3:7])
         return Claim(request_id, epoch, seq, attempt, priority, enqueued_ms, claimed_ms, job, events)
-
-
-def _parts(frames: Sequence[FrameOut]) -> Iterator[Sequence[FrameOut]]:
-    start, size = 0, _FIRST_FRAMES
-    while len(frames) - start > min(2 * size, _MOST_FRAMES):
-        yield frames[start : start + size]
-        start, size = start + size, min(2 * size, _MOST_FRAMES)
-    yield frames[start:]
 
 
 def _mark(frame: FrameOut) -> str:
