@@ -82,6 +82,53 @@ def test_tokens_never_depend_on_batch_chunks_blocks_preemption_or_guesses(lab, l
     assert stats.running == stats.waiting == 0
 
 
+CROWD = st.lists(
+    st.fixed_dictionaries(
+        {
+            "prompt": st.lists(st.integers(2, 4), min_size=6, max_size=24),
+            "priority": st.integers(-3, 3),
+            "n": st.integers(1, 2),
+            "seed": st.integers(0, 5),
+            "max_tokens": st.integers(6, 20),
+            "ignore_eos": st.just(True),
+            "prompt_logprobs": st.sampled_from([None, None, 0]),
+            "at_step": st.integers(0, 20),
+        }
+    ),
+    min_size=5,
+    max_size=9,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    requests=CROWD,
+    block_size=st.sampled_from([3, 4, 5]),
+    budget=st.integers(5, 14),
+    swap_blocks=st.sampled_from([4, 12, 200]),
+    share=st.booleans(),
+    guessing=GUESSING,
+)
+def test_where_hardly_two_find_room_sequences_come_and_go_and_say_the_same(
+    lab, requests, block_size, budget, swap_blocks, share, guessing
+):
+    limits = {
+        "max_num_seqs": 5,
+        "max_num_batched_tokens": budget,
+        "max_model_len": 45,
+        "block_size": block_size,
+        "num_blocks": -(-48 // block_size),
+        "enable_prefix_caching": share,
+        "swap_blocks": swap_blocks,
+    }
+    driver, expected = _drive(lab, limits, requests, lambda driver, _: driver.step(), guessing)
+    for (request_id, choice), (tokens, reason, _) in expected.items():
+        assert driver.tokens(request_id, choice) == tokens
+        assert driver.last(request_id, choice).finish_reason is reason
+    stats = driver.scheduler.stats()
+    assert (stats.free_blocks, stats.free_swap_blocks) == (stats.total_blocks, stats.total_swap_blocks)
+
+
 @settings(max_examples=150, deadline=None)
 @given(limits=LIMITS, requests=REQUESTS)
 def test_every_scored_prompt_is_reported_once_and_before_any_other_token_of_its_request(lab, limits, requests):
