@@ -161,8 +161,13 @@ async def full(services: Services, worker: ScriptedWorker) -> bool:
 async def test_what_is_safe_in_a_file_is_not_kept_in_redis_too(served: Api, valkey_url: str) -> None:
     await over(served, (await create(served, chats(30, model="tiny"))).json()["id"])
     async with Redis.from_url(valkey_url) as redis:
-        left = [key async for key in redis.scan_iter("*batch_*") if b":batch:" not in key and b":batches:" not in key]
-    assert left == []
+
+        async def nothing_is_left() -> bool:
+            keys = [key async for key in redis.scan_iter("*batch_*")]
+            return all(b":batch:" in key or b":batches:" in key for key in keys)
+
+        # A job that was announced once more while it was taken up goes by itself.
+        await eventually(nothing_is_left)
 
 
 async def test_a_response_that_is_stored_can_be_fetched_after_its_batch(served: Api) -> None:
