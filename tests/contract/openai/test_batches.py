@@ -17,7 +17,9 @@ from scripted_worker import Gated, ScriptedWorker, running_worker
 from headrace_api.batches.worker import BatchWorker
 from headrace_api.operations.services import Services
 from headrace_shared.queue import keys
-from headrace_shared.settings import QueueSettings
+from headrace_shared.queue.client import connect
+from headrace_shared.queue.nodes import Nodes
+from headrace_shared.settings import QueueSettings, RedisSettings
 
 HI: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 BATCH = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
@@ -336,3 +338,9 @@ async def test_results_are_deleted_when_their_time_is_over(served: Api) -> None:
     output = (await served.http.get(f"/v1/files/{batch['output_file_id']}")).json()
     assert (output["purpose"], output["expires_at"]) == ("batch_output", output["created_at"] + 3600)
     assert output["filename"] == f"{batch['id']}_output.jsonl"
+
+
+async def test_consoles_hear_nothing_of_what_items_wait_for(valkey_url: str, tmp_path: Path) -> None:
+    async with running_batch_worker(valkey_url, tmp_path), connect(RedisSettings(url=valkey_url)) as redis:
+        await asyncio.sleep(0.5)
+        assert await Nodes(redis).tell("one that listens", b"", 1000) == {}
