@@ -33,6 +33,13 @@ def test_float32_tokens_equal_generate_alone_and_in_a_mixed_batch_with_preemptio
     assert mixed.preemptions > 0
 
 
+def test_blocks_that_were_swapped_to_pinned_memory_change_no_token(tiny, generate):
+    built = build(tiny("llama"), Parts(), device="cuda", swap_blocks=64)
+    mixed = run(built, ASKED, COUNT, budget=24, blocks=13)
+    assert mixed.tokens == [generate("llama", prompt, COUNT) for prompt in ASKED]
+    assert mixed.swapped_in > 0
+
+
 @pytest.mark.parametrize("kind", SAMPLINGS)
 def test_seeded_tokens_are_those_of_the_cpu(kind, tiny):
     tokens = [

@@ -133,6 +133,7 @@ WORKER_FLAGS = (
     _worker("speculative-max-model-len", int, "Longer sequences get no guesses of the draft model.", "TOKENS"),
     _worker("device", str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
     _worker("threads", int, "Compute threads on a CPU; 0: one per core.", "N"),
+    _worker("cpu-affinity", str, "CPUs that the worker runs on, like 0-3,8; auto: those of one NUMA node.", "CPUS"),
     _worker(
         "tensor-parallel-size",
         int,
@@ -167,6 +168,12 @@ WORKER_FLAGS = (
         "TOKENS",
     ),
     _worker("num-gpu-blocks-override", int, "KV blocks instead of what fits into the device's memory.", "N"),
+    _worker(
+        "preemption-mode",
+        Literal["recompute", "swap"],
+        "Compute a sequence that had to make room again, or copy its KV blocks to --swap-space and back (default: with one, swap).",
+    ),
+    _worker("swap-space", float, "Memory of the host for that, GiB (default 0); see docs/scheduling.md.", "GIB"),
     _worker("enable-prefix-caching", bool, "Share the KV blocks of equal prompt beginnings (default on)."),
     _worker(
         "engine",

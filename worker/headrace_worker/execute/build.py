@@ -11,6 +11,7 @@ from headrace_worker.execute.attention.backend import AttentionBackend
 from headrace_worker.execute.attention.native import NativeAttention
 from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
 from headrace_worker.execute.draft_model import DraftModel, load_draft
+from headrace_worker.execute.host_blocks import HostBlocks
 from headrace_worker.execute.kv_cache import CacheSize
 from headrace_worker.execute.lean import LeanNetwork, can_be_lean
 from headrace_worker.execute.linear import pack_linears, reorder_linears
@@ -39,6 +40,7 @@ class BuiltRunner:
     num_blocks: int
     cache_dtype: torch.dtype
     draft: DraftModel | None = None
+    swap_blocks: int = 0
 
 
 class Peers(Protocol):
@@ -99,6 +101,7 @@ def cache_size(settings: WorkerSettings, most_tokens: int | None = None) -> Cach
         most_tokens=most_tokens,
         blocks=settings.num_gpu_blocks_override,
         sharers=settings.tensor_parallel_size,
+        swap_bytes=int(settings.swap_space * (1 << 30)),
     )
 
 
@@ -126,9 +129,10 @@ def assemble(
     layers = loaded.layers + (draft.layers if draft is not None else [])
     dtype = _computes_in(loaded, _packing(loaded, parts))
     num_blocks = kv_cache.count_blocks(layers, size, dtype, loaded.device)
+    swap_blocks = kv_cache.count_swap_blocks(loaded.layers, size, dtype)
     if peers is not None:
         num_blocks = peers.agree(num_blocks)
-    network, attention = paged(loaded, num_blocks, size.block_size, parts)
+    network, attention = paged(loaded, num_blocks, size.block_size, parts, swap_blocks)
     if peers is not None:
         network = peers.lead(network, attention)
     sampler = Sampler(loaded.vocab_size, loaded.eos_token_ids, mode)
@@ -137,15 +141,19 @@ def assemble(
     if draft is not None:
         guesses = Sampler(loaded.vocab_size, loaded.eos_token_ids, guesses=True)
         guesser = DraftModel(*paged(draft, num_blocks, size.block_size, parts), guesses, draft)
-    return BuiltRunner(runner, loaded, num_blocks, dtype, guesser)
+    return BuiltRunner(runner, loaded, num_blocks, dtype, guesser, swap_blocks)
 
 
-def paged(loaded: LoadedModel, num_blocks: int, block_size: int, parts: Parts) -> tuple[Network, PagedAttention]:
-    """A model around a K/V cache of its own."""
+def paged(
+    loaded: LoadedModel, num_blocks: int, block_size: int, parts: Parts, swap_blocks: int = 0
+) -> tuple[Network, PagedAttention]:
+    """A model around a K/V cache of its own. Raises ModelLoadError when the memory is not there."""
     packing = _packing(loaded, parts)
     dtype = _computes_in(loaded, packing)
     backend = _backend(loaded, block_size, packing, dtype)
     cache = kv_cache.allocate(backend, loaded.layers, num_blocks, block_size, (dtype, loaded.device))
+    if swap_blocks:
+        cache.host = HostBlocks(cache.layers, swap_blocks)
     attention = PagedAttention(backend, loaded.layers, loaded.layer_index, cache)
     network = _network(loaded, attention, packing, parts)
     log.info(
@@ -158,6 +166,7 @@ def paged(loaded: LoadedModel, num_blocks: int, block_size: int, parts: Parts) -
             "kv_blocks": num_blocks,
             "kv_tokens": num_blocks * block_size,
             "kv_mib": cache.num_bytes >> 20,
+            "swap_blocks": swap_blocks,
             "threads": torch.get_num_threads(),
         },
     )

@@ -11,22 +11,24 @@ import numpy as np
 import torch
 
 from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.execute.kv_cache import BlockMove
 
 Words = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 _HEADER = 5
-_COPY, _STEP, _LOGITS = range(3)
+_MOVE, _STEP, _LOGITS = range(3)
 _WORD = 8
 
 
 @dataclass(frozen=True, slots=True)
-class CopyBlocks:
-    """Copy blocks of the K/V cache."""
+class MoveBlocks:
+    """Copy blocks of the K/V cache, or to and from this rank's swap space."""
 
+    way: BlockMove
     pairs: list[tuple[int, int]]
 
     def pack(self) -> bytes:
-        return _packed([_COPY, len(self.pairs), 0, 0, 0], [np.array(self.pairs, dtype=np.int64)])
+        return _packed([_MOVE, len(self.pairs), self.way, 0, 0], [np.array(self.pairs, dtype=np.int64)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class ComputeLogits:
         return _packed([_LOGITS, self.rows, 0, 0, 0], [])
 
 
-Order = CopyBlocks | ComputeStep | ComputeLogits
+Order = MoveBlocks | ComputeStep | ComputeLogits
 
 
 def read_order(stream: BinaryIO, device: torch.device) -> Order | None:
@@ -66,11 +68,11 @@ def read_order(stream: BinaryIO, device: torch.device) -> Order | None:
     kind, *sizes = header.tolist()
     if kind == _LOGITS:
         return ComputeLogits(sizes[0])
-    body = _read(stream, 2 * sizes[0] if kind == _COPY else sum(_lengths(sizes)))
+    body = _read(stream, 2 * sizes[0] if kind == _MOVE else sum(_lengths(sizes)))
     if body is None:
         return None
-    if kind == _COPY:
-        return CopyBlocks([(source, target) for source, target in body.reshape(-1, 2).tolist()])
+    if kind == _MOVE:
+        return MoveBlocks(BlockMove(sizes[1]), [(source, target) for source, target in body.reshape(-1, 2).tolist()])
     return _step(sizes, body, device)
 
 
