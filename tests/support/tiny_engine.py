@@ -40,8 +40,12 @@ def build(
     device: str = "cpu",
     dtype: str = "auto",
     quantization: str = "none",
+    offload_bytes: int = 0,
 ) -> BuiltRunner:
-    loaded = load_model(ModelSource(str(folder), device=device, dtype=dtype, quantization=quantization))
+    source = ModelSource(
+        str(folder), device=device, dtype=dtype, quantization=quantization, cpu_offload_bytes=offload_bytes
+    )
+    loaded = load_model(source)
     memory = blocks * block_bytes(loaded.layers, block_size, torch.float32)
     size = CacheSize(block_size=block_size, memory_bytes=memory)
     return assemble(loaded, size, parts)

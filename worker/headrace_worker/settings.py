@@ -51,6 +51,10 @@ def _device(value: str) -> str:
     return value
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 def _regular_expression(value: str | None) -> str | None:
     try:
         re.compile(value or "")
@@ -143,6 +147,21 @@ class WorkerSettings(BaseSettings):
     )
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`."
+    )
+    attention_backend: Annotated[
+        Literal["auto", "flashinfer", "flash_attn", "triton_attn", "torch_sdpa"], BeforeValidator(_lower)
+    ] = Field(
+        default="auto",
+        description="Which kernels compute attention, by vLLM's names; `auto`: on CUDA the first of flashinfer, flash_attn (if installed) and triton_attn that works there, else torch_sdpa; on a CPU the compiled ones where they fit.",
+    )
+    enforce_eager: bool = Field(
+        default=False,
+        description="Do without CUDA graphs, in which decode steps are recorded otherwise; on a CPU there are none.",
+    )
+    cpu_offload_gb: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weights that stay in the host's memory and are copied to a CUDA device as each layer computes, GiB; the first layers, and no CUDA graphs then.",
     )
     threads: int = Field(
         default=0,
@@ -333,6 +352,10 @@ class WorkerSettings(BaseSettings):
             if self.quantization != "none":
                 raise ValueError(
                     "tensor_parallel_size: splits plain weights, and quantization packs whole ones; leave one of them out"
+                )
+            if self.cpu_offload_gb:
+                raise ValueError(
+                    "tensor_parallel_size: each process has its part of every layer on its device; leave cpu_offload_gb out"
                 )
             if self.device.startswith("cuda:"):
                 raise ValueError(

@@ -58,7 +58,7 @@ def load(part: RankPart) -> Follower:
     group = RankGroup(part.rank, part.source.tensor_parallel_size, part.store, torch.device(part.source.device))
     loaded = load_model(part.source)
     blocks = kv_cache.count_blocks(loaded.layers, part.cache, loaded.dtype, loaded.device)
-    network, attention = paged(loaded, group.smallest(blocks), part.cache.block_size, parts_of(loaded))
+    network, attention = paged(loaded, group.smallest(blocks), part.cache.block_size, parts_of(loaded, part.attention))
     return Follower(network, attention, group, loaded.device)
 
 
