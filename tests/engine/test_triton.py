@@ -1,5 +1,6 @@
-"""The arithmetic of our Triton kernels, in Triton's interpreter. Nothing here says that they compile or are fast."""
+"""Our Triton kernels: their arithmetic, in Triton's interpreter, and that they compile. Nothing here says that they are fast."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
 from headrace_worker.models.layers import AttentionLayer
 
 pytest.importorskip("triton")
-SCRIPT = Path(__file__).parents[1] / "support" / "interpreted_triton.py"
+SUPPORT = Path(__file__).parents[1] / "support"
 MIXED = ([1, 1, 1, 5, 60, 130], [1, 64, 201, 5, 60, 190])
 LONG_DECODES = ([1, 1, 1], [1, 1100, 300])
 CHUNKS = ([2, 33], [40, 33])
@@ -43,7 +44,7 @@ def interpreted(what: str, given: object, folder: Path) -> object:
     """What the script makes of ``given``."""
     path = folder / "given"
     torch.save(given, path)
-    subprocess.run([sys.executable, SCRIPT, what, path], check=True, timeout=100)
+    subprocess.run([sys.executable, SUPPORT / "interpreted_triton.py", what, path], check=True, timeout=100)
     return torch.load(path, weights_only=False)
 
 
@@ -72,3 +73,14 @@ def test_an_engine_with_these_kernels_gives_the_tokens_of_generate(tmp_path, tin
     given = {"folders": [tiny(name) for name in names], "prompts": asked, "count": count}
     tokens = interpreted("tokens", given, tmp_path)
     assert tokens == [[generate(name, prompt, count) for prompt in asked] for name in names]
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_a_device_that_is_not_here(tmp_path):
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, SUPPORT / "compiled_triton.py"]
+    told = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=110).stdout
+    shared = [int(number) for number in told.split()]
+    assert len(shared) == 3
+    # What every device of compute capability 8.0 and more has for one program.
+    assert max(shared) <= 99 * 1024

@@ -19,7 +19,8 @@ _LARGEST_TILE = 64
 _SMALLEST_TILE = 16
 """Of a matrix product on tensor cores, on each side."""
 _CHUNK_ROWS = 64
-"""Queries of a prompt, of all heads of one K/V head, that share a tile of its past."""
+"""Queries of a prompt, of all heads of one K/V head, that share a tile of its past; fewer where they are large."""
+_CHUNK_BYTES = 32 * 1024
 _PART_TOKENS = 256
 """A sequence's past is not divided into parts shorter than these."""
 _MOST_PARTS = 16
@@ -79,7 +80,8 @@ class TritonAttention:
         if decodes:
             self._attend_decodes(_Call(layer, cache, rows, batch, out, first=0, tokens=1))
         if batch.num_sequences > decodes:
-            tokens = max(1, _CHUNK_ROWS // (layer.num_heads // layer.num_kv_heads))
+            fitting = min(_CHUNK_ROWS, _CHUNK_BYTES // (_padded(layer.head_dim) * rows.query.itemsize))
+            tokens = max(1, fitting // (layer.num_heads // layer.num_kv_heads))
             _attend_chunks(_Call(layer, cache, rows, batch, out, first=decodes, tokens=tokens))
         return out
 
