@@ -210,7 +210,7 @@ METRICS_TAIL = """## What vLLM has and Headrace has not
 
 | Series of vLLM | Why not |
 |---|---|
-| `vllm:num_requests_swapped`, `vllm:cpu_cache_usage_perc`, `vllm:cpu_prefix_cache_hit_rate` | nothing is swapped: what has to make room is computed again |
+| `vllm:cpu_prefix_cache_hit_rate` | the swap space is no prefix cache: it holds blocks of sequences that wait to go on |
 | `vllm:gpu_prefix_cache_hit_rate` | divide the rates of `_hits_total` and `_queries_total` |
 | `vllm:external_prefix_cache_*`, `vllm:prompt_tokens_cached_by_source_total`, `kv_offload_*`, `nixl_*`, `mooncake_*` | a worker has no cache but its own |
 | `vllm:mm_cache_queries_total`, `vllm:mm_cache_hits_total` | only text is served |

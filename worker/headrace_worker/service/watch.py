@@ -158,6 +158,9 @@ class WorkerWatch:
         yield kind.kv_usage.family([(engine, used / stats.total_blocks)])
         blocks = {"used": used, "cached": stats.cached_blocks, "blank": stats.free_blocks - stats.cached_blocks}
         yield kind.kv_blocks.family(((self._model, state), value) for state, value in blocks.items())
+        yield kind.swapped.family([(engine, stats.swapped)])
+        swap_used = stats.total_swap_blocks - stats.free_swap_blocks
+        yield kind.swap_usage.family([(engine, swap_used / max(1, stats.total_swap_blocks))])
         yield kind.cache_config.family([((*engine, *self._cache_config), 1)])
         yield kind.preemptions.family([(engine, stats.preemptions)])
         yield kind.prefix_queries.family([(engine, stats.prefix_queried_tokens)])
