@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from headrace_api.app import create_app
+from headrace_api.batches.metrics import BatchMetrics
 from headrace_api.metrics import Metrics
 from headrace_api.settings import ApiSettings
 from headrace_cli import flags
@@ -193,9 +194,10 @@ def _row(*cells: str) -> str:
 METRICS_HEAD = """# Metrics
 
 API nodes show theirs at `/metrics` of their port, workers at `/metrics` of `--metrics-port`, a free one unless it is set;
-`GET /metrics/targets` of an API node lists all workers in the form of Prometheus' HTTP service discovery. Nothing a client
-sends can make up a label's value: tenants are the ten with most requests and `other`, routes are templates, priorities
-five bands.
+`GET /metrics/targets` of an API node lists all workers in the form of Prometheus' HTTP service discovery. Batch workers show
+theirs at `--batch-metrics-port` where one is set, together with the `headrace:redis_*` and `headrace:event_loop_*` that API
+nodes have too; they are not in that list. Nothing a client sends can make up a label's value: tenants are the ten with most
+requests and `other`, routes are templates, priorities five bands.
 
 Series of vLLM have its names, labels and buckets, and each is shown by one kind of process only, so that sums over a
 fleet are right. What API nodes tell of the queue they tell all alike: take the `max`, not the `sum`. The processes of
@@ -225,7 +227,7 @@ METRICS_TAIL = """## What vLLM has and Headrace has not
 
 def metrics_page() -> str:
     parts = [NOTE + METRICS_HEAD]
-    for title, kind in (("API nodes", Metrics), ("Workers", WorkerMetrics)):
+    for title, kind in (("API nodes", Metrics), ("Workers", WorkerMetrics), ("Batch workers", BatchMetrics)):
         head = "| Series | Kind | Labels | What it is |\n|---|---|---|---|"
         rows = [_series_row(series) for series in kind.declared()]
         parts.append("\n".join([f"## {title}\n", head, *rows]) + "\n")

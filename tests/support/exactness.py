@@ -37,11 +37,11 @@ class Exactness:
     """Mean of KL(float32 || this), nats."""
 
 
-def build_as(model: str, precision: str) -> BuiltRunner:
+def build_as(model: str, precision: str, cache_bytes: int = 256 << 20) -> BuiltRunner:
     """A runner of ``model`` in one of ``PRECISIONS``."""
     dtype, quantization = PRECISIONS[precision]
     loaded = load_model(ModelSource(model, dtype=dtype, quantization=quantization, progress_bar=False))
-    return assemble(loaded, CacheSize(block_size=BLOCK, memory_bytes=256 << 20))
+    return assemble(loaded, CacheSize(block_size=BLOCK, memory_bytes=cache_bytes))
 
 
 def logits_of(built: BuiltRunner, ids: list[int]) -> torch.Tensor:

@@ -41,8 +41,12 @@ def build(
     dtype: str = "auto",
     quantization: str = "none",
     swap_blocks: int = 0,
+    offload_bytes: int = 0,
 ) -> BuiltRunner:
-    loaded = load_model(ModelSource(str(folder), device=device, dtype=dtype, quantization=quantization))
+    source = ModelSource(
+        str(folder), device=device, dtype=dtype, quantization=quantization, cpu_offload_bytes=offload_bytes
+    )
+    loaded = load_model(source)
     one = block_bytes(loaded.layers, block_size, torch.float32)
     size = CacheSize(block_size=block_size, memory_bytes=blocks * one, swap_bytes=swap_blocks * one)
     return assemble(loaded, size, parts)

@@ -58,6 +58,10 @@ def _cpus(value: str | None) -> str | None:
     return value
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 def _regular_expression(value: str | None) -> str | None:
     try:
         re.compile(value or "")
@@ -150,6 +154,21 @@ class WorkerSettings(BaseSettings):
     )
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`."
+    )
+    attention_backend: Annotated[
+        Literal["auto", "flashinfer", "flash_attn", "triton_attn", "torch_sdpa"], BeforeValidator(_lower)
+    ] = Field(
+        default="auto",
+        description="Which kernels compute attention, by vLLM's names; `auto`: on CUDA the first of flashinfer, flash_attn (if installed) and triton_attn that works there, else torch_sdpa; on a CPU the compiled ones where they fit.",
+    )
+    enforce_eager: bool = Field(
+        default=False,
+        description="Do without CUDA graphs, in which decode steps are recorded otherwise; on a CPU there are none.",
+    )
+    cpu_offload_gb: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weights that stay in the host's memory and are copied to a CUDA device as each layer computes, GiB; the first layers, and no CUDA graphs then.",
     )
     threads: int = Field(
         default=0,
@@ -357,6 +376,10 @@ class WorkerSettings(BaseSettings):
             if self.cpu_affinity == "auto":
                 raise ValueError(
                     "cpu_affinity: auto would put all processes of tensor_parallel_size on one NUMA node; name the CPUs"
+                )
+            if self.cpu_offload_gb:
+                raise ValueError(
+                    "tensor_parallel_size: each process has its part of every layer on its device; leave cpu_offload_gb out"
                 )
             if self.device.startswith("cuda:"):
                 raise ValueError(

@@ -132,6 +132,16 @@ WORKER_FLAGS = (
     ),
     _worker("speculative-max-model-len", int, "Longer sequences get no guesses of the draft model.", "TOKENS"),
     _worker("device", str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
+    _worker(
+        "attention-backend",
+        str,
+        "Kernels for attention: flashinfer, flash_attn, triton_attn or torch_sdpa (default auto: the first that works).",
+        "NAME",
+    ),
+    _worker("enforce-eager", bool, "Do without CUDA graphs; on a CPU there are none."),
+    _worker(
+        "cpu-offload-gb", float, "Weights that stay in the host's memory when the device is CUDA (default 0).", "GIB"
+    ),
     _worker("threads", int, "Compute threads on a CPU; 0: one per core.", "N"),
     _worker("cpu-affinity", str, "CPUs that the worker runs on, like 0-3,8; auto: those of one NUMA node.", "CPUS"),
     _worker(

@@ -4,6 +4,7 @@ import torch
 
 from headrace_shared.clock import mono_s
 from headrace_shared.protocol.event import TokenLogprob
+from headrace_worker.execute.device import using
 from headrace_worker.execute.inputs import build_inputs
 from headrace_worker.execute.kv_cache import BlockMove
 from headrace_worker.execute.paged_attention import PagedAttention
@@ -36,7 +37,7 @@ class ModelRunner:
         Raises StepGivenUpError when the plan becomes unwanted before its layers are computed. A device that works
         ahead is hardly ever that late.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), using(self._device):
             return self._execute(plan)
 
     def _execute(self, plan: Plan) -> Sampled:

@@ -60,7 +60,8 @@ def load(part: RankPart) -> Follower:
     blocks = kv_cache.count_blocks(loaded.layers, part.cache, loaded.dtype, loaded.device)
     # All ranks have heads of the same size, and so the same number of these.
     swap_blocks = kv_cache.count_swap_blocks(loaded.layers, part.cache, loaded.dtype)
-    network, attention = paged(loaded, group.smallest(blocks), part.cache.block_size, parts_of(loaded), swap_blocks)
+    parts = parts_of(loaded, part.attention)
+    network, attention = paged(loaded, group.smallest(blocks), part.cache.block_size, parts, swap_blocks)
     return Follower(network, attention, group, loaded.device)
 
 

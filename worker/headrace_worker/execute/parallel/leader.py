@@ -102,6 +102,7 @@ def build_parallel_runner(settings: WorkerSettings) -> tuple[BuiltRunner, Leader
                 source=replace(source, device=devices[rank], progress_bar=False),
                 cache=cache_size(settings),
                 threads=threads,
+                attention=settings.attention_backend,
                 log_level=settings.log_level,
                 log_format=settings.log_format,
             )
@@ -122,4 +123,4 @@ def _build(settings: WorkerSettings, source: ModelSource, leader: Leader) -> Bui
     size = cache_size(settings, settings.max_num_seqs * loaded.max_model_len)
     draft = draft_for(settings, source, loaded)
     mode = LogprobsMode(settings.logprobs_mode)
-    return assemble(loaded, size, parts_of(loaded), mode, draft, leader)
+    return assemble(loaded, size, parts_of(loaded, settings.attention_backend), mode, draft, leader)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.execute.device import on_device
 from headrace_worker.execute.kv_cache import BlockMove
 
 Words = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -89,12 +90,12 @@ def _step(sizes: list[int], body: Words, device: torch.device) -> ComputeStep:
         num_decodes=num_decodes,
         starts=starts.tolist(),
         context_lens=contexts.tolist(),
-        query_starts=_tensor(starts.astype(np.int32), device),
-        contexts=_tensor(contexts.astype(np.int32), device),
-        block_tables=_tensor(tables.reshape(sequences, width).astype(np.int32), device),
-        slots=_tensor(slots, device),
+        query_starts=on_device(starts.astype(np.int32), device),
+        contexts=on_device(contexts.astype(np.int32), device),
+        block_tables=on_device(tables.reshape(sequences, width).astype(np.int32), device),
+        slots=on_device(slots, device),
     )
-    return ComputeStep(_tensor(input_ids, device), _tensor(positions, device), batch)
+    return ComputeStep(on_device(input_ids, device), on_device(positions, device), batch)
 
 
 def _packed(header: list[int], parts: list[Words]) -> bytes:
@@ -105,7 +106,3 @@ def _read(stream: BinaryIO, words: int) -> Words | None:
     raw = bytearray(stream.read(words * _WORD))
     # A writer that dies may leave the beginning of an order behind.
     return np.frombuffer(raw, dtype=np.int64) if len(raw) == words * _WORD else None
-
-
-def _tensor(array: "np.ndarray[tuple[int, ...], np.dtype[np.int32 | np.int64]]", device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)
