@@ -8,10 +8,10 @@ import gguf
 import numpy
 import pytest
 import torch
+from attention_batches import batch_of, rows_of
 from tiny_engine import build, prompts, run
 
 from headrace_worker.execute.attention.backend import AttentionRows, LayerCache
-from headrace_worker.execute.attention.batch import Batch
 from headrace_worker.execute.attention.native import NativeAttention
 from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
 from headrace_worker.execute.build import Parts
@@ -33,40 +33,6 @@ PLAIN = AttentionLayer(num_heads=6, num_kv_heads=2, head_dim=32, value_dim=32, s
 @pytest.fixture(params=SETS)
 def found(request):
     return load_kernels(request.param)
-
-
-def batch_of(counts, contexts, block_size, num_blocks):
-    """Sequences on shuffled blocks; the last ``counts`` tokens of each are this step's."""
-    starts = [0]
-    for count in counts:
-        starts.append(starts[-1] + count)
-    longest = max(-(-context // block_size) for context in contexts)
-    tables = torch.randperm(num_blocks)[: len(counts) * longest].view(len(counts), longest).int()
-    slots = [
-        int(tables[i, place // block_size]) * block_size + place % block_size
-        for i, (count, context) in enumerate(zip(counts, contexts, strict=True))
-        for place in range(context - count, context)
-    ]
-    decodes = next((i for i, count in enumerate(counts) if count != 1), len(counts))
-    return Batch(
-        num_decodes=decodes,
-        starts=starts,
-        context_lens=list(contexts),
-        query_starts=torch.tensor(starts, dtype=torch.int32),
-        contexts=torch.tensor(contexts, dtype=torch.int32),
-        block_tables=tables,
-        slots=torch.tensor(slots),
-    )
-
-
-def rows_of(layer, total, *, sinks=False):
-    """As model code passes them: heads before rows in memory."""
-    return AttentionRows(
-        torch.randn(layer.num_heads, total, layer.head_dim).transpose(0, 1),
-        torch.randn(layer.num_kv_heads, total, layer.head_dim).transpose(0, 1),
-        torch.randn(total, layer.num_kv_heads, layer.value_dim),
-        torch.randn(layer.num_heads) if sinks else None,
-    )
 
 
 def caches(layer, block_size, num_blocks):

@@ -40,11 +40,24 @@ def build(
     device: str = "cpu",
     dtype: str = "auto",
     quantization: str = "none",
+    swap_blocks: int = 0,
+    offload_bytes: int = 0,
 ) -> BuiltRunner:
-    loaded = load_model(ModelSource(str(folder), device=device, dtype=dtype, quantization=quantization))
-    memory = blocks * block_bytes(loaded.layers, block_size, torch.float32)
-    size = CacheSize(block_size=block_size, memory_bytes=memory)
+    source = ModelSource(
+        str(folder), device=device, dtype=dtype, quantization=quantization, cpu_offload_bytes=offload_bytes
+    )
+    loaded = load_model(source)
+    one = block_bytes(loaded.layers, block_size, torch.float32)
+    size = CacheSize(block_size=block_size, memory_bytes=blocks * one, swap_bytes=swap_blocks * one)
     return assemble(loaded, size, parts)
+
+
+def with_draft(target: Path, draft: Path, *, blocks: int = 160, swap_blocks: int = 0) -> BuiltRunner:
+    """A model that another one guesses for."""
+    loaded, guesser = load_model(ModelSource(str(target))), load_model(ModelSource(str(draft)))
+    memory = blocks * block_bytes(loaded.layers + guesser.layers, BLOCK, torch.float32)
+    swap_bytes = swap_blocks * block_bytes(loaded.layers, BLOCK, torch.float32)
+    return assemble(loaded, CacheSize(memory_bytes=memory, swap_bytes=swap_bytes), draft=guesser)
 
 
 @dataclass
@@ -57,6 +70,8 @@ class Answers:
     """Steps that had decodes and prefill chunks together."""
     prompt_logprobs: list[list[TokenLogprob | None] | None]
     logprobs: list[list[TokenLogprob]]
+    swapped_in: int = 0
+    """Blocks that came back from the swap space."""
 
 
 def run(
@@ -67,6 +82,7 @@ def run(
     budget: int = 32,
     blocks: int | None = None,
     sampling: SamplingSpec | None = None,
+    share_prefixes: bool = True,
 ) -> Answers:
     """Generate ``count`` tokens for each prompt, all at once; ``budget`` is the tokens per step."""
     limits = SchedulerLimits(
@@ -75,6 +91,8 @@ def run(
         max_model_len=256,
         block_size=built.runner._attention.cache.block_size,
         num_blocks=blocks or built.num_blocks,
+        enable_prefix_caching=share_prefixes,
+        swap_blocks=built.swap_blocks,
     )
     scheduler = Scheduler(limits, eos_token_ids=built.model.eos_token_ids)
     for number, prompt in enumerate(asked):
@@ -90,6 +108,7 @@ def run(
         plan = scheduler.plan()
         sizes = [part.count for part in plan.slices]
         answers.mixed_steps += min(sizes) == 1 < max(sizes)
+        answers.swapped_in += len(plan.swaps.back)
         for output in scheduler.commit(plan, built.runner.execute(plan)):
             answers.tokens[int(output.request_id)] += output.token_ids
             answers.logprobs[int(output.request_id)] += output.logprobs or []

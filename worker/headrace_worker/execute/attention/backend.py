@@ -34,10 +34,24 @@ class LayerCache:
         return int(self.key.nbytes + self.value.nbytes)
 
 
+def allocate_pages(
+    layer: AttentionLayer, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+) -> LayerCache:
+    """The layout of most paged kernels, [num_blocks, block_size, num_kv_heads, dim]. Raises as ``zeroed`` does."""
+    shape = (num_blocks, block_size, layer.num_kv_heads)
+    return LayerCache(
+        key=zeroed((*shape, layer.head_dim), dtype, device),
+        value=zeroed((*shape, layer.value_dim), dtype, device),
+    )
+
+
 class AttentionBackend(Protocol):
     """Writes new keys and values into the cache, and attends to everything in it."""
 
     name: str
+    recordable: bool
+    """Whether all that a step of decodes does depends on what its tensors hold, and not on its lists: then it can be
+    recorded once and played again with other contents."""
 
     def supports(self, layer: AttentionLayer, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
         """Whether layers like this one can be computed here."""
@@ -56,6 +70,9 @@ class AttentionBackend(Protocol):
     ) -> torch.Tensor:
         """Store the rows' keys and values, then attend causally. Returns [total, num_heads, value_dim], contiguous."""
 
+    def prepare(self, batch: Batch) -> None:
+        """``batch``, which ``attend`` was recorded with, holds something else now and is about to be played."""
+
 
 @dataclass(slots=True)
 class AttentionRows:
@@ -69,3 +86,8 @@ class AttentionRows:
     """[total, num_kv_heads, value_dim]"""
     sinks: torch.Tensor | None = None
     """[num_heads]"""
+
+    def store_pages(self, cache: LayerCache, batch: Batch) -> None:
+        """Write keys and values into a cache of ``allocate_pages``."""
+        cache.key.flatten(0, 1).index_copy_(0, batch.slots, self.key)
+        cache.value.flatten(0, 1).index_copy_(0, batch.slots, self.value)

@@ -16,6 +16,7 @@ class NativeAttention:
     """Calls attention.h. Cache layout: keys [num_blocks, kv_heads, dim, block_size], values [num_blocks, kv_heads, block_size, dim]."""
 
     name = "native"
+    recordable = False
 
     def __init__(self, kernels: Kernels, threads: int) -> None:
         self._kernels = kernels
@@ -44,6 +45,9 @@ class NativeAttention:
         sinks = rows.sinks.contiguous() if rows.sinks is not None else None
         call.sinks = sinks.data_ptr() if sinks is not None else None
         return self._run(call, layer, batch)
+
+    def prepare(self, batch: Batch) -> None:
+        """Nothing is kept from step to step."""
 
     def _call(self, layer: AttentionLayer, cache: LayerCache) -> AttentionCall:
         """The call's arguments, with those filled in that never change."""

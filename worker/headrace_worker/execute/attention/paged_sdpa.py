@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from headrace_worker.execute.attention.backend import AttentionRows, LayerCache, zeroed
+from headrace_worker.execute.attention.backend import AttentionRows, LayerCache, allocate_pages
 from headrace_worker.execute.attention.batch import Batch
 from headrace_worker.models.layers import AttentionLayer
 
@@ -15,6 +15,7 @@ class PagedSdpa:
     """
 
     name = "portable"
+    recordable = False
 
     def supports(self, layer: AttentionLayer, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
         return True
@@ -22,21 +23,19 @@ class PagedSdpa:
     def allocate(
         self, layer: AttentionLayer, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
     ) -> LayerCache:
-        shape = (num_blocks, block_size, layer.num_kv_heads)
-        return LayerCache(
-            key=zeroed((*shape, layer.head_dim), dtype, device),
-            value=zeroed((*shape, layer.value_dim), dtype, device),
-        )
+        return allocate_pages(layer, num_blocks, block_size, dtype, device)
 
     def attend(self, layer: AttentionLayer, cache: LayerCache, rows: AttentionRows, batch: Batch) -> torch.Tensor:
-        cache.key.flatten(0, 1).index_copy_(0, batch.slots, rows.key)
-        cache.value.flatten(0, 1).index_copy_(0, batch.slots, rows.value)
+        rows.store_pages(cache, batch)
         out = rows.query.new_empty((rows.query.shape[0], layer.num_heads, layer.value_dim))
         if batch.num_decodes:
             self._attend_decodes(layer, cache, rows, batch, out)
         for index in range(batch.num_decodes, batch.num_sequences):
             self._attend_chunk(layer, cache, rows, batch, (index, out))
         return out
+
+    def prepare(self, batch: Batch) -> None:
+        """Nothing is kept from step to step."""
 
     def _attend_decodes(
         self, layer: AttentionLayer, cache: LayerCache, rows: AttentionRows, batch: Batch, out: torch.Tensor
