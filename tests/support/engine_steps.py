@@ -13,7 +13,7 @@ from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
 from headrace_worker.execute.attention.backend import AttentionRows
 from headrace_worker.execute.build import BuiltRunner
 from headrace_worker.execute.lean import LeanNetwork
-from headrace_worker.execute.native.library import LinearCall
+from headrace_worker.execute.native.library import DecoderCall
 from headrace_worker.execute.weights import Format
 from headrace_worker.schedule.plan import Plan, Slice
 from headrace_worker.schedule.request import Request, Sequence
@@ -77,31 +77,27 @@ class LeanParts:
         network = built.runner._network
         assert isinstance(network, LeanNetwork), "the parts are known for lean networks only"
         self._network = network
-        call = network._call
-        heads, dim = call.attention.num_heads * call.attention.head_dim, call.attention.head_dim
-        self._merged = (call.attention.num_heads + 2 * call.attention.num_kv_heads) * dim
-        self._heads = heads
 
     def linear(self, plan: Plan) -> Callable[[], None]:
-        """Runs the linear layers for the plan's rows, with the output layer for those that are sampled."""
-        network, rows, call = self._network, plan.num_tokens, self._network._call
-        hidden = torch.randn(len(plan.slices), call.hidden)
-        x = torch.randn(rows, max(call.intermediate, call.hidden, self._heads))
-        y = torch.empty(rows, 2 * call.intermediate + self._merged)
-        scratch = torch.empty(network._kernels.scratch_bytes(*x.shape), dtype=torch.uint8)
+        """Runs a step of the plan's shape without attention: the linear layers, and a hundredth for norms and rotary
+        embedding between them. The output layer is for the rows that are sampled."""
+        network, rows = self._network, plan.num_tokens
+        if rows > network._buffers.normed.shape[0]:
+            network._buffers = network._allocate(rows)
+        rules, hidden = network._attention.layers[0], network._decoder.hidden
+        start, residual = torch.randn(rows, hidden), torch.empty(rows, hidden)
+        angles, slots = torch.ones(rows, rules.head_dim), torch.arange(rows)
+        sampled = torch.randn(len(plan.slices), hidden)
 
-        calls = []
-        for layer in network._layers:
-            packed = (layer.merged, layer.output, layer.gate_up, layer.down)
-            for weight, (outputs, inputs), mode in zip(packed, self._shapes(), (0, 0, call.gate, 0), strict=True):
-                ends = (x.data_ptr(), weight, None, y.data_ptr(), scratch.data_ptr())
-                calls.append(LinearCall(*ends, rows, outputs, inputs, mode, layer.format))
-
-        # The calls know addresses alone: the default keeps what is there as long as this can be called.
-        def run(_held: tuple[torch.Tensor, ...] = (x, y, scratch)) -> None:
-            for each in calls:
-                network._kernels.linear(byref(each), network._threads)
-            network.logits(hidden)
+        def run() -> None:
+            residual.copy_(start)
+            call = DecoderCall.from_buffer_copy(network._call)
+            call.layers, call.num_layers, call.residual = network._layers, len(network._layers), residual.data_ptr()
+            call.cosine[0] = call.cosine[1] = call.sine[0] = call.sine[1] = angles.data_ptr()
+            call.attention.rotary_dim, call.attention.slots = rules.head_dim, slots.data_ptr()
+            call.attention.num_rows, call.attention.num_sequences = rows, 0
+            assert network._kernels.decode(byref(call)) == 0
+            network.logits(sampled)
 
         return run
 
@@ -135,10 +131,11 @@ class LeanParts:
 
     def _shapes(self) -> tuple[tuple[int, int], ...]:
         """(outputs, inputs) of a layer's four projections."""
-        call = self._network._call
+        rules, decoder = self._network._attention.layers[0], self._network._decoder
+        heads, kv_heads = rules.num_heads * rules.head_dim, rules.num_kv_heads * rules.head_dim
         return (
-            (self._merged, call.hidden),
-            (call.hidden, self._heads),
-            (2 * call.intermediate, call.hidden),
-            (call.hidden, call.intermediate),
+            (heads + 2 * kv_heads, decoder.hidden),
+            (decoder.hidden, heads),
+            (2 * decoder.intermediate, decoder.hidden),
+            (decoder.hidden, decoder.intermediate),
         )

@@ -65,12 +65,28 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser: ResponseParser | None = None
         self._answered: asyncio.Future[Response] | None = None
+        self._heard = False
+        """Whether anything came back for the request that was sent last."""
 
     async def request(self, method: str, path: str, body: bytes = b"", on_event: OnEvent | None = None) -> Response:
-        """Send one request and wait for the end of its answer. Raises BrokenResponseError or OSError."""
-        if self._transport is None or self._transport.is_closing():
+        """Send one request and wait for the end of its answer. Raises BrokenResponseError or OSError.
+
+        A server may give up a kept connection just when we use it again: then the request goes out on a new one.
+        """
+        kept = self._transport is not None and not self._transport.is_closing()
+        if not kept:
             await self._connect()
+        try:
+            return await self._exchange(method, path, body, on_event)
+        except BrokenResponseError:
+            if not kept or self._heard:
+                raise
+        await self._connect()
+        return await self._exchange(method, path, body, on_event)
+
+    async def _exchange(self, method: str, path: str, body: bytes, on_event: OnEvent | None) -> Response:
         assert self._transport is not None  # noqa: S101 - _connect made it
+        self._heard = False
         self._parser = ResponseParser(on_event)
         self._answered = asyncio.get_running_loop().create_future()
         head = (
@@ -99,6 +115,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._parser is None or self._answered is None or self._answered.done():
             return
+        self._heard = True
         try:
             response = self._parser.feed(data, mono_s())
         except ValueError as error:

@@ -1,10 +1,14 @@
 """The load generator's own HTTP: any way of cutting an answer into packets gives the same events."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_cli.bench.connection import Response, ResponseParser, Target
+from headrace_cli.bench.connection import BrokenResponseError, Connection, Response, ResponseParser, Target
 from headrace_cli.errors import CliError
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -61,3 +65,46 @@ def test_a_base_url_may_be_written_in_several_ways(url: str, host: str, port: in
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(CliError):
         Target.parse(url, None)
+
+
+class Closing:
+    """A server that closes each connection behind its answer without having said so, as soon as more is asked of it."""
+
+    def __init__(self, silent: bool = False) -> None:
+        self.tasks: list[asyncio.Task[object] | None] = []
+        self._silent = silent
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.tasks.append(asyncio.current_task())
+        await reader.readuntil(b"\r\n\r\n")
+        if not self._silent:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            await reader.read(1)
+        writer.close()
+        await writer.wait_closed()
+
+
+@asynccontextmanager
+async def connected(server: Closing) -> AsyncIterator[Connection]:
+    async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        connection = Connection(Target.parse(f"http://127.0.0.1:{port}", None))
+        yield connection
+        connection.close()
+        await asyncio.gather(*filter(None, server.tasks))
+
+
+async def test_a_request_on_a_connection_that_is_given_up_just_then_goes_out_again() -> None:
+    server = Closing()
+    async with connected(server) as connection:
+        for _ in range(3):
+            assert await connection.request("GET", "/") == Response(200, b"ok")
+    assert len(server.tasks) == 3
+
+
+async def test_a_new_connection_that_ends_without_an_answer_is_a_failure() -> None:
+    server = Closing(silent=True)
+    async with connected(server) as connection:
+        with pytest.raises(BrokenResponseError, match="closed"):
+            await connection.request("GET", "/")
+    assert len(server.tasks) == 1
