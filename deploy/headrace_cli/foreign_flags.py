@@ -96,8 +96,10 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused("only models that generate text are served yet", "override-pooler-config", "pooler-config", off=["{}"]),
     # Cache, scheduler, engine
     *_refused("cached blocks are always named by BLAKE2 digests", "prefix-caching-hash-algo"),
-    *_refused("the KV cache has the precision of the model", "kv-cache-dtype", off=["auto"]),
-    *_switches("the KV cache has the precision of the model", "calculate-kv-scales"),
+    *_harmless(
+        "a KV cache of int8 or fp8 always has a scale for each token and head, from what it holds",
+        "calculate-kv-scales",
+    ),
     *_refused(_RECOMPUTES, "swap-space", off=["0"]),
     *_refused(_RECOMPUTES, "preemption-mode", off=["recompute"]),
     *_refused("weights are kept on the device as a whole", "cpu-offload-gb", off=["0"]),

@@ -1,6 +1,7 @@
 """The compiled kernels against torch, for every instruction set that this machine has."""
 
 import runpy
+import shutil
 from ctypes import byref
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import gguf
 import numpy
 import pytest
 import torch
+from attention_cases import SETS, batch_of, rows_of
 from tiny_engine import build, prompts, run
 
 from headrace_worker.execute.attention.backend import AttentionRows, LayerCache
-from headrace_worker.execute.attention.batch import Batch
 from headrace_worker.execute.attention.native import NativeAttention
 from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
 from headrace_worker.execute.build import Parts
@@ -23,50 +24,12 @@ from headrace_worker.models.errors import ModelLoadError
 from headrace_worker.models.layers import AttentionLayer
 
 ROOT = Path(__file__).parents[2]
-BEST = kernels()
-assert BEST is not None, "the kernels were not built: install the package where there is a C compiler"
-SETS = ["avx512vnni", "avx512", "avx2", "base"]
-SETS = SETS[SETS.index(BEST.isa) :]
 PLAIN = AttentionLayer(num_heads=6, num_kv_heads=2, head_dim=32, value_dim=32, scale=0.2)
 
 
 @pytest.fixture(params=SETS)
 def found(request):
     return load_kernels(request.param)
-
-
-def batch_of(counts, contexts, block_size, num_blocks):
-    """Sequences on shuffled blocks; the last ``counts`` tokens of each are this step's."""
-    starts = [0]
-    for count in counts:
-        starts.append(starts[-1] + count)
-    longest = max(-(-context // block_size) for context in contexts)
-    tables = torch.randperm(num_blocks)[: len(counts) * longest].view(len(counts), longest).int()
-    slots = [
-        int(tables[i, place // block_size]) * block_size + place % block_size
-        for i, (count, context) in enumerate(zip(counts, contexts, strict=True))
-        for place in range(context - count, context)
-    ]
-    decodes = next((i for i, count in enumerate(counts) if count != 1), len(counts))
-    return Batch(
-        num_decodes=decodes,
-        starts=starts,
-        context_lens=list(contexts),
-        query_starts=torch.tensor(starts, dtype=torch.int32),
-        contexts=torch.tensor(contexts, dtype=torch.int32),
-        block_tables=tables,
-        slots=torch.tensor(slots),
-    )
-
-
-def rows_of(layer, total, *, sinks=False):
-    """As model code passes them: heads before rows in memory."""
-    return AttentionRows(
-        torch.randn(layer.num_heads, total, layer.head_dim).transpose(0, 1),
-        torch.randn(layer.num_kv_heads, total, layer.head_dim).transpose(0, 1),
-        torch.randn(total, layer.num_kv_heads, layer.value_dim),
-        torch.randn(layer.num_heads) if sinks else None,
-    )
 
 
 def caches(layer, block_size, num_blocks):
@@ -244,6 +207,27 @@ def test_without_compiled_kernels_torch_does_the_work_and_the_log_says_so_once(t
     ) == 1
     asked = prompts(20)
     assert run(built, asked, 6).tokens == [generate("llama", asked[0], 6)]
+
+
+def test_kernels_from_other_sources_are_not_used_and_the_log_says_how_to_build_them_again(
+    tmp_path, monkeypatch, caplog
+):
+    changed = tmp_path / "native"
+    shutil.copytree(Path(library.__file__).parent, changed)
+    with (changed / "simd.h").open("a") as source:
+        source.write("/* changed */\n")
+    digest = library.sources_digest
+    assert runpy.run_path(str(ROOT / "hatch_build.py"))["sources_digest"](changed) == digest(changed)
+    monkeypatch.setattr(library, "sources_digest", lambda _: digest(changed))
+    kernels.cache_clear()
+    try:
+        assert kernels() is None
+    finally:
+        kernels.cache_clear()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "out of date and not used" in record.getMessage()
+    assert "make kernels" in record.build_again
 
 
 def test_the_build_goes_on_without_a_compiler_and_with_a_broken_one(tmp_path, monkeypatch):

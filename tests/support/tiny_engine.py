@@ -11,6 +11,7 @@ from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.event import TokenLogprob
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind
 from headrace_worker.execute.build import BuiltRunner, Parts, assemble
 from headrace_worker.execute.kv_cache import CacheSize, block_bytes
 from headrace_worker.models.load import ModelSource, load_model
@@ -40,10 +41,12 @@ def build(
     device: str = "cpu",
     dtype: str = "auto",
     quantization: str = "none",
+    kept: CacheFormat = CacheFormat.PLAIN,
 ) -> BuiltRunner:
     loaded = load_model(ModelSource(str(folder), device=device, dtype=dtype, quantization=quantization))
-    memory = blocks * block_bytes(loaded.layers, block_size, torch.float32)
-    size = CacheSize(block_size=block_size, memory_bytes=memory)
+    kind = CacheKind(torch.float32, loaded.device, kept)
+    memory = blocks * block_bytes(loaded.layers, block_size, kind)
+    size = CacheSize(block_size=block_size, memory_bytes=memory, format=kept)
     return assemble(loaded, size, parts)
 
 
@@ -57,6 +60,7 @@ class Answers:
     """Steps that had decodes and prefill chunks together."""
     prompt_logprobs: list[list[TokenLogprob | None] | None]
     logprobs: list[list[TokenLogprob]]
+    prefix_hit_tokens: int = 0
 
 
 def run(
@@ -96,4 +100,5 @@ def run(
             if output.prompt_logprobs is not None:
                 answers.prompt_logprobs[int(output.request_id)] = output.prompt_logprobs
     answers.preemptions = scheduler.stats().preemptions
+    answers.prefix_hit_tokens = scheduler.stats().prefix_hit_tokens
     return answers

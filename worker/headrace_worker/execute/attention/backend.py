@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind
 from headrace_worker.models.layers import AttentionLayer
 
 
@@ -28,10 +29,19 @@ class LayerCache:
 
     key: torch.Tensor
     value: torch.Tensor
+    format: CacheFormat = CacheFormat.PLAIN
+    key_scales: torch.Tensor | None = None
+    """float32, one for each token and head; None in a plain cache."""
+    value_scales: torch.Tensor | None = None
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All there are; block ``i`` is row ``i`` of each."""
+        return [each for each in (self.key, self.value, self.key_scales, self.value_scales) if each is not None]
 
     @property
     def num_bytes(self) -> int:
-        return int(self.key.nbytes + self.value.nbytes)
+        return sum(int(each.nbytes) for each in self.tensors)
 
 
 class AttentionBackend(Protocol):
@@ -39,12 +49,10 @@ class AttentionBackend(Protocol):
 
     name: str
 
-    def supports(self, layer: AttentionLayer, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
+    def supports(self, layer: AttentionLayer, block_size: int, kind: CacheKind) -> bool:
         """Whether layers like this one can be computed here."""
 
-    def allocate(
-        self, layer: AttentionLayer, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-    ) -> LayerCache:
+    def allocate(self, layer: AttentionLayer, num_blocks: int, block_size: int, kind: CacheKind) -> LayerCache:
         """A zeroed cache. Raises torch's OutOfMemoryError or RuntimeError when there is no room."""
 
     def attend(

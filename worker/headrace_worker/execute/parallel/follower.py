@@ -15,7 +15,7 @@ import torch
 from headrace_shared.orphans import die_with
 from headrace_shared.telemetry.logs import setup_logging
 from headrace_worker.execute import kv_cache
-from headrace_worker.execute.build import paged
+from headrace_worker.execute.build import cache_kind, paged
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.execute.parallel.group import RankGroup
 from headrace_worker.execute.parallel.orders import ComputeLogits, CopyBlocks, read_order
@@ -57,8 +57,9 @@ def load(part: RankPart) -> Follower:
     torch.set_num_threads(part.threads)
     group = RankGroup(part.rank, part.source.tensor_parallel_size, part.store, torch.device(part.source.device))
     loaded = load_model(part.source)
-    blocks = kv_cache.count_blocks(loaded.layers, part.cache, loaded.dtype, loaded.device)
-    network, attention = paged(loaded, group.smallest(blocks), part.cache.block_size, parts_of(loaded))
+    parts = parts_of(loaded)
+    blocks = kv_cache.count_blocks(loaded.layers, part.cache, cache_kind(loaded, part.cache, parts))
+    network, attention = paged(loaded, group.smallest(blocks), part.cache, parts)
     return Follower(network, attention, group, loaded.device)
 
 
