@@ -150,6 +150,18 @@ def test_a_blocks_weights_are_as_exact_as_steps_over_their_range(found, form, st
         assert bool((error.square().mean(1).sqrt() <= 0.5 * step + rounded).all())
 
 
+@pytest.mark.parametrize(("form", "steps", "most"), [(Format.INT8, 255, 0.8), (Format.INT4, 15, 0.85)])
+def test_a_search_finds_closer_weights_than_steps_over_the_range(found, form, steps, most):
+    torch.manual_seed(0)
+    weight = torch.randn(48, 576)
+    kept = packed_linear(weight, None, form, found).rows(torch.arange(48))
+    blocks = weight.view(48, -1, 32)
+    low, high = blocks.aminmax(dim=2, keepdim=True)
+    step = (high - low) / steps
+    plain = ((blocks - low) / step).round() * step + low - blocks
+    assert float((kept - weight).square().mean()) < most * float(plain.square().mean())
+
+
 @pytest.mark.parametrize("form", [Format.INT8, Format.INT4])
 def test_the_largest_numbers_do_not_saturate(found, form):
     weight = torch.tensor([[127.0], [-127.0], [15.0]]).expand(3, 96).contiguous()

@@ -81,6 +81,10 @@ class Kernels:
     isa: str
     pack: Callable[[int, int, int, int, int, int], None]
     """weight [outputs, inputs], packed, outputs, inputs, bytes of an element (4 or 2), threads"""
+    quantized_bytes: Callable[[int, int, int], int]
+    """Of a weight in blocks: outputs, inputs, format"""
+    quantize: Callable[[int, int, int, int, int, int], None]
+    """weight (float32), packed, outputs, inputs, format, threads"""
     unpack_rows: Callable[[object, int, int, int, int], None]
     """LinearCall by reference, ids (int64, in range), out [count, inputs], count, threads"""
     scratch_bytes: Callable[[int, int], int]
@@ -146,6 +150,8 @@ def load_kernels(isa: str | None = None) -> Kernels:
     return Kernels(
         isa=isa,
         pack=function("pack", None, c_void_p, c_void_p, c_int, c_int, c_int, c_int),
+        quantized_bytes=function("quantized_bytes", c_int64, c_int, c_int, c_int),
+        quantize=function("quantize", None, c_void_p, c_void_p, c_int, c_int, c_int, c_int),
         unpack_rows=function("unpack_rows", None, POINTER(LinearCall), c_void_p, c_void_p, c_int, c_int),
         scratch_bytes=function("scratch_bytes", c_int64, c_int, c_int),
         linear=function("linear", None, POINTER(LinearCall), c_int),
