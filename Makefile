@@ -11,7 +11,8 @@ ARGS   ?=
 BIN      := $(VENV)/bin
 PACKAGES := headrace_shared headrace_api headrace_worker headrace_cli
 PIP      := $(BIN)/python -m pip install --disable-pip-version-check --no-input
-PYTEST   := $(BIN)/python -m pytest -n 3
+# Slow tests stand side by side: whoever is done early takes some of them over.
+PYTEST   := $(BIN)/python -m pytest -n 3 --dist worksteal
 KILLS    ?= 500
 SEED     ?= 1
 MINUTES  ?= 10
@@ -31,7 +32,7 @@ help:
 	@echo 'make test-fast  unit and contract tests without the slow ones, under a minute'
 	@echo 'make fuzz       send made-up requests to every endpoint  (EXAMPLES=$(EXAMPLES) for each)'
 	@echo 'make faults     kill processes at random under load and compare every answer  (KILLS=$(KILLS) SEED=$(SEED))'
-	@echo 'make batches    work on a batch while everything that does so is killed  (ITEMS=$(ITEMS))'
+	@echo 'make batches    work on a batch while everything that does so is killed  (ITEMS=$(ITEMS), or MODEL=demo ITEMS=200)'
 	@echo 'make soak       run users for minutes, and see whether memory grows  (MINUTES=$(MINUTES))'
 	@echo 'make check      formatting, lint, types, import rules'
 	@echo 'make kernels    compile the kernels again, after a change of their sources'
@@ -60,7 +61,7 @@ faults: $(VENV)/.dev
 	PYTHONPATH=tests/support $(BIN)/python tests/support/campaign.py --kills $(KILLS) --seed $(SEED)
 
 batches: $(VENV)/.dev
-	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/batches.py --items $(ITEMS) --kills
+	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/batches.py --items $(ITEMS) $(if $(MODEL),--model $(MODEL)) --kills
 
 soak: $(VENV)/.dev
 	PYTHONPATH=tests/support $(BIN)/python tests/support/soak.py --minutes $(MINUTES)

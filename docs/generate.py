@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from headrace_api.app import create_app
+from headrace_api.batches.metrics import BatchMetrics
 from headrace_api.metrics import Metrics
 from headrace_api.settings import ApiSettings
 from headrace_cli import flags
@@ -193,9 +194,10 @@ def _row(*cells: str) -> str:
 METRICS_HEAD = """# Metrics
 
 API nodes show theirs at `/metrics` of their port, workers at `/metrics` of `--metrics-port`, a free one unless it is set;
-`GET /metrics/targets` of an API node lists all workers in the form of Prometheus' HTTP service discovery. Nothing a client
-sends can make up a label's value: tenants are the ten with most requests and `other`, routes are templates, priorities
-five bands.
+`GET /metrics/targets` of an API node lists all workers in the form of Prometheus' HTTP service discovery. Batch workers show
+theirs at `--batch-metrics-port` where one is set, together with the `headrace:redis_*` and `headrace:event_loop_*` that API
+nodes have too; they are not in that list. Nothing a client sends can make up a label's value: tenants are the ten with most
+requests and `other`, routes are templates, priorities five bands.
 
 Series of vLLM have its names, labels and buckets, and each is shown by one kind of process only, so that sums over a
 fleet are right. What API nodes tell of the queue they tell all alike: take the `max`, not the `sum`. The processes of
@@ -208,7 +210,7 @@ METRICS_TAIL = """## What vLLM has and Headrace has not
 
 | Series of vLLM | Why not |
 |---|---|
-| `vllm:num_requests_swapped`, `vllm:cpu_cache_usage_perc`, `vllm:cpu_prefix_cache_hit_rate` | nothing is swapped: what has to make room is computed again |
+| `vllm:cpu_prefix_cache_hit_rate` | the swap space is no prefix cache: it holds blocks of sequences that wait to go on |
 | `vllm:gpu_prefix_cache_hit_rate` | divide the rates of `_hits_total` and `_queries_total` |
 | `vllm:external_prefix_cache_*`, `vllm:prompt_tokens_cached_by_source_total`, `kv_offload_*`, `nixl_*`, `mooncake_*` | a worker has no cache but its own |
 | `vllm:mm_cache_queries_total`, `vllm:mm_cache_hits_total` | only text is served |
@@ -225,7 +227,7 @@ METRICS_TAIL = """## What vLLM has and Headrace has not
 
 def metrics_page() -> str:
     parts = [NOTE + METRICS_HEAD]
-    for title, kind in (("API nodes", Metrics), ("Workers", WorkerMetrics)):
+    for title, kind in (("API nodes", Metrics), ("Workers", WorkerMetrics), ("Batch workers", BatchMetrics)):
         head = "| Series | Kind | Labels | What it is |\n|---|---|---|---|"
         rows = [_series_row(series) for series in kind.declared()]
         parts.append("\n".join([f"## {title}\n", head, *rows]) + "\n")

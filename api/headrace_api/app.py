@@ -107,7 +107,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _services(settings, redis, limits, telemetry, drain) as app.state.services:
+        async with _services(settings, redis, limits, telemetry, drain) as app.state.services, _console(app):
             gc.freeze()  # what is there by now stays: looking through it again and again would hold up streams
             yield
 
@@ -217,8 +217,6 @@ async def _services(
         timelines = Timelines(metrics, telemetry.spans_below)
         dead_letters = DeadLetters(redis)
         console = ConsoleFeed(Sources(fleet, timelines, metrics, directory, dead_letters, Nodes(redis), batches), drain)
-        await stack.enter_async_context(in_background(console.tally.run()))
-        await stack.enter_async_context(in_background(console.run()))
         yield Services(
             settings=settings,
             metrics=metrics,
@@ -242,6 +240,14 @@ async def _services(
             # Where no key is needed, everybody who gets here may do everything.
             anyone=Caller(NOBODY, TenantLimits.of_settings(settings), admin=not settings.wants_key),
         )
+
+
+@asynccontextmanager
+async def _console(app: FastAPI) -> AsyncIterator[None]:
+    """Of processes that answer HTTP: what items of batches wait for says nothing of what users wait for."""
+    console: ConsoleFeed = app.state.services.console
+    async with in_background(console.tally.run()), in_background(console.run()):
+        yield
 
 
 async def _on_client_gone(_request: Request, _error: Exception) -> Response:

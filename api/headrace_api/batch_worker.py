@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings.exceptions import SettingsError
 
 from headrace_api.app import serving
+from headrace_api.batches.shown import PortError, shown
 from headrace_api.batches.worker import BatchWorker
 from headrace_api.settings import ApiSettings
 from headrace_shared.parse.tools.plugin import ToolParserPluginError, load_tool_parser_plugin
@@ -42,7 +43,11 @@ def main() -> int:
         except ToolParserPluginError as error:
             sys.stderr.write(f"headrace batch-worker: error: {error}\n")
             return 2
-    uvloop.run(_serve(settings, redis, queue))
+    try:
+        uvloop.run(_serve(settings, redis, queue))
+    except PortError as error:
+        sys.stderr.write(f"headrace batch-worker: error: {error}\n")
+        return 2
     return 0
 
 
@@ -51,12 +56,14 @@ async def _serve(settings: ApiSettings, redis: RedisSettings, queue: QueueSettin
     for stop in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(stop, stopped.set)
     async with serving(SERVICE, settings, redis, queue) as services:
-        log.info("batch worker is ready")
-        work = asyncio.create_task(BatchWorker(services).run())
-        await stopped.wait()
-        work.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
+        worker = BatchWorker(services)
+        async with shown(worker, services):
+            log.info("batch worker is ready")
+            work = asyncio.create_task(worker.run())
+            await stopped.wait()
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
 
 
 if __name__ == "__main__":

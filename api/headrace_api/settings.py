@@ -182,6 +182,10 @@ class ApiSettings(BaseSettings):
     """Items that one batch worker has in the queue at once, of all its batches together."""
     batch_lease_s: Annotated[float, Field(ge=0.5)] = 10.0
     """Silence after which another batch worker takes over a batch."""
+    batch_metrics_host: str = "127.0.0.1"
+    """Address that a batch worker's /metrics and /health listen on."""
+    batch_metrics_port: Annotated[int, Field(ge=-1, le=65535)] = -1
+    """Port of a batch worker's /metrics and /health; 0 picks a free one, -1 opens none."""
     batch_ttl_s: Annotated[int, Field(ge=60)] = 30 * 86_400
     """How long a batch is shown after its end."""
     webhook_secret: WebhookSecret | None = None

@@ -54,9 +54,11 @@ _NO_STAGES = "a model is split inside its layers, with --tensor-parallel-size, a
 _MORE_WORKERS = "start further workers on the same --redis: they share its requests, and each may be lost"
 _NO_EXPERT_SPLIT = "--tensor-parallel-size splits each expert, and leaves none of them whole to one process"
 _LOCAL_PROCESSES = "the processes of --tensor-parallel-size are a worker's own children, on its machine"
-_RECOMPUTES = "a sequence that has to make room is computed again, from what is still cached of it, never swapped"
 _TOKENIZERS = "templates and tokenizers run in threads of the API node; use --tokenizer-threads"
-_EAGER = "steps are not compiled or captured, so there is nothing to limit"
+_NOT_COMPILED = (
+    "models are not compiled: Python stands between their layers, where attention is; --enforce-eager switches off "
+    "what there is, CUDA graphs"
+)
 _NO_PLUGINS = "the engine's parts cannot be replaced from outside"
 _ALWAYS_CHUNKED = "long prompts are always computed in chunks; --max-num-batched-tokens is their size"
 _QUEUE_ORDER = "requests are ordered by the queue; see --scheduling-policy and --priority-aging"
@@ -100,9 +102,6 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
         "a KV cache of int8 or fp8 always has a scale for each token and head, from what it holds",
         "calculate-kv-scales",
     ),
-    *_refused(_RECOMPUTES, "swap-space", off=["0"]),
-    *_refused(_RECOMPUTES, "preemption-mode", off=["recompute"]),
-    *_refused("weights are kept on the device as a whole", "cpu-offload-gb", off=["0"]),
     *_refused("use --kv-cache-memory SIZE", "kv-cache-memory-bytes"),
     *_harmless(_ALWAYS_CHUNKED, "enable-chunked-prefill"),
     *_switches(_ALWAYS_CHUNKED, "no-enable-chunked-prefill"),
@@ -115,9 +114,8 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_switches("a model's sliding window is always kept to", "disable-sliding-window"),
     *_harmless("answers are always processed beside the next step", "disable-async-output-proc"),
     *_harmless("there is no such kernel", "disable-cascade-attn"),
-    *_harmless("steps are always run eagerly", "enforce-eager"),
-    *_refused(_EAGER, "max-seq-len-to-capture"),
-    *_refused(_EAGER, "compilation-config", off=["0", "{}"]),
+    *_refused("what is recorded serves sequences of any length; see --enforce-eager", "max-seq-len-to-capture"),
+    *_refused(_NOT_COMPILED, "compilation-config", off=["0", "{}"]),
     *_refused(
         "every request has a seed of its own, so that it can be repeated on any worker; send the field seed", "seed"
     ),

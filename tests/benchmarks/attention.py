@@ -11,7 +11,7 @@ import argparse
 import time
 
 import torch
-from attention_cases import batch_of, rows_of
+from attention_batches import batch_of, rows_of
 
 from headrace_worker.execute.attention.batch import Batch
 from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind

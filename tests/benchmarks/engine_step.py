@@ -7,103 +7,17 @@ turn so that a busy machine hurts all of them alike; the ratios are what to comp
 """
 
 import argparse
-import time
-from collections.abc import Callable
-from ctypes import byref
-from dataclasses import dataclass
 
 import torch
+from engine_steps import BLOCK, Clock, LeanParts, decode_plan, prefill_plan
 from exactness import PRECISIONS, build_as
 from transformers import AutoModelForCausalLM
 
-from headrace_shared.protocol.codec import pack_ids
-from headrace_shared.protocol.job import GenerateJob, JobHeader
-from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
-from headrace_worker.execute.attention.backend import AttentionRows
 from headrace_worker.execute.build import BuiltRunner, Parts, assemble
 from headrace_worker.execute.kv_cache import CacheSize
 from headrace_worker.execute.lean import LeanNetwork
-from headrace_worker.execute.native.library import LinearCall
 from headrace_worker.models.load import ModelSource, load_model
-from headrace_worker.schedule.plan import Plan, Slice
-from headrace_worker.schedule.request import Request, Sequence
-
-BLOCK = 16
-
-
-@dataclass
-class Clock:
-    """The least time of each of several things, run in turn."""
-
-    runs: int
-
-    def least_ms(self, jobs: dict[str, Callable[[], object]]) -> dict[str, float]:
-        best = dict.fromkeys(jobs, float("inf"))
-        for _ in range(self.runs):
-            for name, job in jobs.items():
-                begin = time.perf_counter()
-                job()
-                best[name] = min(best[name], (time.perf_counter() - begin) * 1e3)
-        return best
-
-
-def sequence(index: int, tokens: int, blocks: list[int]) -> Sequence:
-    """One greedy sequence with ``tokens`` tokens, on blocks of its own."""
-    ids = [(7 * index + 13 * place) % 30_000 + 100 for place in range(tokens)]
-    job = GenerateJob(
-        JobHeader(str(index), "bench"), pack_ids(ids), sampling=SamplingSpec(temperature=0), stopping=StoppingSpec()
-    )
-    made = Request.from_job(job, arrival=index).sequences[0]
-    made.block_table = blocks
-    return made
-
-
-def decode_plan(batch: int, context: int) -> Plan:
-    each = -(-context // BLOCK)
-    rows = [sequence(i, context, list(range(i * each, (i + 1) * each))) for i in range(batch)]
-    return Plan([Slice(row, context - 1, 1, samples=True) for row in rows])
-
-
-def prefill_plan(tokens: int) -> Plan:
-    return Plan([Slice(sequence(0, tokens, list(range(-(-tokens // BLOCK)))), 0, tokens, samples=True)])
-
-
-def split_ms(built: BuiltRunner, plan: Plan, clock: Clock) -> tuple[float, float]:
-    """(linear layers with the head, attention) of a step, each run by itself as often as in the step."""
-    network = built.runner._network
-    assert isinstance(network, LeanNetwork), "the split is known for lean networks only"
-    rows, call = plan.num_tokens, network._call
-    hidden = torch.randn(len(plan.slices), call.hidden)
-    merged = call.attention.num_heads + 2 * call.attention.num_kv_heads
-    heads, dim = call.attention.num_heads * call.attention.head_dim, call.attention.head_dim
-    x = torch.randn(rows, max(call.intermediate, call.hidden, heads))
-    y = torch.empty(rows, 2 * call.intermediate + merged * dim)
-    scratch = torch.empty(network._kernels.scratch_bytes(*x.shape), dtype=torch.uint8)
-
-    def linears() -> None:
-        for layer in network._layers:
-            for packed, outputs, inputs, mode in (
-                (layer.merged, merged * dim, call.hidden, 0),
-                (layer.output, call.hidden, heads, 0),
-                (layer.gate_up, 2 * call.intermediate, call.hidden, call.gate),
-                (layer.down, call.hidden, call.intermediate, 0),
-            ):
-                ends = (x.data_ptr(), packed, None, y.data_ptr(), scratch.data_ptr())
-                one = LinearCall(*ends, rows, outputs, inputs, mode, layer.format)
-                network._kernels.linear(byref(one), network._threads)
-        network.logits(hidden)
-
-    attention, batch = network._attention, network._attention.batch
-    rules = attention.layers[0]
-    qkv = [torch.randn(rows, n, dim) for n in (rules.num_heads, rules.num_kv_heads, rules.num_kv_heads)]
-
-    def attends() -> None:
-        attention.begin(batch)
-        for index in range(len(attention.layers)):
-            attention.layer(index, AttentionRows(*qkv))
-
-    best = clock.least_ms({"linear": linears, "attention": attends})
-    return best["linear"], best["attention"]
+from headrace_worker.schedule.plan import Plan
 
 
 def report(built: dict[str, BuiltRunner], plan: Plan, clock: Clock, title: str) -> None:
@@ -111,7 +25,9 @@ def report(built: dict[str, BuiltRunner], plan: Plan, clock: Clock, title: str) 
     for name, value in best.items():
         line = f"{title:18} {name:12} {value:7.1f} ms  {plan.num_tokens / value * 1e3:6.0f} tokens/s"
         if isinstance(built[name].runner._network, LeanNetwork):
-            linear, attention = split_ms(built[name], plan, clock)
+            parts = LeanParts(built[name])
+            split = clock.least_ms({"linear": parts.linear(plan), "attention": parts.attention(plan)})
+            linear, attention = split["linear"], split["attention"]
             line += f"  linear {linear:.1f}, attention {attention:.1f}, rest {value - linear - attention:.1f}"
         print(f"{line}; {best['float32'] / value:.2f} x float32", flush=True)
 
@@ -152,7 +68,7 @@ def main() -> None:
     memory_bytes = 768 << 20
     size = CacheSize(block_size=BLOCK, memory_bytes=memory_bytes)
     names = ["float32", *(name for name in given.also.split(",") if name)]
-    built = {name: build_as(given.model, name, memory_bytes=memory_bytes) for name in names}
+    built = {name: build_as(given.model, name, cache_bytes=memory_bytes) for name in names}
     built |= {name: assemble(load_model(ModelSource(given.model)), size, parts) for name, parts in paths.items()}
     clock = Clock(given.runs)
     for batch in map(int, given.batches.split(",")):

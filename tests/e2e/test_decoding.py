@@ -50,7 +50,7 @@ def api(system: Fleet, folder: Path) -> Iterator[ApiProcess]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{support}")
         _worker(system, folder)
-        node = system.api(no_worker_grace_s=90)
+        node = system.api(no_worker_grace_s=90, first_event_wait_s=0)
         # A busy machine takes its time to load torch.
         wait_until(lambda: node.serves(1, 1), "the worker has loaded its model", 90)
         yield node
@@ -88,7 +88,7 @@ def test_beams_are_those_of_transformers_also_when_their_worker_is_lost(
         _cut(row[len(PROMPT) :].tolist(), model.config.eos_token_id) for row in expected
     ]
 
-    chat: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "n": 2, "max_tokens": 300}
+    chat: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "n": 2, "max_tokens": 120}
     extra = {**wish, "ignore_eos": True, "logits_processors": ["own_processors_examples.slow"]}
     with api.client() as client:
         whole = client.chat.completions.create(**chat, extra_body=extra)

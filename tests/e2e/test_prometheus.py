@@ -28,7 +28,7 @@ BODY = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 40, "igno
 def prometheus(folder: Path, nodes: list[ApiProcess]) -> Iterator[str]:
     """Ours but for addresses and pace."""
     config = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yml").read_text("utf-8"))
-    config["global"] = {"scrape_interval": "2s", "evaluation_interval": "2s"}
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(FOLDER / "prometheus" / name) for name in config["rule_files"]]
     api, worker = config["scrape_configs"]
     api["static_configs"] = [{"targets": [f"127.0.0.1:{node.port}" for node in nodes]}]
@@ -87,7 +87,7 @@ def test_every_question_of_every_dashboard_has_an_answer(valkey_url: str, tmp_pa
             node.wait_until_ready(workers=2)
         with prometheus(tmp_path, nodes) as url:
             wait_until(lambda: up(url), "Prometheus has found two API nodes and two workers")
-            traffic(nodes, 10)
+            traffic(nodes, 4)
             asked = {query for board in module.BOARDS for query in module.queries(board)}
             unanswered: set[str] = set(asked)
 

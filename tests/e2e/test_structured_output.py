@@ -125,7 +125,7 @@ def test_what_only_a_worker_finds_out_is_refused_too(api: ApiProcess) -> None:
 
 
 def test_an_answer_goes_on_when_its_worker_is_lost(system: Fleet, api: ApiProcess, folder: Path) -> None:
-    wish = {"guided_json": {**SCHEMA, "minItems": 22, "maxItems": 24}, "guided_decoding_backend": COMPACT}
+    wish = {"guided_json": {**SCHEMA, "minItems": 10, "maxItems": 12}, "guided_decoding_backend": COMPACT}
     whole = _ask(api, **wish)
     chunks = api.client().chat.completions.create(
         model=MODEL, messages=HELLO, max_tokens=900, seed=4, stream=True, extra_body=wish  # type: ignore[arg-type]

@@ -47,6 +47,7 @@ class Bench:
             "max_num_batched_tokens": 40,
             "max_model_len": 256,
             "num_blocks": self.built.num_blocks,
+            "swap_blocks": self.built.swap_blocks,
         }
         scheduler = Scheduler(SchedulerLimits(block_size=16, **(limits | self.limits)), eos_token_ids=self.eos)
         for number, job in enumerate(jobs):
@@ -134,13 +135,14 @@ def test_beams_equal_those_of_transformers_alone_and_in_a_batch(name, path, tiny
     assert bench.shared_blocks > 0
 
 
+@pytest.mark.parametrize("swap_blocks", [0, 50])
 @pytest.mark.parametrize(
     "limits",
     [{"num_blocks": 10}, {"num_blocks": 6}, {"max_num_seqs": 3}, {"max_num_seqs": 1}, {"enable_prefix_caching": False}],
 )
-def test_beams_that_have_to_take_turns_find_the_same(limits, tiny, search):
+def test_beams_that_have_to_take_turns_find_the_same(limits, swap_blocks, tiny, search):
     limits = {"num_blocks": 12, "max_model_len": 80, **limits}
-    bench = Bench(build(tiny("llama"), PATHS["lean"]), limits=limits)
+    bench = Bench(build(tiny("llama"), PATHS["lean"], swap_blocks=swap_blocks), limits=limits)
     asked = [job(prompt, 4) for prompt in ASKED[:3]]
     assert [tokens(outputs) for outputs in bench.run(asked)] == [search("llama", prompt, 4) for prompt in ASKED[:3]]
     assert bench.preemptions > 0

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attention_cases import SETS, batch_of, rows_of
+from attention_batches import batch_of, rows_of
 from guesses import Asked, Oracle, answer
+from instruction_sets import SETS
 from pydantic import ValidationError
 from tiny_engine import PATHS, build, prompts, run
 
@@ -164,8 +165,8 @@ def test_native_and_portable_paths_give_the_same_tokens(form, tiny):
 
 
 def test_choices_and_beams_copy_their_scales_and_guesses_change_nothing(tiny, monkeypatch):
-    copied, copy = [], KVCache.copy
-    monkeypatch.setattr(KVCache, "copy", lambda cache, pairs: (copied.extend(pairs), copy(cache, pairs)))
+    copied, copy = [], KVCache._copy
+    monkeypatch.setattr(KVCache, "_copy", lambda cache, pairs: (copied.extend(pairs), copy(cache, pairs)))
     built = build(tiny("llama"), Parts(), blocks=160, kept=CacheFormat.INT8)
     asked = [
         Asked(ASKED[1], {"temperature": 1.0, "seed": 5, "logprobs": 2}, n=3),

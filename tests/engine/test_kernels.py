@@ -9,7 +9,8 @@ import gguf
 import numpy
 import pytest
 import torch
-from attention_cases import SETS, batch_of, rows_of
+from attention_batches import batch_of, rows_of
+from instruction_sets import SETS
 from tiny_engine import build, prompts, run
 
 from headrace_worker.execute.attention.backend import AttentionRows, LayerCache

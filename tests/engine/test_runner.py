@@ -8,8 +8,10 @@ from transformers import AutoModelForCausalLM
 from headrace_shared.protocol.sampling import SamplingSpec
 from headrace_worker.execute import lean as lean_module
 from headrace_worker.execute import runner as runner_module
-from headrace_worker.execute.build import Parts
+from headrace_worker.execute.build import Parts, assemble
 from headrace_worker.execute.inputs import build_inputs
+from headrace_worker.execute.kv_cache import CacheSize
+from headrace_worker.models.load import ModelSource, load_model
 from headrace_worker.schedule.plan import Slice, StepGivenUpError
 from headrace_worker.schedule.request import Sequence
 
@@ -82,6 +84,23 @@ def test_block_sizes_that_the_kernels_cannot_do_fall_back_to_portable_attention(
     assert built.runner._attention.backend.name == expected
     asked = prompts(33, 18)
     assert run(built, asked, 12).tokens == [generate("llama", prompt, 12) for prompt in asked]
+
+
+class OwnTensor(torch.Tensor):
+    """As those that libraries for quantization make: it tells a plain type of numbers, and is none."""
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_layers_whose_weights_are_tensors_of_a_kind_of_their_own_are_left_as_they_are(path, tiny, generate):
+    loaded = load_model(ModelSource(str(tiny("llama")), device="cpu"))
+    for layer in loaded.model.get_decoder().layers:
+        weight = layer.mlp.up_proj.weight.data.as_subclass(OwnTensor)
+        layer.mlp.up_proj.weight = torch.nn.Parameter(weight, requires_grad=False)
+    built = assemble(loaded, CacheSize(blocks=64), PATHS[path])
+    assert type(built.runner._network).__name__ == "TransformersNetwork"
+    assert type(loaded.model.get_decoder().layers[0].mlp.up_proj.weight) is OwnTensor
+    asked = prompts(33, 18)
+    assert run(built, asked, 8).tokens == [generate("llama", prompt, 8) for prompt in asked]
 
 
 def sequence(tokens: list[int], blocks: list[int]) -> Sequence:

@@ -4,51 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from guesses import Asked, Key, Oracle, Told, answer
-from tiny_engine import PATHS, build, prompts
+from guesses import WAYS, Asked, Oracle, Told, answer, asked_in_all_ways, assert_same
+from tiny_engine import PATHS, build, prompts, with_draft
 from tiny_models import VOCAB
 
 from headrace_shared.protocol.sampling import BeamSpec, RepetitionSpec, ThinkingSpec
-from headrace_worker.execute.build import BuiltRunner, Parts, assemble
-from headrace_worker.execute.kv_cache import CacheSize
-from headrace_worker.execute.native.library import kernels
+from headrace_worker.execute.build import Parts
 from headrace_worker.models.errors import ModelLoadError
 from headrace_worker.models.load import ModelSource, load_model
 from headrace_worker.schedule.speculation.ngram import NgramProposer
 from headrace_worker.schedule.speculation.suffix import SuffixProposer, SuffixRules
 
 FAMILIES = ["llama", "llama_tied", "mistral_window", "gemma2", "gemma3", "qwen3", "gpt2", "gpt_oss", "granite"]
-WAYS = [
-    {},
-    {"temperature": 1.0, "seed": 1},
-    {"temperature": 0.7, "seed": 2, "top_k": 9},
-    {"temperature": 1.3, "seed": 3, "top_p": 0.8},
-    {"temperature": 1.1, "seed": 4, "min_p": 0.05, "logprobs": 3},
-    {"repetition_penalty": 1.3},
-    {"temperature": 0.8, "seed": 5, "presence_penalty": 0.7, "frequency_penalty": 0.4, "logprobs": 0},
-    {"temperature": 1.0, "seed": 6, "logit_bias": {5: 3.0, 9: -2.0}},
-    {"temperature": 1.0, "seed": 7, "allowed_token_ids": tuple(range(3, 40))},
-    {"temperature": 1.5, "seed": 8, "bad_words": ((8,), (5, 9), (3, 4, 5))},
-    {"temperature": 1.0, "seed": 9, "logprobs": 2, "logprob_token_ids": (4, 8, 15)},
-    {"temperature": 1.0, "seed": 10, "prompt_logprobs": 1},
-]
 STOPS = [{}, {"min_tokens": 9, "stop_token_ids": tuple(range(3, 60))}, {"stop_token_ids": tuple(range(60, 75))}]
-
-
-def asked_in_all_ways(**stopping) -> list[Asked]:
-    return [Asked(prompts(5 + 7 * i)[0], way, stopping, n=2 if i % 5 == 1 else 1) for i, way in enumerate(WAYS)]
-
-
-def assert_same(got: dict[Key, Told], expected: dict[Key, Told], *, exact: bool) -> None:
-    """``exact``: to the last bit of a log-probability, with the kernels; portable operators round by the number of rows."""
-    if exact and kernels() is not None:
-        assert got == expected
-        return
-    for key, told in expected.items():
-        assert (got[key].token_ids, got[key].ending, got[key].failure) == (told.token_ids, told.ending, told.failure)
-        assert [entry.logprob for entry in got[key].logprobs] == pytest.approx(
-            [entry.logprob for entry in told.logprobs], abs=1e-3
-        )
 
 
 @pytest.mark.parametrize("wrong_in", [0, 1, 2, 5])
@@ -182,15 +150,9 @@ def test_an_answer_that_goes_round_in_circles_ends_at_the_same_token(tiny):
     assert_same(answer(built, asked, Oracle({key: replace(told, token_ids=told.token_ids * 9) for key, told in plain.answers.items()})).answers, plain.answers, exact=True)  # fmt: skip
 
 
-def with_draft(tiny, name: str, draft: str, blocks: int = 160) -> BuiltRunner:
-    target, guesser = load_model(ModelSource(str(tiny(name)))), load_model(ModelSource(str(tiny(draft))))
-    per_block = sum(layer.kv_elements_per_token() for layer in target.layers + guesser.layers) * 16 * 4
-    return assemble(target, CacheSize(memory_bytes=blocks * per_block), draft=guesser)
-
-
 def test_a_model_that_drafts_for_itself_is_always_right(tiny):
     """Sampled answers as well: both draw with the same numbers."""
-    built = with_draft(tiny, "llama", "llama")
+    built = with_draft(tiny("llama"), tiny("llama"))
     drawn = [way for way in WAYS if not {"repetition_penalty", "presence_penalty", "prompt_logprobs"} & way.keys()]
     asked = [Asked(prompts(5 + 9 * i)[0], way, {"max_tokens": 50}) for i, way in enumerate(drawn)]
     plain = answer(built, asked)
@@ -201,7 +163,7 @@ def test_a_model_that_drafts_for_itself_is_always_right(tiny):
 
 
 def test_another_draft_model_changes_nothing_and_is_right_now_and_then(tiny):
-    built = with_draft(tiny, "llama", "qwen2")
+    built = with_draft(tiny("llama"), tiny("qwen2"))
     asked = asked_in_all_ways(max_tokens=40)
     plain = answer(built, asked)
     always = answer(built, asked, built.draft)
@@ -214,7 +176,7 @@ def test_another_draft_model_changes_nothing_and_is_right_now_and_then(tiny):
 
 
 def test_a_draft_model_catches_up_after_preemptions_prefix_hits_and_pauses(tiny):
-    built = with_draft(tiny, "llama", "llama")
+    built = with_draft(tiny("llama"), tiny("llama"))
     shared = prompts(48)[0]
     asked = [Asked([*shared, i], {"temperature": 1.0, "seed": i}, {"max_tokens": 40}, n=2) for i in range(3, 8)]
     plain = answer(built, asked)

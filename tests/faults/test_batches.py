@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ import pytest
 from batching import BatchWorkerProcess, chats, errors_of, finished, numbered, output_of, said, submit
 from fleet import ApiProcess, Fleet, fleet_on, wait_until
 from openai import OpenAI
-from webhook_receiver import SECRET, Receiver, running_receiver
+from webhook_receiver import SECRET, running_receiver
 from worker_process import WorkerProcess
 
 from headrace_cli.embedded_redis import EmbeddedRedis
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-ITEMS = 500
+ITEMS = 240
+SOME = 40
+"""After so many a batch is in full flow, and far from its end."""
 CONTENT = chats(ITEMS, max_tokens=30, ignore_eos=True)
 
 
@@ -71,18 +73,25 @@ class Rig:
         return worker
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with running_receiver() as receiver:
-        yield receiver
+@contextmanager
+def running_rig(folder: Path, **settings: object) -> Iterator[Rig]:
+    with EmbeddedRedis(folder / "valkey") as redis, ExitStack() as stack, fleet_on(redis.url) as fleet:
+        yield Rig(redis, fleet, {"files": folder / "files", **settings}, stack)
 
 
-@pytest.fixture
-def rig(own_valkey: EmbeddedRedis, receiver: Receiver, tmp_path: Path) -> Iterator[Rig]:
-    url = f"http://{receiver.host}/"
-    settings = {"files": tmp_path / "files", "webhook_secret": SECRET, "webhook_url": url}
-    with ExitStack() as stack, fleet_on(own_valkey.url) as fleet:
-        yield Rig(own_valkey, fleet, settings, stack)
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """One for all: whatever is killed is replaced."""
+    with running_rig(tmp_path_factory.mktemp("rig")) as rig:
+        yield rig
+
+
+@pytest.fixture(scope="module")
+def undisturbed(rig: Rig) -> dict[str, Any]:
+    """What the items are answered when nothing happens."""
+    output = output_of(rig.client, finished(rig.client, submit(rig.client, CONTENT).id, 150))
+    assert set(output) == set(numbered(ITEMS))
+    return {name: said(result) for name, result in output.items()}
 
 
 def completed(api: ApiProcess, batch_id: str) -> int:
@@ -91,18 +100,13 @@ def completed(api: ApiProcess, batch_id: str) -> int:
 
 
 @pytest.mark.parametrize("victim", ["batch worker", "worker", "API node", "Redis"])
-def test_a_batch_survives_any_process(rig: Rig, victim: str) -> None:
-    undisturbed = output_of(rig.client, finished(rig.client, submit(rig.client, CONTENT).id, 150))
-    assert set(undisturbed) == set(numbered(ITEMS))
+def test_a_batch_survives_any_process(rig: Rig, undisturbed: dict[str, Any], victim: str) -> None:
     batch = submit(rig.client, CONTENT)
-    wait_until(lambda: completed(rig.api, batch.id) > 50, "some of it is done")
+    wait_until(lambda: completed(rig.api, batch.id) > SOME, "some of it is done")
     rig.kill(victim)
     batch = finished(rig.client, batch.id, 150)
     assert (batch.status, batch.error_file_id) == ("completed", None)
-    output = output_of(rig.client, batch)
-    assert {name: said(result) for name, result in output.items()} == {
-        name: said(result) for name, result in undisturbed.items()
-    }
+    assert {name: said(result) for name, result in output_of(rig.client, batch).items()} == undisturbed
     assert batch.request_counts is not None
     assert (batch.request_counts.completed, batch.request_counts.failed) == (ITEMS, 0)
     assert batch.usage is not None
@@ -111,7 +115,7 @@ def test_a_batch_survives_any_process(rig: Rig, victim: str) -> None:
 
 def test_a_batch_worker_that_is_stopped_hands_its_batch_over(rig: Rig) -> None:
     batch = submit(rig.client, CONTENT)
-    wait_until(lambda: completed(rig.api, batch.id) > 50, "some of it is done")
+    wait_until(lambda: completed(rig.api, batch.id) > SOME, "some of it is done")
     rig.hand_over()
     batch = finished(rig.client, batch.id, 150)
     assert (batch.status, errors_of(rig.client, batch) if batch.error_file_id else None) == ("completed", None)
@@ -135,7 +139,7 @@ def test_a_batch_is_cancelled_although_its_batch_worker_has_died(rig: Rig) -> No
 
 def test_two_batches_survive_kills_of_both_batch_workers_in_turn(rig: Rig) -> None:
     batches = [submit(rig.client, CONTENT) for _ in range(2)]
-    for share in (100, 200, 300):
+    for share in (SOME, 2 * SOME, 3 * SOME):
         wait_until(lambda share=share: completed(rig.api, batches[0].id) > share, "more of it is done")  # type: ignore[misc]
         rig.kill("batch worker")
         time.sleep(0.2)
@@ -146,17 +150,19 @@ def test_two_batches_survive_kills_of_both_batch_workers_in_turn(rig: Rig) -> No
         assert errors_of(rig.client, over) == {}
 
 
-@pytest.mark.slow
-def test_the_end_of_a_batch_is_told_although_the_batch_worker_died_over_it(rig: Rig, receiver: Receiver) -> None:
-    receiver.answers[:] = [0]
-    batch = submit(rig.client, chats(3))
-    wait_until(lambda: len(receiver.received) == 1, "its end is about to be told")
-    rig.kill("batch worker")
-    wait_until(lambda: len(receiver.received) == 2, "its end is told again", 40)
-    first, second = (sent.event() for sent in receiver.received)
-    assert (first.id, first.type, first.data.id) == (second.id, "batch.completed", batch.id)
-    wait_until(lambda: webhook_of(rig, batch.id)["status"] == "delivered", "that is known")
-    assert webhook_of(rig, batch.id)["attempts"] == 2
+def test_the_end_of_a_batch_is_told_although_the_batch_worker_died_over_it(tmp_path: Path) -> None:
+    with running_receiver() as receiver:
+        url = f"http://{receiver.host}/"
+        with running_rig(tmp_path, webhook_secret=SECRET, webhook_url=url) as rig:
+            receiver.answers[:] = [0]
+            batch = submit(rig.client, chats(3))
+            wait_until(lambda: len(receiver.received) == 1, "its end is about to be told")
+            rig.kill("batch worker")
+            wait_until(lambda: len(receiver.received) == 2, "its end is told again", 40)
+            first, second = (sent.event() for sent in receiver.received)
+            assert (first.id, first.type, first.data.id) == (second.id, "batch.completed", batch.id)
+            wait_until(lambda: webhook_of(rig, batch.id)["status"] == "delivered", "that is known")
+            assert webhook_of(rig, batch.id)["attempts"] == 2
 
 
 def webhook_of(rig: Rig, batch_id: str) -> Any:

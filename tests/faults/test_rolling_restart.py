@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from worker_process import WorkerProcess
 
 MODEL = "simulated"
-WORKERS, NODES, USERS, SEEDS = 3, 2, 24, 40
+WORKERS, NODES, USERS, SEEDS = 2, 2, 24, 40
 DRAIN_DELAY_S = 2.0
 Answer = tuple[str, tuple[tuple[str, str | None], ...]]
 """Usage, and each choice's text and finish reason."""

@@ -54,14 +54,14 @@ class Exactness:
     """Mean of KL(float32 || this), nats."""
 
 
-def build_as(model: str, precision: str, *, memory_bytes: int = 256 << 20, moved: bool = False) -> BuiltRunner:
+def build_as(model: str, precision: str, cache_bytes: int = 256 << 20, *, moved: bool = False) -> BuiltRunner:
     """A runner of ``model`` in one of ``PRECISIONS``; ``moved``: with the weights of ``move_off_grids``."""
     how = PRECISIONS[precision]
     loaded = load_model(ModelSource(model, dtype=how.dtype, quantization=how.quantization, progress_bar=False))
     if moved:
         move_off_grids(loaded)
     form = CacheFormat.named(how.kv_cache_dtype)
-    return assemble(loaded, CacheSize(block_size=BLOCK, memory_bytes=memory_bytes, format=form))
+    return assemble(loaded, CacheSize(block_size=BLOCK, memory_bytes=cache_bytes, format=form))
 
 
 def move_off_grids(loaded: LoadedModel) -> None:

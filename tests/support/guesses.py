@@ -4,11 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+from tiny_engine import prompts
+
 from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.event import TokenLogprob
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
 from headrace_worker.execute.build import BuiltRunner
+from headrace_worker.execute.native.library import kernels
 from headrace_worker.schedule import request
 from headrace_worker.schedule.request import Request
 from headrace_worker.schedule.scheduler import Scheduler, SchedulerLimits
@@ -73,6 +77,8 @@ class Run:
     answers: dict[Key, Told]
     guessed: SpeculationStats | None
     preemptions: int
+    swapped_in: int
+    """Blocks that came back from the swap space."""
 
 
 def answer(
@@ -93,6 +99,7 @@ def answer(
         max_model_len=built.model.max_model_len,
         block_size=built.runner._attention.cache.block_size,
         num_blocks=blocks or built.num_blocks,
+        swap_blocks=built.swap_blocks,
     )
     speculation = None
     if proposer is not None:
@@ -105,8 +112,10 @@ def answer(
     answers: dict[Key, Told] = {
         (str(number), choice): Told() for number, one in enumerate(asked) for choice in range(one.n)
     }
+    swapped_in = 0
     while scheduler.has_work():
         plan = scheduler.plan()
+        swapped_in += len(plan.swaps.back)
         sampled = built.runner.execute(plan)
         scheduler.cost.note(plan.load, 0.02 + 0.002 * plan.num_tokens)
         for output in scheduler.commit(plan, sampled):
@@ -119,7 +128,7 @@ def answer(
             if output.finish_reason is not None:
                 told.ending = output.finish_reason, output.stop_reason
     stats = scheduler.stats()
-    return Run(answers, stats.speculation, stats.preemptions)
+    return Run(answers, stats.speculation, stats.preemptions, swapped_in)
 
 
 def _request(number: int, asked: Asked) -> Request:
@@ -136,3 +145,37 @@ def _request(number: int, asked: Asked) -> Request:
     if asked.more is not None:
         asked.more(made)
     return made
+
+
+WAYS = [
+    {},
+    {"temperature": 1.0, "seed": 1},
+    {"temperature": 0.7, "seed": 2, "top_k": 9},
+    {"temperature": 1.3, "seed": 3, "top_p": 0.8},
+    {"temperature": 1.1, "seed": 4, "min_p": 0.05, "logprobs": 3},
+    {"repetition_penalty": 1.3},
+    {"temperature": 0.8, "seed": 5, "presence_penalty": 0.7, "frequency_penalty": 0.4, "logprobs": 0},
+    {"temperature": 1.0, "seed": 6, "logit_bias": {5: 3.0, 9: -2.0}},
+    {"temperature": 1.0, "seed": 7, "allowed_token_ids": tuple(range(3, 40))},
+    {"temperature": 1.5, "seed": 8, "bad_words": ((8,), (5, 9), (3, 4, 5))},
+    {"temperature": 1.0, "seed": 9, "logprobs": 2, "logprob_token_ids": (4, 8, 15)},
+    {"temperature": 1.0, "seed": 10, "prompt_logprobs": 1},
+]
+"""Of drawing tokens: one request's parameters each."""
+
+
+def asked_in_all_ways(**stopping: Any) -> list[Asked]:
+    """One request for each of ``WAYS``, with prompts of different lengths; some have two choices."""
+    return [Asked(prompts(5 + 7 * i)[0], way, stopping, n=2 if i % 5 == 1 else 1) for i, way in enumerate(WAYS)]
+
+
+def assert_same(got: dict[Key, Told], expected: dict[Key, Told], *, exact: bool) -> None:
+    """``exact``: to the last bit of a log-probability, with the kernels; portable operators round by the number of rows."""
+    if exact and kernels() is not None:
+        assert got == expected
+        return
+    for key, told in expected.items():
+        assert (got[key].token_ids, got[key].ending, got[key].failure) == (told.token_ids, told.ending, told.failure)
+        assert [entry.logprob for entry in got[key].logprobs] == pytest.approx(
+            [entry.logprob for entry in told.logprobs], abs=1e-3
+        )

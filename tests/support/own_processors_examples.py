@@ -26,7 +26,7 @@ class Counting:
 
 
 def slow(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
-    """Changes nothing, but takes a search of a few hundred tokens well over a second."""
+    """Changes nothing, but takes a search of a hundred tokens with four beams over a second."""
     time.sleep(0.003)
     return logits
 

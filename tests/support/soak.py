@@ -101,7 +101,9 @@ def run_soak(folder: Path, minutes: float, count: int) -> tuple[Tally, Samples, 
     os.environ["HEADRACE_QUEUE_REPLAY_TTL_S"] = str(_REPLAY_TTL_S)
     with EmbeddedRedis(folder) as valkey, fleet_on(valkey.url) as fleet:
         # A small cache, so that its directory of what can be found again is full within minutes, and has to be level then.
-        workers = [fleet.worker(simulated_step_ms=5, max_model_len=512, max_num_seqs=32) for _ in range(2)]
+        workers = [
+            fleet.worker(simulated_step_ms=5, max_model_len=512, max_num_seqs=32, lease_ms=6000) for _ in range(2)
+        ]
         nodes = [fleet.api() for _ in range(2)]
         for node in nodes:
             node.wait_until_ready(workers=2)

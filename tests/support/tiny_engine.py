@@ -41,13 +41,26 @@ def build(
     device: str = "cpu",
     dtype: str = "auto",
     quantization: str = "none",
+    swap_blocks: int = 0,
+    offload_bytes: int = 0,
     kept: CacheFormat = CacheFormat.PLAIN,
 ) -> BuiltRunner:
-    loaded = load_model(ModelSource(str(folder), device=device, dtype=dtype, quantization=quantization))
-    kind = CacheKind(torch.float32, loaded.device, kept)
-    memory = blocks * block_bytes(loaded.layers, block_size, kind)
-    size = CacheSize(block_size=block_size, memory_bytes=memory, format=kept)
+    source = ModelSource(
+        str(folder), device=device, dtype=dtype, quantization=quantization, cpu_offload_bytes=offload_bytes
+    )
+    loaded = load_model(source)
+    one = block_bytes(loaded.layers, block_size, CacheKind(torch.float32, loaded.device, kept))
+    size = CacheSize(block_size=block_size, memory_bytes=blocks * one, swap_bytes=swap_blocks * one, format=kept)
     return assemble(loaded, size, parts)
+
+
+def with_draft(target: Path, draft: Path, *, blocks: int = 160, swap_blocks: int = 0) -> BuiltRunner:
+    """A model that another one guesses for."""
+    loaded, guesser = load_model(ModelSource(str(target))), load_model(ModelSource(str(draft)))
+    kind = CacheKind(torch.float32, loaded.device)
+    memory = blocks * block_bytes(loaded.layers + guesser.layers, BLOCK, kind)
+    swap_bytes = swap_blocks * block_bytes(loaded.layers, BLOCK, kind)
+    return assemble(loaded, CacheSize(memory_bytes=memory, swap_bytes=swap_bytes), draft=guesser)
 
 
 @dataclass
@@ -61,6 +74,8 @@ class Answers:
     prompt_logprobs: list[list[TokenLogprob | None] | None]
     logprobs: list[list[TokenLogprob]]
     prefix_hit_tokens: int = 0
+    swapped_in: int = 0
+    """Blocks that came back from the swap space."""
 
 
 def run(
@@ -71,6 +86,7 @@ def run(
     budget: int = 32,
     blocks: int | None = None,
     sampling: SamplingSpec | None = None,
+    share_prefixes: bool = True,
 ) -> Answers:
     """Generate ``count`` tokens for each prompt, all at once; ``budget`` is the tokens per step."""
     limits = SchedulerLimits(
@@ -79,6 +95,8 @@ def run(
         max_model_len=256,
         block_size=built.runner._attention.cache.block_size,
         num_blocks=blocks or built.num_blocks,
+        enable_prefix_caching=share_prefixes,
+        swap_blocks=built.swap_blocks,
     )
     scheduler = Scheduler(limits, eos_token_ids=built.model.eos_token_ids)
     for number, prompt in enumerate(asked):
@@ -94,6 +112,7 @@ def run(
         plan = scheduler.plan()
         sizes = [part.count for part in plan.slices]
         answers.mixed_steps += min(sizes) == 1 < max(sizes)
+        answers.swapped_in += len(plan.swaps.back)
         for output in scheduler.commit(plan, built.runner.execute(plan)):
             answers.tokens[int(output.request_id)] += output.token_ids
             answers.logprobs[int(output.request_id)] += output.logprobs or []

@@ -14,6 +14,7 @@ from pydantic_settings.exceptions import SettingsError
 from headrace_shared.settings import RedisSettings, TracingSettings
 from headrace_shared.settings_report import problems_of
 from headrace_shared.telemetry.logs import setup_logging
+from headrace_worker.cpus import CpuBindingError, bind_to
 from headrace_worker.engine.build import EngineSetupError
 from headrace_worker.service.worker import EngineCrashedError, Worker
 from headrace_worker.settings import WorkerSettings
@@ -38,7 +39,13 @@ def main() -> int:
     # when torch is imported, which happens later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # noqa: TID251 it is written here, not read
     try:
+        if settings.cpu_affinity is not None:
+            # Before any thread is started: each has the CPUs of whoever started it.
+            bind_to(settings.cpu_affinity)
         uvloop.run(_serve(settings, redis_settings))
+    except CpuBindingError as error:
+        sys.stderr.write(f"headrace worker: error: cpu_affinity: {error}\n")
+        return 2
     except EngineSetupError as error:
         sys.stderr.write(f"headrace worker: error: {error.message}\n")
         return 2

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from headrace_worker.cpus import cpu_list
 from headrace_worker.speculative_config import SpeculativeConfig, speculative_config
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?", re.IGNORECASE)
@@ -49,6 +50,16 @@ def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         raise ValueError(f"must be auto, cpu, cuda or cuda:N; there is no support for {value[:40]!r}")
     return value
+
+
+def _cpus(value: str | None) -> str | None:
+    if value is not None and value != "auto":
+        cpu_list(value)
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _regular_expression(value: str | None) -> str | None:
@@ -148,10 +159,29 @@ class WorkerSettings(BaseSettings):
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`."
     )
+    attention_backend: Annotated[
+        Literal["auto", "flashinfer", "flash_attn", "triton_attn", "torch_sdpa"], BeforeValidator(_lower)
+    ] = Field(
+        default="auto",
+        description="Which kernels compute attention, by vLLM's names; `auto`: on CUDA the first of flashinfer, flash_attn (if installed) and triton_attn that works there, else torch_sdpa; on a CPU the compiled ones where they fit.",
+    )
+    enforce_eager: bool = Field(
+        default=False,
+        description="Do without CUDA graphs, in which decode steps are recorded otherwise; on a CPU there are none.",
+    )
+    cpu_offload_gb: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weights that stay in the host's memory and are copied to a CUDA device as each layer computes, GiB; the first layers, and no CUDA graphs then.",
+    )
     threads: int = Field(
         default=0,
         ge=0,
         description="Compute threads on a CPU; 0: one per core this process may use, shared out among the processes of tensor_parallel_size.",
+    )
+    cpu_affinity: Annotated[str | None, AfterValidator(_cpus)] = Field(
+        default=None,
+        description="CPUs that this process and all its threads run on, like `0-3,8`; `auto`: those of the NUMA node that has most of them. Default: all that there are.",
     )
     tensor_parallel_size: int = Field(
         default=1,
@@ -201,6 +231,15 @@ class WorkerSettings(BaseSettings):
     )
     num_gpu_blocks_override: int | None = Field(
         default=None, ge=1, description="KV blocks, on whatever device, instead of what fits into its memory."
+    )
+    preemption_mode: Literal["recompute", "swap"] | None = Field(
+        default=None,
+        description="What happens to the KV blocks of a sequence that has to make room: `recompute` computes them again, `swap` keeps a copy in swap_space; default: swap when there is swap_space, else recompute.",
+    )
+    swap_space: float = Field(
+        default=0.0,
+        ge=0,
+        description="Memory of the host for such copies, GiB, for each process of tensor_parallel_size; 0: none. On a CPU more kv_cache_memory is the better use of it.",
     )
     enable_prefix_caching: bool = Field(default=True, description="Share the KV blocks of equal prompt beginnings.")
     chat_template: str | None = Field(default=None, description="Jinja chat template: a file, or the template itself.")
@@ -338,11 +377,30 @@ class WorkerSettings(BaseSettings):
                 raise ValueError(
                     "tensor_parallel_size: splits plain weights, and quantization packs whole ones; leave one of them out"
                 )
+            if self.cpu_affinity == "auto":
+                raise ValueError(
+                    "cpu_affinity: auto would put all processes of tensor_parallel_size on one NUMA node; name the CPUs"
+                )
+            if self.cpu_offload_gb:
+                raise ValueError(
+                    "tensor_parallel_size: each process has its part of every layer on its device; leave cpu_offload_gb out"
+                )
             if self.device.startswith("cuda:"):
                 raise ValueError(
                     "tensor_parallel_size: takes the first devices that there are; say device cuda, and choose which "
                     "there are with CUDA_VISIBLE_DEVICES"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_swap(self) -> Self:
+        """Raises ValueError."""
+        if self.preemption_mode == "swap" and not self.swap_space:
+            raise ValueError("preemption_mode: swap needs swap_space; say how many GiB")
+        if self.preemption_mode == "recompute" and self.swap_space:
+            raise ValueError("swap_space: preemption_mode recompute has no use for it; leave one of them out")
+        if self.swap_space and self.engine == "simulated":
+            raise ValueError("swap_space: the simulated engine has no KV cache to copy; leave it out")
         return self
 
     @model_validator(mode="after")

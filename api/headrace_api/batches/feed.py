@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from headrace_api.batches.lines import Line, raw_lines, read_line
+from headrace_api.batches.metrics import BatchMetrics
 from headrace_api.batches.results import Result, SegmentWriter, is_done
 from headrace_api.batches.window import Window
 from headrace_api.operations import items
@@ -73,11 +74,14 @@ async def input_lines(spec: BatchSpec, services: Services) -> AsyncIterator[tupl
 class Feed:
     """Has every item answered, some at a time; results go to ``writer``."""
 
-    def __init__(self, order: Order, services: Services, window: Window, writer: SegmentWriter) -> None:
+    def __init__(
+        self, order: Order, services: Services, window: Window, writer: SegmentWriter, metrics: BatchMetrics
+    ) -> None:
         self._order = order
         self._services = services
         self._window = window
         self._writer = writer
+        self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
 
     async def run(self, done: bytes) -> None:
@@ -112,6 +116,7 @@ class Feed:
             try:
                 answer = await items.answer(item, self._services)
             except NotNowError as error:
+                self._metrics.put_off.labels("ended" if error.spent else "refused").inc()
                 attempt += error.spent
                 wait_s = min(_FIRST_WAIT_S * 2**waits, _LONGEST_WAIT_S)
                 waits += 1

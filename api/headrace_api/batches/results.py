@@ -9,6 +9,7 @@ from hashlib import blake2b
 import msgspec
 from msgspec import Raw
 
+from headrace_api.batches.metrics import BatchMetrics
 from headrace_api.operations.items import ItemAnswer, forget
 from headrace_api.operations.services import Services
 from headrace_shared.errors import UnavailableError
@@ -74,11 +75,12 @@ class SegmentWriter:
     A segment that was written and not recorded counts for nothing: its items are without a result still.
     """
 
-    def __init__(self, services: Services, batch_id: str, epoch: int) -> None:
+    def __init__(self, services: Services, batch_id: str, epoch: int, metrics: BatchMetrics) -> None:
         self._services = services
         self._book = services.batches
         self._batch_id = batch_id
         self._epoch = epoch
+        self._metrics = metrics
         self._waiting: list[Result] = []
         self._bytes = 0
         self._changed = asyncio.Event()
@@ -136,6 +138,7 @@ class SegmentWriter:
             try:
                 parts = {kind: await self._put_part(name, kind, results) for kind in _kinds(results)}
                 if await self._book.record(self._batch_id, self._epoch, _segment(name, parts, results)):
+                    self._count(results)
                     return
                 # It counts already: Redis has lost sight of it for a while, and found it again.
                 done = await self._book.done_lines(self._batch_id)
@@ -143,6 +146,11 @@ class SegmentWriter:
             except UnavailableError as error:
                 log.warning("results cannot be kept", extra={"batch": self._batch_id, "reason": error.message})
                 await asyncio.sleep(_RETRY_S)
+
+    def _count(self, results: Sequence[Result]) -> None:
+        self._metrics.segments.inc()
+        for result in results:
+            self._metrics.results.labels(result.kind).inc()
 
     async def _put_part(self, name: str, kind: str, results: Sequence[Result]) -> str:
         path = f"batches/{self._batch_id}/{name}.{kind}"

@@ -11,6 +11,7 @@ import msgspec
 
 from headrace_api.batches.feed import Feed, Order, Rest, input_lines
 from headrace_api.batches.lines import InputCheck, read_line
+from headrace_api.batches.metrics import BatchMetrics
 from headrace_api.batches.results import ERROR, OUTPUT, SegmentWriter, count_done
 from headrace_api.batches.window import Window
 from headrace_api.operations import items
@@ -40,15 +41,16 @@ class _StoppedError(Exception):
 class BatchRun:
     """To be run by whoever has taken the batch, under that epoch."""
 
-    def __init__(self, batch_id: str, epoch: int, services: Services, window: Window) -> None:
+    def __init__(self, batch_id: str, epoch: int, services: Services, window: Window, metrics: BatchMetrics) -> None:
         self._id = batch_id
         self._epoch = epoch
         self._services = services
         self._book = services.batches
         self._window = window
+        self._metrics = metrics
         self._lease_ms = round(services.settings.batch_lease_s * 1000)
         self._cancelled = asyncio.Event()
-        self._writer = SegmentWriter(services, batch_id, epoch)
+        self._writer = SegmentWriter(services, batch_id, epoch, metrics)
 
     async def run(self) -> None:
         """To its end, or until somebody else has it. Cancelled, it lets go of the batch; its requests go on."""
@@ -164,7 +166,8 @@ class BatchRun:
         ending = BatchStatus.COMPLETED
         try:
             while count_done(done := await self._book.done_lines(self._id)) < state.total:
-                await self._until_stopped(Feed(order, self._services, self._window, self._writer).run(done), order)
+                feed = Feed(order, self._services, self._window, self._writer, self._metrics)
+                await self._until_stopped(feed.run(done), order)
                 await self._writer.drain()
         except _StoppedError:
             if self._cancelled.is_set():

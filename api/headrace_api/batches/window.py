@@ -8,16 +8,22 @@ class Window:
     """Places that are handed out in turn: among tenants first, then among the batches of one."""
 
     def __init__(self, places: int) -> None:
-        self._free = places
+        self._places = self._free = places
         self._waiting: OrderedDict[str, OrderedDict[str, deque[asyncio.Future[None]]]] = OrderedDict()
+
+    @property
+    def free(self) -> int:
+        return self._free
+
+    @property
+    def used(self) -> int:
+        return self._places - self._free
 
     async def enter(self, tenant: str, batch_id: str) -> None:
         """Wait for a place. To be followed by ``leave``, unless this is cancelled."""
-        if self._free > 0 and not self._waiting:
-            self._free -= 1
-            return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant, OrderedDict()).setdefault(batch_id, deque()).append(turn)
+        self._hand_out_soon()
         try:
             await turn
         except asyncio.CancelledError:
@@ -28,6 +34,13 @@ class Window:
     def leave(self) -> None:
         """Give a place back."""
         self._free += 1
+        self._hand_out_soon()
+
+    def _hand_out_soon(self) -> None:
+        """Not at once: when several places are free, whoever has got one would come back for the others before its turn."""
+        asyncio.get_running_loop().call_soon(self._hand_out)
+
+    def _hand_out(self) -> None:
         while self._free > 0 and (turn := self._next()) is not None:
             if not turn.done():
                 turn.set_result(None)

@@ -11,12 +11,15 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import arq.worker
 from arq import Worker, cron, func
 from arq.worker import Function
+from prometheus_client.metrics_core import Metric
 
+from headrace_api.batches.metrics import BatchMetrics
 from headrace_api.batches.notices import Notices
 from headrace_api.batches.run import BatchRun
 from headrace_api.batches.window import Window
@@ -47,6 +50,13 @@ class BatchWorker:
         self._notices = Notices(services)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._runs: dict[str, asyncio.Task[None]] = {}
+        self.metrics = BatchMetrics()
+
+    def collect(self) -> Iterator[Metric]:
+        """Of its metrics what is read when it is asked for."""
+        yield BatchMetrics.held.family([((), len(self._runs))])
+        states = {"used": self._window.used, "free": self._window.free}
+        yield BatchMetrics.places.family(((state,), places) for state, places in states.items())
 
     async def run(self) -> None:
         """Until it is cancelled; batches that it has are let go of then."""
@@ -103,7 +113,8 @@ class BatchWorker:
         if epoch is None:
             return
         log.info("batch taken up", extra={"batch": batch_id})
-        run = asyncio.create_task(BatchRun(batch_id, epoch, self._services, self._window).run())
+        self.metrics.taken.inc()
+        run = asyncio.create_task(BatchRun(batch_id, epoch, self._services, self._window, self.metrics).run())
         self._runs[batch_id] = run
         run.add_done_callback(lambda _: self._runs.pop(batch_id, None))
 

@@ -43,6 +43,18 @@ BATCH_FLAGS = (
         "SECONDS",
     ),
     _batch(
+        "batch-metrics-host",
+        str,
+        "Address that a batch worker's /metrics and /health listen on (default 127.0.0.1).",
+        "ADDRESS",
+    ),
+    _batch(
+        "batch-metrics-port",
+        int,
+        "Port of a batch worker's /metrics and /health; 0 picks a free one, -1 opens none (default).",
+        "PORT",
+    ),
+    _batch(
         "batch-ttl",
         int,
         "How long a batch is shown after its end (default 2592000, 30 days).",

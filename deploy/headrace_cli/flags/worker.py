@@ -132,7 +132,18 @@ WORKER_FLAGS = (
     ),
     _worker("speculative-max-model-len", int, "Longer sequences get no guesses of the draft model.", "TOKENS"),
     _worker("device", str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
+    _worker(
+        "attention-backend",
+        str,
+        "Kernels for attention: flashinfer, flash_attn, triton_attn or torch_sdpa (default auto: the first that works).",
+        "NAME",
+    ),
+    _worker("enforce-eager", bool, "Do without CUDA graphs; on a CPU there are none."),
+    _worker(
+        "cpu-offload-gb", float, "Weights that stay in the host's memory when the device is CUDA (default 0).", "GIB"
+    ),
     _worker("threads", int, "Compute threads on a CPU; 0: one per core.", "N"),
+    _worker("cpu-affinity", str, "CPUs that the worker runs on, like 0-3,8; auto: those of one NUMA node.", "CPUS"),
     _worker(
         "tensor-parallel-size",
         int,
@@ -172,6 +183,12 @@ WORKER_FLAGS = (
         "TOKENS",
     ),
     _worker("num-gpu-blocks-override", int, "KV blocks instead of what fits into the device's memory.", "N"),
+    _worker(
+        "preemption-mode",
+        Literal["recompute", "swap"],
+        "Compute a sequence that had to make room again, or copy its KV blocks to --swap-space and back (default: with one, swap).",
+    ),
+    _worker("swap-space", float, "Memory of the host for that, GiB (default 0); see docs/scheduling.md.", "GIB"),
     _worker("enable-prefix-caching", bool, "Share the KV blocks of equal prompt beginnings (default on)."),
     _worker(
         "engine",

@@ -28,6 +28,18 @@ def test_a_batch_of_mixed_prompts_equals_generate_in_the_order_of_the_prompts(ll
         assert (answer.finish_reason, answer.stop_reason, answer.logprobs) == ("length", None, None)
 
 
+@pytest.mark.parametrize("options", [{}, {"preemption_mode": "swap"}])
+def test_a_batch_that_is_short_of_blocks_swaps_when_it_may(options, make_llm, reference):
+    llm = make_llm(swap_space=0.01, num_gpu_blocks_override=5, enable_prefix_caching=False, **options)
+    outputs = llm.generate(PROMPTS, SamplingParams(temperature=0, max_tokens=40), use_tqdm=False)
+    assert [output.outputs[0].token_ids for output in outputs] == [
+        reference.generate(reference.ids(prompt), 40) for prompt in PROMPTS
+    ]
+    stats = llm._engine.stats()
+    assert stats.preemptions > 0
+    assert stats.free_swap_blocks == stats.total_swap_blocks > 0
+
+
 def test_prompts_may_be_token_ids_and_have_parameters_of_their_own(llm, reference):
     ids = reference.ids("the dog")
     params = [SamplingParams(temperature=0, max_tokens=count) for count in (3, 5, 7)]

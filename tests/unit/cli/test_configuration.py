@@ -123,7 +123,7 @@ def test_an_empty_file_says_nothing(file: Path, text: str) -> None:
         ("api-key: {a: 1}\n", ":1: api-key should be a text or a list of texts"),
         ("x: [\n", "is not YAML"),
         ("a: !!python/object:os.system x\n", ":1: there is no option a"),
-        ("swap_space: 4\n", ":1: --swap-space 4: a sequence"),
+        ("cpu_offload_gb: 4\n", ":1: --cpu-offload-gb 4: weights"),
         ("enable-lora: true\n", ":1: --enable-lora: adapters"),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_file_that_is_not_there_is_named(file: Path) -> None:
 
 
 def test_values_that_ask_for_nothing_are_accepted_in_a_file(file: Path) -> None:
-    file.write_text("swap-space: 0\nenable-lora: false\ntask: generate\n")
+    file.write_text("cpu-offload-gb: 0\nenable-lora: false\ntask: generate\n")
     assert texts(file) == {}
 
 

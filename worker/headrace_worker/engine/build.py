@@ -103,7 +103,7 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
     model = built.model
     config = settings.speculation
     speculation = build_speculation(config, built) if config is not None else None
-    limits = _limits(settings, model.max_model_len, built.num_blocks)
+    limits = _limits(settings, model.max_model_len, built.num_blocks, built.swap_blocks)
     return EngineSetup(
         engine=_engine(limits, model.eos_token_ids, built.runner, speculation),
         limits=limits,
@@ -137,7 +137,7 @@ def _with_own_defaults(files: ModelFiles, settings: WorkerSettings) -> ModelFile
     return replace(files, defaults=msgspec.structs.replace(files.defaults, **asked))
 
 
-def _limits(settings: WorkerSettings, max_model_len: int, num_blocks: int) -> SchedulerLimits:
+def _limits(settings: WorkerSettings, max_model_len: int, num_blocks: int, swap_blocks: int = 0) -> SchedulerLimits:
     long_tokens = settings.long_prefill_token_threshold
     if not long_tokens and settings.max_num_partial_prefills > 1:
         long_tokens = max(1, int(max_model_len * _LONG_SHARE))
@@ -151,6 +151,7 @@ def _limits(settings: WorkerSettings, max_model_len: int, num_blocks: int) -> Sc
             enable_prefix_caching=settings.enable_prefix_caching,
             pace=PaceLimits(settings.target_step_ms / 1000 or inf, settings.interactive_itl_slack),
             prefills=PrefillLimits(settings.max_num_partial_prefills, settings.max_long_partial_prefills, long_tokens),
+            swap_blocks=swap_blocks,
         )
     except ValueError as error:
         raise EngineSetupError(str(error)) from error

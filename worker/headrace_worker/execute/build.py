@@ -9,15 +9,17 @@ import torch
 from headrace_worker.execute import kv_cache
 from headrace_worker.execute.attention.backend import AttentionBackend
 from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind
+from headrace_worker.execute.attention.choose import choose
 from headrace_worker.execute.attention.native import NativeAttention
-from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
 from headrace_worker.execute.draft_model import DraftModel, load_draft
+from headrace_worker.execute.host_blocks import HostBlocks
 from headrace_worker.execute.kv_cache import CacheSize
 from headrace_worker.execute.lean import LeanNetwork, can_be_lean
 from headrace_worker.execute.linear import pack_linears, reorder_linears
 from headrace_worker.execute.logits.logprobs import LogprobsMode
 from headrace_worker.execute.native.library import kernels
 from headrace_worker.execute.paged_attention import PagedAttention
+from headrace_worker.execute.recorded import CudaGraphs, RecordedDecodes, RecordingLimits
 from headrace_worker.execute.runner import ModelRunner
 from headrace_worker.execute.sampler import Sampler
 from headrace_worker.execute.threads import usable_cores
@@ -40,6 +42,7 @@ class BuiltRunner:
     num_blocks: int
     cache_kind: CacheKind
     draft: DraftModel | None = None
+    swap_blocks: int = 0
 
 
 class Peers(Protocol):
@@ -59,6 +62,10 @@ class Parts:
     native: bool = True
     packed: bool = True
     lean: bool = True
+    attention: str = "auto"
+    """As the setting ``attention_backend``."""
+    recorded_rows: int = 0
+    """On CUDA, the largest batch of decodes that is recorded."""
 
 
 def build_runner(settings: WorkerSettings) -> BuiltRunner:
@@ -70,7 +77,14 @@ def build_runner(settings: WorkerSettings) -> BuiltRunner:
     source = model_source(settings)
     loaded = load_model(source)
     size = cache_size(settings, settings.max_num_seqs * loaded.max_model_len)
-    return assemble(loaded, size, mode=LogprobsMode(settings.logprobs_mode), draft=draft_for(settings, source, loaded))
+    draft = draft_for(settings, source, loaded)
+    return assemble(loaded, size, parts_for(settings), LogprobsMode(settings.logprobs_mode), draft)
+
+
+def parts_for(settings: WorkerSettings) -> Parts:
+    # Offloaded weights are copied in each step, which leaves nothing to win.
+    eager = settings.enforce_eager or settings.cpu_offload_gb > 0
+    return Parts(attention=settings.attention_backend, recorded_rows=0 if eager else settings.max_num_seqs)
 
 
 def model_source(settings: WorkerSettings) -> ModelSource:
@@ -89,6 +103,7 @@ def model_source(settings: WorkerSettings) -> ModelSource:
         progress_bar=settings.use_tqdm_on_load,
         tensor_parallel_size=settings.tensor_parallel_size,
         quantization=settings.quantization,
+        cpu_offload_bytes=int(settings.cpu_offload_gb * (1 << 30)),
     )
 
 
@@ -101,6 +116,7 @@ def cache_size(settings: WorkerSettings, most_tokens: int | None = None) -> Cach
         blocks=settings.num_gpu_blocks_override,
         sharers=settings.tensor_parallel_size,
         format=CacheFormat.named(settings.kv_cache_dtype),
+        swap_bytes=int(settings.swap_space * (1 << 30)),
     )
 
 
@@ -128,18 +144,25 @@ def assemble(
     layers = loaded.layers + (draft.layers if draft is not None else [])
     kind = cache_kind(loaded, size, parts)
     num_blocks = kv_cache.count_blocks(layers, size, kind)
+    swap_blocks = kv_cache.count_swap_blocks(loaded.layers, size, kind)
     if peers is not None:
         num_blocks = peers.agree(num_blocks)
-    network, attention = paged(loaded, num_blocks, size, parts)
+    recorded_rows = parts.recorded_rows if loaded.device.type == "cuda" and peers is None else 0
+    spare_blocks = min(recorded_rows, 1)
+    network, attention = paged(loaded, num_blocks, size, parts, swap_blocks, spare_blocks)
     if peers is not None:
         network = peers.lead(network, attention)
+    elif recorded_rows:
+        most_blocks = min(-(-loaded.max_model_len // size.block_size), num_blocks)
+        limits = RecordingLimits(recorded_rows, most_blocks, spare_block=num_blocks)
+        network = _recorded(network, attention, limits, loaded.device)
     sampler = Sampler(loaded.vocab_size, loaded.eos_token_ids, mode)
     runner = ModelRunner(network, attention, sampler, loaded.vocab_size, loaded.device)
     guesser = None
     if draft is not None:
         guesses = Sampler(loaded.vocab_size, loaded.eos_token_ids, guesses=True)
         guesser = DraftModel(*paged(draft, num_blocks, size, parts), guesses, draft)
-    return BuiltRunner(runner, loaded, num_blocks, kind, guesser)
+    return BuiltRunner(runner, loaded, num_blocks, kind, guesser, swap_blocks)
 
 
 def cache_kind(loaded: LoadedModel, size: CacheSize, parts: Parts) -> CacheKind:
@@ -152,12 +175,24 @@ def cache_kind(loaded: LoadedModel, size: CacheSize, parts: Parts) -> CacheKind:
     return CacheKind(_computes_in(loaded, _packing(loaded, parts)), loaded.device, size.format)
 
 
-def paged(loaded: LoadedModel, num_blocks: int, size: CacheSize, parts: Parts) -> tuple[Network, PagedAttention]:
-    """A model around a K/V cache of its own, of as many blocks of this ``size``. Raises ModelLoadError."""
+def paged(
+    loaded: LoadedModel,
+    num_blocks: int,
+    size: CacheSize,
+    parts: Parts,
+    swap_blocks: int = 0,
+    spare_blocks: int = 0,
+) -> tuple[Network, PagedAttention]:
+    """A model around a K/V cache of its own, with ``spare_blocks`` behind its blocks, all of this ``size``.
+
+    Raises ModelLoadError.
+    """
     packing = _packing(loaded, parts)
     kind = cache_kind(loaded, size, parts)
-    backend = _backend(loaded, size.block_size, packing, kind)
-    cache = kv_cache.allocate(backend, loaded.layers, num_blocks, size.block_size, kind)
+    backend = _backend(loaded, size.block_size, packing, kind, parts.attention)
+    cache = kv_cache.allocate(backend, loaded.layers, num_blocks + spare_blocks, size.block_size, kind)
+    if swap_blocks:
+        cache.host = HostBlocks(cache.layers, swap_blocks)
     attention = PagedAttention(backend, loaded.layers, loaded.layer_index, cache)
     network = _network(loaded, attention, packing, parts)
     log.info(
@@ -171,6 +206,7 @@ def paged(loaded: LoadedModel, num_blocks: int, size: CacheSize, parts: Parts) -
             "kv_blocks": num_blocks,
             "kv_tokens": num_blocks * size.block_size,
             "kv_mib": cache.num_bytes >> 20,
+            "swap_blocks": swap_blocks,
             "threads": torch.get_num_threads(),
         },
     )
@@ -204,13 +240,24 @@ def _is_float32_on_cpu(loaded: LoadedModel) -> bool:
     return loaded.device.type == "cpu" and loaded.dtype is torch.float32
 
 
-def _backend(loaded: LoadedModel, block_size: int, packing: Packing | None, kind: CacheKind) -> AttentionBackend:
+def _backend(
+    loaded: LoadedModel, block_size: int, packing: Packing | None, kind: CacheKind, wanted: str
+) -> AttentionBackend:
     """One back-end for all layers: the native one when it can do every one of them."""
-    if packing is not None:
+    if packing is not None and wanted == "auto":
         native = NativeAttention(packing.kernels, packing.threads)
         if all(native.supports(layer, block_size, kind) for layer in loaded.layers):
             return native
-    return PagedSdpa()
+    return choose(wanted, loaded.layers, block_size, kind)
+
+
+def _recorded(network: Network, attention: PagedAttention, limits: RecordingLimits, device: torch.device) -> Network:
+    if not attention.backend.recordable:
+        log.info("decode steps are not recorded: this attention back-end decides on the host what it does")
+        return network
+    recorded = RecordedDecodes(network, attention, limits, device)
+    recorded.record(CudaGraphs())
+    return recorded
 
 
 def _network(loaded: LoadedModel, attention: PagedAttention, packing: Packing | None, parts: Parts) -> Network:

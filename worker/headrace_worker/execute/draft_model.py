@@ -5,6 +5,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from headrace_worker.execute.device import using
 from headrace_worker.execute.inputs import build_inputs
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.execute.rows import RowSampler
@@ -50,7 +51,7 @@ class DraftModel:
         self._known: WeakKeyDictionary[Sequence, _Progress] = WeakKeyDictionary()
 
     def propose(self, wishes: list[Wish]) -> list[list[int]]:
-        with torch.inference_mode():
+        with torch.inference_mode(), using(self._device):
             return self._propose(wishes)
 
     def ended(self, sequence: Sequence) -> None:
@@ -123,7 +124,7 @@ def load_draft(target: ModelSource, config: SpeculativeConfig, model: LoadedMode
     source = replace(
         target, model=config.model, revision=config.revision, config=None, overrides={}, load_format="auto",
         max_model_len=config.max_model_len, dtype=str(model.dtype).removeprefix("torch."),
-        tensor_parallel_size=1,
+        tensor_parallel_size=1, cpu_offload_bytes=0,
     )  # fmt: skip
     draft = load_model(source)
     if draft.vocab_size != model.vocab_size:

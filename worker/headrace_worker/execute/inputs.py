@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.execute.device import on_device
 from headrace_worker.schedule.plan import Slice
 
 
@@ -47,10 +48,10 @@ def build_inputs(slices: list[Slice], block_size: int, device: torch.device) -> 
         num_decodes=int(several[0]) if several.size else len(slices),
         starts=starts.tolist(),
         context_lens=contexts.tolist(),
-        query_starts=_tensor(starts.astype(np.int32), device),
-        contexts=_tensor(contexts.astype(np.int32), device),
-        block_tables=_tensor(tables, device),
-        slots=_tensor(slots, device),
+        query_starts=on_device(starts.astype(np.int32), device),
+        contexts=on_device(contexts.astype(np.int32), device),
+        block_tables=on_device(tables, device),
+        slots=on_device(slots, device),
     )
     sample_rows = [
         row
@@ -58,8 +59,4 @@ def build_inputs(slices: list[Slice], block_size: int, device: torch.device) -> 
         if part.samples
         for row in range(end - 1 - len(part.guesses), end)
     ]
-    return StepInputs(_tensor(input_ids, device), _tensor(positions, device), batch, sample_rows)
-
-
-def _tensor(array: "np.ndarray[tuple[int, ...], np.dtype[np.int32 | np.int64]]", device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    return StepInputs(on_device(input_ids, device), on_device(positions, device), batch, sample_rows)

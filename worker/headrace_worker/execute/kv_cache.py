@@ -1,12 +1,14 @@
 """KVCache: the memory that holds every running sequence's keys and values, in blocks."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 import torch
 
 from headrace_worker.execute.attention.backend import AttentionBackend, LayerCache
 from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind
+from headrace_worker.execute.host_blocks import HostBlocks
 from headrace_worker.models.errors import ModelLoadError
 from headrace_worker.models.layers import AttentionLayer
 
@@ -16,6 +18,14 @@ _CPU_MOST_BYTES = 4 << 30
 """And no more than this unless asked for: a server on somebody's desk should not grow to half of it."""
 
 
+class BlockMove(IntEnum):
+    """From where to where blocks are copied: between those of the cache, out to the host's memory, or back."""
+
+    WITHIN = 0
+    OUT = 1
+    BACK = 2
+
+
 @dataclass(slots=True)
 class KVCache:
     """Block ``i`` is row ``i`` of every layer's tensors: one block table serves all layers."""
@@ -23,13 +33,25 @@ class KVCache:
     layers: list[LayerCache]
     num_blocks: int
     block_size: int
+    host: HostBlocks | None = None
+    """Where blocks go that have to make room; None: nowhere."""
 
     @property
     def num_bytes(self) -> int:
         return sum(layer.num_bytes for layer in self.layers)
 
-    def copy(self, pairs: list[tuple[int, int]]) -> None:
-        """Copy blocks (from, to); all are read before any is written."""
+    def move(self, way: BlockMove, pairs: list[tuple[int, int]]) -> None:
+        """Copy blocks (from, to); all are read before any is written. Raises RuntimeError without a place on the host for them."""
+        if way is BlockMove.WITHIN:
+            self._copy(pairs)
+        elif self.host is None:
+            raise RuntimeError("this cache has no swap space")
+        elif way is BlockMove.OUT:
+            self.host.put(pairs)
+        else:
+            self.host.fetch(pairs)
+
+    def _copy(self, pairs: list[tuple[int, int]]) -> None:
         device = self.layers[0].key.device
         source, target = torch.tensor(pairs, device=device).unbind(1)
         for layer in self.layers:
@@ -52,7 +74,9 @@ class CacheSize:
     blocks: int | None = None
     """Exactly so many, whatever memory there is."""
     sharers: int = 1
-    """Processes like this one that a CPU's free memory is for."""
+    """Processes like this one that the host's free memory is for."""
+    swap_bytes: int = 0
+    """Of the host's memory, for blocks that have to make room."""
     format: CacheFormat = CacheFormat.PLAIN
 
 
@@ -73,6 +97,21 @@ def count_blocks(layers: list[AttentionLayer], size: CacheSize, kind: CacheKind)
     if blocks < 1:
         raise ModelLoadError(f"the KV cache has {max(0, allowed)} bytes of memory, and one block needs {one}")
     return blocks
+
+
+def count_swap_blocks(layers: list[AttentionLayer], size: CacheSize, kind: CacheKind) -> int:
+    """How many blocks the host's memory is to hold. Raises ModelLoadError when that is not even one, or too much."""
+    if not size.swap_bytes:
+        return 0
+    one, free = block_bytes(layers, size.block_size, kind), _free_host_bytes()
+    if size.swap_bytes < one:
+        raise ModelLoadError(f"the swap space has {size.swap_bytes} bytes of memory, and one block needs {one}")
+    if size.swap_bytes * size.sharers > free:
+        raise ModelLoadError(
+            f"the swap space is {size.swap_bytes * size.sharers / (1 << 30):.1f} GiB, and {free / (1 << 30):.1f} GiB of "
+            "this machine's memory are free"
+        )
+    return size.swap_bytes // one
 
 
 def allocate(
@@ -108,6 +147,8 @@ def _meminfo_bytes(field: str) -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError as error:
-        raise ModelLoadError("this system does not say how much memory is free; set kv_cache_memory") from error
+        raise ModelLoadError(
+            "this system does not say how much memory is free; set kv_cache_memory, and no swap_space"
+        ) from error
     values = {name: value for name, _, value in (line.partition(":") for line in lines)}
     return int(values[field].split()[0]) * 1024

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from headrace_worker.execute.native.library import Kernels
-from headrace_worker.execute.weights import PLAIN, PackedWeight, Packing, pack
+from headrace_worker.execute.weights import PackedWeight, Packing, pack
+from headrace_worker.models.families import has_plain_weight
 
 log = logging.getLogger(__name__)
 
@@ -121,12 +122,13 @@ def _replace(model: PreTrainedModel, make: Callable[[nn.Module, torch.Tensor], n
 def release_file(model: PreTrainedModel) -> None:
     """Copy what is left of the weights, small things mostly: one view of it keeps a whole checkpoint file mapped."""
     for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+        if type(parameter) is nn.Parameter:
+            parameter.data = parameter.data.clone()
 
 
 def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | Conv1D]]:
     for parent in model.modules():
         for name, child in parent.named_children():
             # Not their subclasses, which may do more than a product.
-            if type(child) in (nn.Linear, Conv1D) and child.weight.dtype in PLAIN:
+            if type(child) in (nn.Linear, Conv1D) and has_plain_weight(child):
                 yield parent, name, child

@@ -4,7 +4,9 @@ import torch
 
 from headrace_shared.clock import mono_s
 from headrace_shared.protocol.event import TokenLogprob
+from headrace_worker.execute.device import using
 from headrace_worker.execute.inputs import build_inputs
+from headrace_worker.execute.kv_cache import BlockMove
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.execute.rows import RowSampler
 from headrace_worker.execute.verify import draw
@@ -35,12 +37,11 @@ class ModelRunner:
         Raises StepGivenUpError when the plan becomes unwanted before its layers are computed. A device that works
         ahead is hardly ever that late.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), using(self._device):
             return self._execute(plan)
 
     def _execute(self, plan: Plan) -> Sampled:
-        if plan.copies:
-            self._attention.cache.copy(plan.copies)
+        self._move_blocks(plan)
         step = build_inputs(plan.slices, self._attention.cache.block_size, self._device)
         self._attention.begin(step.batch, plan.unwanted)
         begun_s = mono_s()
@@ -67,6 +68,13 @@ class ModelRunner:
     def forget(self, request_id: str) -> None:
         """Drop what is cached for a request that has ended."""
         self._sampler.forget(request_id)
+
+    def _move_blocks(self, plan: Plan) -> None:
+        # In this order: what leaves may have been copied to, and what comes back may take its place.
+        out, back = plan.swaps
+        for way, pairs in ((BlockMove.WITHIN, plan.copies), (BlockMove.OUT, out), (BlockMove.BACK, back)):
+            if pairs:
+                self._attention.cache.move(way, pairs)
 
     def _score_prompts(self, slices: list[Slice], starts: list[int], hidden: torch.Tensor, sampled: Sampled) -> None:
         """Log-probabilities of prompt tokens, a bounded number of rows at a time."""

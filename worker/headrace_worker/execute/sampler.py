@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from headrace_shared.protocol.event import TokenLogprob
+from headrace_worker.execute.device import on_device
 from headrace_worker.execute.logits.base import LogitsProcessor
 from headrace_worker.execute.logits.beams import BeamRows
 from headrace_worker.execute.logits.bias import AllowedTokens, BadWords, LogitBias
@@ -215,7 +216,7 @@ class _RandomRows:
         if self._scaled:
             rows = rows / self._temperature
         uniform = self._uniform.at([sequence.output_len for sequence in self._sequences])
-        return rows, torch.from_numpy(uniform).to(logits.device)[:, None]
+        return rows, on_device(uniform, logits.device)[:, None]
 
     def put(self, drawn: torch.Tensor, token_ids: list[int]) -> None:
         for row, token_id in zip(self._rows, drawn.tolist(), strict=True):

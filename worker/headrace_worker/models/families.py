@@ -100,8 +100,13 @@ def _is_plain(trunk: nn.Module) -> bool:
     """Nothing but transformers' own code and plain weights: no code from a checkpoint, no adapters, no quantization."""
     projections = [module for name, module in trunk.named_modules() if name.endswith("_proj")]
     return type(trunk).__module__.startswith("transformers.models.") and all(
-        type(module) is nn.Linear and module.weight.dtype in _PLAIN for module in projections
+        type(module) is nn.Linear and has_plain_weight(module) for module in projections
     )
+
+
+def has_plain_weight(module: nn.Module) -> bool:
+    """Whether it is a matrix of numbers, and not a tensor of a kind of its own that only tells a type of numbers."""
+    return type(module.weight) is nn.Parameter and module.weight.dtype in _PLAIN
 
 
 def _tied_scale(embedding: nn.Embedding, head: nn.Linear) -> float | None:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from headrace_worker.models import attention_hook
+from headrace_worker.models import attention_hook, offload
 from headrace_worker.models.context_length import context_length
 from headrace_worker.models.errors import ModelLoadError, ModelNotSupportedError
 from headrace_worker.models.layers import AttentionLayer
@@ -60,6 +60,8 @@ class ModelSource:
     """Above 1, this process loads its part of the model: it is one of so many in torch's process group."""
     quantization: str = "none"
     """``none``, ``int8`` or ``int4``: what the engine is to make of the weights."""
+    cpu_offload_bytes: int = 0
+    """Of the weights, that stay in the host's memory when the device is a GPU."""
 
 
 @dataclass(slots=True)
@@ -160,9 +162,18 @@ def _load(source: ModelSource) -> LoadedModel:
     place = locate(source.model, source.revision, source.download_dir)
     device = _device(source.device)
     given = _checked_config(place, source)
+    if source.cpu_offload_bytes:
+        offload.check(given, device)
     dtype = _dtype(source.dtype, device, given)
-    model = _made_up(given, source, dtype) if source.load_format == "dummy" else _read(place, source, given, dtype)
-    model.to(device).eval().requires_grad_(False)
+    if source.load_format == "dummy":
+        model = _made_up(given, source, dtype)
+    else:
+        model = _read(place, source, given, dtype, _straight_to(device, given))
+    if source.cpu_offload_bytes:
+        offload.move(model, device, source.cpu_offload_bytes)
+    else:
+        model.to(device)
+    model.eval().requires_grad_(False)
     # It looks for padding, which packed tokens do not have, and takes a pad token in a prompt for some.
     model.warn_if_padding_and_no_attention_mask = lambda *_: None
     config = model.config.get_text_config(decoder=True)
@@ -238,7 +249,16 @@ def _format(place: ModelPlace, source: ModelSource) -> dict[str, bool]:
     return {} if is_gguf else {"use_safetensors": source.load_format == "safetensors"}
 
 
-def _read(place: ModelPlace, source: ModelSource, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _straight_to(device: torch.device, config: PretrainedConfig) -> dict[str, Any]:
+    """How quantized weights are loaded: what computes with them is chosen by the device that they are loaded to."""
+    if device.type != "cuda" or getattr(config, "quantization_config", None) is None:
+        return {}
+    return {"device_map": {"": torch.cuda.current_device() if device.index is None else device.index}}
+
+
+def _read(
+    place: ModelPlace, source: ModelSource, config: PretrainedConfig, dtype: torch.dtype, straight_to: dict[str, Any]
+) -> PreTrainedModel:
     own_config = {} if source.config is None and not source.overrides else {"config": config}
     if not source.progress_bar:
         disable_progress_bar()
@@ -252,6 +272,7 @@ def _read(place: ModelPlace, source: ModelSource, config: PretrainedConfig, dtyp
             dtype=dtype,
             attn_implementation=attention_hook.NAME,
             output_loading_info=True,
+            **straight_to,
             **split_over(source.tensor_parallel_size),
         )
     except KeyError as error:

@@ -23,6 +23,7 @@ OF_THE_SERVICE = frozenset(
         "structured_outputs_config",
         "interactive_itl_slack",
         "logits_processor_pattern",
+        "cpu_affinity",
         "lease_ms",
         "drain",
         "drain_timeout_s",

@@ -89,7 +89,7 @@ class BeamSteps:
     def _leave(self, sequence: Sequence) -> None:
         if sequence.state is SequenceState.RUNNING:
             self._running.remove(sequence)
-            self._blocks.release(sequence)
+        self._blocks.release(sequence)
         sequence.state = SequenceState.FINISHED
 
 

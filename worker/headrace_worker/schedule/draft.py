@@ -6,6 +6,7 @@ from headrace_worker.schedule.plan import Plan, Slice
 from headrace_worker.schedule.request import Sequence
 from headrace_worker.schedule.step_cost import Load, guesses_load
 from headrace_worker.schedule.step_pace import LEAST_CHUNK, StepPace
+from headrace_worker.schedule.swap import Swaps
 
 
 class Draft:
@@ -78,8 +79,8 @@ class Draft:
             self.budget += part.count
             self.load = self.load.minus(Load.of(part.start, part.count))
 
-    def plan(self, copies: list[tuple[int, int]]) -> Plan:
-        """``copies`` as in ``Plan``."""
+    def plan(self, copies: list[tuple[int, int]], swaps: Swaps) -> Plan:
+        """``copies`` and ``swaps`` as in ``Plan``."""
         # Stable: slices of one token first, as far as they came first.
         slices = sorted(self._slices.values(), key=lambda part: bool(part.guesses))
-        return Plan(slices, copies, self.load, self._interruptible)
+        return Plan(slices, copies, swaps, self.load, self._interruptible)

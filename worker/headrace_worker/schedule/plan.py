@@ -7,6 +7,7 @@ from headrace_shared.protocol.event import FinishReason, TokenLogprob
 from headrace_worker.schedule.beam import Candidate
 from headrace_worker.schedule.request import Sequence
 from headrace_worker.schedule.step_cost import Load
+from headrace_worker.schedule.swap import Swaps
 
 
 class StepGivenUpError(Exception):
@@ -49,6 +50,8 @@ class Plan:
     slices: list[Slice] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
     """(from, to): blocks whose content is copied first, all of it read before any is written."""
+    swaps: Swaps = field(default_factory=lambda: Swaps([], []))
+    """Copied after that, those that leave before those that come back: what goes makes room for what comes."""
     load: Load = field(default_factory=Load)
     """What it amounts to."""
     interruptible: bool = False

@@ -39,6 +39,8 @@ class SchedulerLimits:
     enable_prefix_caching: bool = True
     pace: PaceLimits = field(default_factory=PaceLimits)
     prefills: PrefillLimits = field(default_factory=PrefillLimits)
+    swap_blocks: int = 0
+    """Blocks that the host's memory holds for sequences that had to make room; 0: they are computed again."""
 
     def __post_init__(self) -> None:
         if min(self.max_num_seqs, self.max_model_len, self.block_size, self.num_blocks) < 1:
@@ -74,6 +76,10 @@ class SchedulerStats:
     background_paused: int = 0
     """And those that it does not."""
     steps_given_up: int = 0
+    swapped: int = 0
+    """Of ``waiting``, those of which something is in the swap space."""
+    free_swap_blocks: int = 0
+    total_swap_blocks: int = 0
 
 
 class Scheduler:
@@ -81,7 +87,7 @@ class Scheduler:
 
     Everything goes by ``Sequence.order``: the smallest is served first, and when blocks run out the
     largest that runs is preempted: its blocks are freed, its tokens kept, and it computes them again
-    later. The first that waits is never passed by a later one, unless limits on long prompts say
+    later, or gets its blocks back from the swap space. The first that waits is never passed by a later one, unless limits on long prompts say
     so; a strictly more urgent one takes the place of running ones. Background sequences are less
     urgent than any other, and get what the others leave of a step: see ``StepPace``.
 
@@ -96,7 +102,12 @@ class Scheduler:
         self._limits = limits
         self._speculation = speculation
         self._rules = EndRules(eos_token_ids, limits.context_tokens)
-        self._blocks = BlockAllocator(limits.num_blocks, limits.block_size, share_prefixes=limits.enable_prefix_caching)
+        self._blocks = BlockAllocator(
+            limits.num_blocks,
+            limits.block_size,
+            share_prefixes=limits.enable_prefix_caching,
+            swap_places=limits.swap_blocks,
+        )
         self._requests: dict[str, Request] = {}
         self._running = SequenceQueue()
         self._waiting = SequenceQueue()
@@ -181,6 +192,9 @@ class Scheduler:
             background_running=self._background.planned,
             background_paused=self._background.paused,
             steps_given_up=self._background.steps_given_up,
+            swapped=self._blocks.swap.sequences,
+            free_swap_blocks=self._blocks.swap.free,
+            total_swap_blocks=self._blocks.swap.total,
         )
 
     def take_preempted(self) -> list[str]:
@@ -197,7 +211,7 @@ class Scheduler:
             self._plan_kind(draft, background=True)
         if self._speculation is not None:
             self._speculation.widen(draft, self._rules, self._blocks, self.cost)
-        plan = draft.plan(self._blocks.take_copies())
+        plan = draft.plan(self._blocks.take_copies(), self._blocks.take_swaps())
         self._background.note(plan, held_back=draft.held_back)
         return plan
 
@@ -323,7 +337,7 @@ class Scheduler:
         draft.drop(sequence)
         idle = sequence.awaits_others
         self._running.remove(sequence)
-        self._blocks.release(sequence)
+        self._blocks.preempt(sequence)
         self._preemptions += 1
         self._preempted.append(sequence.request_id)
         if idle:
@@ -390,9 +404,9 @@ class Scheduler:
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         if sequence.state is SequenceState.RUNNING:
             self._running.remove(sequence)
-            self._blocks.release(sequence)
         elif sequence.state is SequenceState.WAITING:
             self._waiting.remove(sequence)
+        self._blocks.release(sequence)
         sequence.state = SequenceState.FINISHED
         sequence.finish_reason = reason
         if self._speculation is not None:

@@ -65,6 +65,10 @@ class WorkerMetrics(ProcessMetrics):
         "KV blocks by state: used, cached (free, but can be found), blank.",
         ("model_name", "state"),
     )
+    swapped = Observed(
+        "vllm:num_requests_swapped", "Waiting sequences of which KV blocks are in the swap space.", ENGINE
+    )
+    swap_usage = Observed("vllm:cpu_cache_usage_perc", "Share of the swap space in use, 0 to 1.", ENGINE)
     cache_config = Observed(
         "vllm:cache_config_info", "1; the cache's and the scheduler's settings are labels.", CACHE_LABELS
     )

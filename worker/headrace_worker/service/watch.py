@@ -18,6 +18,7 @@ from headrace_shared.clock import mono_s
 from headrace_shared.errors import UnavailableError
 from headrace_shared.queue.claims import WorkerQueue
 from headrace_shared.telemetry.exposition import Exposition
+from headrace_shared.telemetry.listener import Listener
 from headrace_shared.telemetry.otlp_metrics import pushing_metrics
 from headrace_shared.telemetry.series import THE_ENGINE
 from headrace_shared.telemetry.tasks import in_background
@@ -28,7 +29,6 @@ from headrace_worker.schedule.speculation.speculation import SpeculationStats
 from headrace_worker.service.attempt_span import AttemptSpans
 from headrace_worker.service.attempts import Attempts
 from headrace_worker.service.bridge import EngineThread, StepReport
-from headrace_worker.service.listener import Listener
 from headrace_worker.service.metrics import CACHE_LABELS, StepTallies, WorkerMetrics
 from headrace_worker.service.pump import Pump
 from headrace_worker.settings import WorkerSettings
@@ -158,6 +158,9 @@ class WorkerWatch:
         yield kind.kv_usage.family([(engine, used / stats.total_blocks)])
         blocks = {"used": used, "cached": stats.cached_blocks, "blank": stats.free_blocks - stats.cached_blocks}
         yield kind.kv_blocks.family(((self._model, state), value) for state, value in blocks.items())
+        yield kind.swapped.family([(engine, stats.swapped)])
+        swap_used = stats.total_swap_blocks - stats.free_swap_blocks
+        yield kind.swap_usage.family([(engine, swap_used / max(1, stats.total_swap_blocks))])
         yield kind.cache_config.family([((*engine, *self._cache_config), 1)])
         yield kind.preemptions.family([(engine, stats.preemptions)])
         yield kind.prefix_queries.family([(engine, stats.prefix_queried_tokens)])

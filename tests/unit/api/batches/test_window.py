@@ -56,8 +56,32 @@ async def test_a_place_of_one_that_was_cancelled_is_not_lost() -> None:
         await asyncio.gather(waiting, return_exceptions=True)
     given = asyncio.create_task(window.enter("-", "c"))
     await settle()
-    window.leave()  # gives it the place,
+    window.leave()
+    await asyncio.sleep(0)  # it is given the place,
     given.cancel()  # which it never takes
     await asyncio.gather(given, return_exceptions=True)
     async with asyncio.timeout(1):
         await window.enter("-", "d")
+
+
+async def test_places_that_come_back_together_are_shared_too() -> None:
+    window, entered = Window(8), Counter[str]()
+    for _ in range(8):
+        await window.enter("-", "before")
+
+    async def feed(batch: str) -> None:
+        while True:
+            await window.enter("-", batch)
+            entered[batch] += 1
+
+    feeds = [asyncio.create_task(feed(batch)) for batch in "ab"]
+    await settle()
+    for _ in range(5):
+        for _ in range(8):
+            window.leave()
+        for _ in range(8):
+            await settle()
+    assert entered == {"a": 20, "b": 20}
+    for each in feeds:
+        each.cancel()
+    await asyncio.gather(*feeds, return_exceptions=True)

@@ -128,6 +128,8 @@ class Driver:
         """Tokens that no beam can go on with."""
         # Block -> slot -> everything that the K/V at that place depends on.
         self.memory: dict[int, dict[int, tuple[int, ...]]] = {}
+        # Place in the swap space -> what was copied there.
+        self.host: dict[int, dict[int, tuple[int, ...]]] = {}
 
     def add(self, request: Request) -> Request:
         self.scheduler.add(request)
@@ -176,9 +178,20 @@ class Driver:
         assert len(blank) + len(cached) + len(used) == pool.total
         assert blank | cached | used == set(range(pool.total))
         assert all(not sequence.block_table for sequence in self.live(SequenceState.WAITING, SequenceState.FINISHED))
+        self._check_swap_space()
         stats = self.scheduler.stats()
         assert stats.running == len(running) <= self.limits.max_num_seqs
         assert stats.waiting == len(self.live(SequenceState.WAITING, SequenceState.HELD))
+
+    def _check_swap_space(self) -> None:
+        """Each place is free or one waiting sequence's, and between two plans nothing is under way."""
+        swap = self.scheduler._blocks.swap
+        places = [place for kept in swap._kept.values() for place in kept.places.values()]
+        assert sorted(places + swap._free) == list(range(swap.total))
+        assert not swap._out
+        assert not swap._coming
+        assert swap._kept.keys() <= set(self.live(SequenceState.WAITING, SequenceState.HELD))
+        assert self.scheduler.stats().swapped == len(swap._kept)
 
     def _check_plan(self, plan: Plan, running_before: set[int]) -> None:
         assert bool(plan) == self.scheduler.has_work()
@@ -201,6 +214,10 @@ class Driver:
         sampled = Sampled()
         copied = {target: dict(self.memory.get(source, {})) for source, target in plan.copies}
         self.memory.update(copied)
+        for block, place in plan.swaps.out:
+            self.host[place] = dict(self.memory[block])
+        for place, block in plan.swaps.back:
+            self.memory[block] = dict(self.host[place])
         for part in plan.slices:
             sequence, tokens = part.sequence, part.sequence.token_ids + part.guesses
             for position in range(part.start):

@@ -39,6 +39,7 @@ LIMITS = st.fixed_dictionaries(
         "block_size": st.sampled_from([1, 3, 4]),
         "num_blocks": st.integers(22, 60),
         "enable_prefix_caching": st.booleans(),
+        "swap_blocks": st.sampled_from([0, 2, 60]),
     }
 ).map(lambda limits: limits | {"num_blocks": -(-limits["num_blocks"] // limits["block_size"])})
 
@@ -67,6 +68,7 @@ def _drive(lab, limits, requests, disturb):
         steps += 1
         assert steps < 5000
     assert driver.scheduler.stats().free_blocks == driver.limits.num_blocks
+    assert driver.scheduler.stats().free_swap_blocks == driver.limits.swap_blocks
     return driver, expected
 
 

@@ -33,6 +33,7 @@ LIMITS = st.fixed_dictionaries(
         "block_size": st.sampled_from([1, 2, 4]),
         "num_blocks": st.integers(26, 60),
         "enable_prefix_caching": st.booleans(),
+        "swap_blocks": st.sampled_from([0, 2, 60]),
     }
 ).map(lambda limits: limits | {"num_blocks": -(-limits["num_blocks"] // limits["block_size"])})
 
@@ -77,6 +78,7 @@ def test_tokens_never_depend_on_batch_chunks_blocks_preemption_or_guesses(lab, l
         assert [output.first for output in driver.outputs[request_id, choice]].count(True) == 1
     stats = driver.scheduler.stats()
     assert stats.free_blocks == stats.total_blocks
+    assert stats.free_swap_blocks == stats.total_swap_blocks
     assert stats.running == stats.waiting == 0
 
 
@@ -130,6 +132,7 @@ def test_ending_anything_at_any_moment_changes_no_other_sequence(lab, limits, re
             assert driver.last(request_id, choice).finish_reason is reason
     assert not driver.scheduler.has_work()
     assert driver.scheduler.stats().free_blocks == driver.limits.num_blocks
+    assert driver.scheduler.stats().free_swap_blocks == driver.limits.swap_blocks
 
 
 @settings(max_examples=100, deadline=None)

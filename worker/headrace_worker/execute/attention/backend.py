@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from headrace_worker.execute.attention.batch import Batch
-from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind
+from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind, keep
 from headrace_worker.models.layers import AttentionLayer
 
 
@@ -44,10 +44,29 @@ class LayerCache:
         return sum(int(each.nbytes) for each in self.tensors)
 
 
+def allocate_pages(layer: AttentionLayer, num_blocks: int, block_size: int, kind: CacheKind) -> LayerCache:
+    """The layout of most paged kernels, [num_blocks, block_size, num_kv_heads, dim]; scales have no last dimension.
+
+    Raises as ``zeroed`` does.
+    """
+    shape = (num_blocks, block_size, layer.num_kv_heads)
+    cache = LayerCache(
+        zeroed((*shape, layer.head_dim), kind.stored, kind.device),
+        zeroed((*shape, layer.value_dim), kind.stored, kind.device),
+        kind.format,
+    )
+    if kind.has_scales:
+        cache.key_scales, cache.value_scales = (zeroed(shape, torch.float32, kind.device) for _ in range(2))
+    return cache
+
+
 class AttentionBackend(Protocol):
     """Writes new keys and values into the cache, and attends to everything in it."""
 
     name: str
+    recordable: bool
+    """Whether all that a step of decodes does depends on what its tensors hold, and not on its lists: then it can be
+    recorded once and played again with other contents."""
 
     def supports(self, layer: AttentionLayer, block_size: int, kind: CacheKind) -> bool:
         """Whether layers like this one can be computed here."""
@@ -64,6 +83,9 @@ class AttentionBackend(Protocol):
     ) -> torch.Tensor:
         """Store the rows' keys and values, then attend causally. Returns [total, num_heads, value_dim], contiguous."""
 
+    def prepare(self, batch: Batch) -> None:
+        """``batch``, which ``attend`` was recorded with, holds something else now and is about to be played."""
+
 
 @dataclass(slots=True)
 class AttentionRows:
@@ -77,3 +99,15 @@ class AttentionRows:
     """[total, num_kv_heads, value_dim]"""
     sinks: torch.Tensor | None = None
     """[num_heads]"""
+
+    def store_pages(self, cache: LayerCache, batch: Batch) -> None:
+        """Write keys and values into a cache of ``allocate_pages``."""
+        for numbers, scales, new in (
+            (cache.key, cache.key_scales, self.key),
+            (cache.value, cache.value_scales, self.value),
+        ):
+            kept = new
+            if scales is not None:
+                kept, own = keep(new, cache.format)
+                scales.flatten(0, 1).index_copy_(0, batch.slots, own)
+            numbers.flatten(0, 1).index_copy_(0, batch.slots, kept)

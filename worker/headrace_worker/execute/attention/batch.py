@@ -26,6 +26,9 @@ class Batch:
     slots: torch.Tensor
     """int64 [total]: block * block_size + place in the block, where each row's key and value go."""
 
+    is_static: bool = False
+    """Its tensors stay where they are from step to step, so that what computes with them can be recorded."""
+
     @property
     def num_sequences(self) -> int:
         return len(self.context_lens)

@@ -21,6 +21,7 @@ class NativeAttention:
     """
 
     name = "native"
+    recordable = False
 
     def __init__(self, kernels: Kernels, threads: int) -> None:
         self._kernels = kernels
@@ -53,6 +54,9 @@ class NativeAttention:
         sinks = rows.sinks.contiguous() if rows.sinks is not None else None
         call.sinks = address(sinks)
         return self._run(call, layer, batch)
+
+    def prepare(self, batch: Batch) -> None:
+        """Nothing is kept from step to step."""
 
     def _call(self, layer: AttentionLayer, cache: LayerCache) -> AttentionCall:
         """The call's arguments, with those filled in that never change."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional
 
-from headrace_worker.execute.attention.backend import AttentionRows, LayerCache, zeroed
+from headrace_worker.execute.attention.backend import AttentionRows, LayerCache, allocate_pages
 from headrace_worker.execute.attention.batch import Batch
-from headrace_worker.execute.attention.cache_kind import CacheKind, keep, restore
+from headrace_worker.execute.attention.cache_kind import CacheKind, restore
 from headrace_worker.models.layers import AttentionLayer
 
 
@@ -18,29 +18,25 @@ class PagedSdpa:
     """
 
     name = "portable"
+    recordable = False
 
     def supports(self, layer: AttentionLayer, block_size: int, kind: CacheKind) -> bool:
         return True
 
     def allocate(self, layer: AttentionLayer, num_blocks: int, block_size: int, kind: CacheKind) -> LayerCache:
-        shape = (num_blocks, block_size, layer.num_kv_heads)
-        cache = LayerCache(
-            zeroed((*shape, layer.head_dim), kind.stored, kind.device),
-            zeroed((*shape, layer.value_dim), kind.stored, kind.device),
-            kind.format,
-        )
-        if kind.has_scales:
-            cache.key_scales, cache.value_scales = (zeroed(shape, torch.float32, kind.device) for _ in range(2))
-        return cache
+        return allocate_pages(layer, num_blocks, block_size, kind)
 
     def attend(self, layer: AttentionLayer, cache: LayerCache, rows: AttentionRows, batch: Batch) -> torch.Tensor:
-        _write(cache, batch.slots, rows)
+        rows.store_pages(cache, batch)
         out = rows.query.new_empty((rows.query.shape[0], layer.num_heads, layer.value_dim))
         if batch.num_decodes:
             self._attend_decodes(layer, cache, rows, batch, out)
         for index in range(batch.num_decodes, batch.num_sequences):
             self._attend_chunk(layer, cache, rows, batch, (index, out))
         return out
+
+    def prepare(self, batch: Batch) -> None:
+        """Nothing is kept from step to step."""
 
     def _attend_decodes(
         self, layer: AttentionLayer, cache: LayerCache, rows: AttentionRows, batch: Batch, out: torch.Tensor
@@ -76,18 +72,6 @@ class PagedSdpa:
         seen = _seen(layer, own.unsqueeze(1), places)
         query = rows.query[begin:end].transpose(0, 1).unsqueeze(0)
         out[begin:end] = _attention(layer, query, keys, values, seen, rows.sinks).squeeze(0).transpose(0, 1)
-
-
-def _write(cache: LayerCache, slots: torch.Tensor, rows: AttentionRows) -> None:
-    for numbers, scales, new in (
-        (cache.key, cache.key_scales, rows.key),
-        (cache.value, cache.value_scales, rows.value),
-    ):
-        kept = new
-        if scales is not None:
-            kept, own = keep(new, cache.format)
-            scales.flatten(0, 1).index_copy_(0, slots, own)
-        numbers.flatten(0, 1).index_copy_(0, slots, kept)
 
 
 def _read(cache: LayerCache, blocks: torch.Tensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:

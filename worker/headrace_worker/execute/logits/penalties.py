@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from headrace_worker.execute.device import on_device
 from headrace_worker.schedule import request
 
 
@@ -79,9 +80,9 @@ class Penalties:
         places = np.concatenate([count.ids for count in counts])
         places += np.repeat(self._row_numbers * logits.shape[1], sizes)
         device = logits.device
-        index = torch.from_numpy(places).to(device)
-        seen = torch.from_numpy(np.concatenate([count.counts for count in counts])).to(device)
-        repetition, frequency, presence = torch.from_numpy(np.repeat(self._values, sizes, axis=0)).to(device).unbind(1)
+        index = on_device(places, device)
+        seen = on_device(np.concatenate([count.counts for count in counts]), device)
+        repetition, frequency, presence = on_device(np.repeat(self._values, sizes, axis=0), device).unbind(1)
         flat = logits.view(-1)
         values = flat.index_select(0, index)
         values = torch.where(values > 0, values / repetition, values * repetition)

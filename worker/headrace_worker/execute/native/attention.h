@@ -16,6 +16,7 @@
 #include <stdlib.h>
 
 #include "cache.h"
+#include "team.h"
 
 #define KEYS 64                  /* keys per turn */
 #define UNITS (KEYS / LANES)     /* a turn is made of units of sixteen keys, each within one block */
@@ -316,14 +317,14 @@ static int cut_tiles(const Attention *a, Tile *tiles) {
     return count;
 }
 
-/* Shared by the threads of a parallel region; all of them meet at the end. ``tiles`` has the
- * ``count`` tiles of the batch, ``memory`` is this thread's own. */
-static void attend(const Attention *a, const Tile *tiles, int count, float *memory) {
+/* Done by a team, which meets at the end. ``tiles`` has the ``count`` tiles of the batch, ``memory`` is this
+ * member's own. */
+static void attend(const Member *me, const Attention *a, const Tile *tiles, int count, float *memory) {
     Scratch s = cut_scratch(a, memory);
-#pragma omp for schedule(static)
-    for (int row = 0; row < a->num_rows; row++) prepare_row(a, row);
-#pragma omp for schedule(dynamic, 1)
-    for (int i = 0; i < count; i++) compute_tile(a, &tiles[i], &s);
+    for (int row = me->rank; row < a->num_rows; row += me->size) prepare_row(a, row);
+    meet(me);
+    for (int i; (i = take(me)) < count;) compute_tile(a, &tiles[i], &s);
+    meet(me);
 }
 
 #endif

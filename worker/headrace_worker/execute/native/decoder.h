@@ -30,24 +30,24 @@ typedef struct {
     float norm_eps;
 } Decoder;
 
-static void norm_rows(const float *x, const float *weight, float *out, int rows, int cols, float eps) {
-#pragma omp for schedule(static)
-    for (int r = 0; r < rows; r++) rms_norm(x + (int64_t)r * cols, weight, out + (int64_t)r * cols, cols, eps);
+static void norm_rows(const Member *me, const float *x, const float *weight, float *out, int rows, int cols, float eps) {
+    for (int r = me->rank; r < rows; r += me->size) rms_norm(x + (int64_t)r * cols, weight, out + (int64_t)r * cols, cols, eps);
+    meet(me);
 }
 
 /* residual += W x, or residual += norm(W x). */
-static void add_block(const Decoder *d, const Linear *l, const float *norm) {
+static void add_block(const Member *me, const Decoder *d, const Linear *l, const float *norm) {
     Linear block = *l;
     block.y = norm ? d->delta : d->residual;
     block.mode = norm ? STORE : ADD;
-    linear(&block);
+    linear(me, &block);
     if (!norm) return;
-#pragma omp for schedule(static)
-    for (int r = 0; r < block.rows; r++) {
+    for (int r = me->rank; r < block.rows; r += me->size) {
         float *delta = d->delta + (int64_t)r * d->hidden, *to = d->residual + (int64_t)r * d->hidden;
         rms_norm(delta, norm, delta, d->hidden, d->norm_eps);
         for (int i = 0; i < d->hidden; i++) to[i] += delta[i];
     }
+    meet(me);
 }
 
 static Attention layer_attention(const Decoder *d, const Layer *l) {
@@ -71,25 +71,25 @@ static Attention layer_attention(const Decoder *d, const Layer *l) {
     return a;
 }
 
-static void compute_layer(const Decoder *d, const Layer *l, const Tile *tiles, int count, float *memory) {
+static void compute_layer(const Member *me, const Decoder *d, const Layer *l, const Tile *tiles, int count, float *memory) {
     const Attention a = layer_attention(d, l);
     const int rows = a.num_rows, heads = a.num_heads * a.head_dim;
-    norm_rows(d->residual, l->input_norm, d->normed, rows, d->hidden, d->norm_eps);
-    linear(&(Linear){d->normed, l->merged, l->merged_bias, d->merged, d->scratch, rows, (int32_t)a.query_row, d->hidden, STORE,
+    norm_rows(me, d->residual, l->input_norm, d->normed, rows, d->hidden, d->norm_eps);
+    linear(me, &(Linear){d->normed, l->merged, l->merged_bias, d->merged, d->scratch, rows, (int32_t)a.query_row, d->hidden, STORE,
                      l->format});
-    attend(&a, tiles, count, memory);
-    add_block(d, &(Linear){d->attended, l->output, l->output_bias, NULL, d->scratch, rows, d->hidden, heads, ADD, l->format},
+    attend(me, &a, tiles, count, memory);
+    add_block(me, d, &(Linear){d->attended, l->output, l->output_bias, NULL, d->scratch, rows, d->hidden, heads, ADD, l->format},
               l->attention_norm);
-    norm_rows(d->residual, l->middle_norm, d->normed, rows, d->hidden, d->norm_eps);
-    linear(&(Linear){d->normed, l->gate_up, l->gate_up_bias, d->gated, d->scratch, rows, 2 * d->intermediate, d->hidden, d->gate,
+    norm_rows(me, d->residual, l->middle_norm, d->normed, rows, d->hidden, d->norm_eps);
+    linear(me, &(Linear){d->normed, l->gate_up, l->gate_up_bias, d->gated, d->scratch, rows, 2 * d->intermediate, d->hidden, d->gate,
                      l->format});
-    add_block(d, &(Linear){d->gated, l->down, l->down_bias, NULL, d->scratch, rows, d->hidden, d->intermediate, ADD, l->format},
+    add_block(me, d, &(Linear){d->gated, l->down, l->down_bias, NULL, d->scratch, rows, d->hidden, d->intermediate, ADD, l->format},
               l->gated_norm);
 }
 
-static void decode(const Decoder *d, const Tile *tiles, int count, float *memory) {
-    for (int i = 0; i < d->num_layers; i++) compute_layer(d, d->layers + i, tiles, count, memory);
-    norm_rows(d->residual, d->final_norm, d->normed, d->attention.num_rows, d->hidden, d->norm_eps);
+static void decode(const Member *me, const Decoder *d, const Tile *tiles, int count, float *memory) {
+    for (int i = 0; i < d->num_layers; i++) compute_layer(me, d, d->layers + i, tiles, count, memory);
+    norm_rows(me, d->residual, d->final_norm, d->normed, d->attention.num_rows, d->hidden, d->norm_eps);
 }
 
 #endif

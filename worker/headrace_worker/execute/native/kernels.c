@@ -4,9 +4,9 @@
 
 #ifdef _OPENMP
 #include <omp.h>
-#define THREAD omp_get_thread_num()
+#define MEMBER(team) (Member){&(team), omp_get_thread_num(), omp_get_num_threads()}
 #else
-#define THREAD 0
+#define MEMBER(team) (Member){&(team), 0, 1}
 #endif
 
 typedef struct {
@@ -56,16 +56,21 @@ void PUBLIC(unpack_rows)(const Linear *l, const int64_t *ids, float *out, int co
 int64_t PUBLIC(scratch_bytes)(int rows, int inputs) { return scratch_bytes(rows, inputs); }
 
 void PUBLIC(linear)(const Linear *l, int threads) {
+    Team team = {0};
 #pragma omp parallel num_threads(threads)
-    linear(l);
+    linear(&MEMBER(team), l);
 }
 
 /* This and the next return 0, or -1 when there is no memory for the scratch space. */
 int PUBLIC(attend)(const Attention *a) {
     Workspace w;
     if (open_workspace(&w, a) != 0) return -1;
+    Team team = {0};
 #pragma omp parallel num_threads(a->threads)
-    attend(a, w.tiles, w.count, w.memory + w.floats_each * THREAD);
+    {
+        const Member me = MEMBER(team);
+        attend(&me, a, w.tiles, w.count, w.memory + w.floats_each * me.rank);
+    }
     close_workspace(&w);
     return 0;
 }
@@ -73,8 +78,12 @@ int PUBLIC(attend)(const Attention *a) {
 int PUBLIC(decode)(const Decoder *d) {
     Workspace w;
     if (open_workspace(&w, &d->attention) != 0) return -1;
+    Team team = {0};
 #pragma omp parallel num_threads(d->attention.threads)
-    decode(d, w.tiles, w.count, w.memory + w.floats_each * THREAD);
+    {
+        const Member me = MEMBER(team);
+        decode(&me, d, w.tiles, w.count, w.memory + w.floats_each * me.rank);
+    }
     close_workspace(&w);
     return 0;
 }

@@ -211,21 +211,22 @@ static void linear_task(const Linear *l, int row, int n, int a, int b) {
     }
 }
 
-/* Shared by the threads of a parallel region; all of them meet at the end. */
-static void linear(const Linear *l) {
+/* Done by a team, which meets at the end. */
+static void linear(const Member *me, const Linear *l) {
     int panels = count_panels(l->outputs), pairs = (panels + 1) / 2, most = l->format >= INT8 ? INT_ROWS : ROWS;
-    if (l->format >= INT8) quantize_rows(l->x, l->scratch, l->rows, l->inputs);
-    for (int pass = 0; pass < l->rows; pass += PASS_ROWS) {
-        int end = pass + PASS_ROWS < l->rows ? pass + PASS_ROWS : l->rows;
-        /* Handed out one by one: a thread whose core is busy with something else holds up nobody. */
-#pragma omp for schedule(dynamic, 1) nowait
-        for (int pair = 0; pair < pairs; pair++) {
-            int a = l->mode >= GATE_SILU ? pair : 2 * pair;
-            int b = l->mode >= GATE_SILU ? pair + pairs : 2 * pair + 1 < panels ? 2 * pair + 1 : a;
-            for (int row = pass; row < end; row += most) linear_task(l, row, end - row < most ? end - row : most, a, b);
-        }
+    if (l->format >= INT8) {
+        quantize_rows(me, l->x, l->scratch, l->rows, l->inputs);
+        meet(me);
     }
-#pragma omp barrier
+    const int passes = (l->rows + PASS_ROWS - 1) / PASS_ROWS;
+    for (int task; (task = take(me)) < passes * pairs;) {
+        int first = task / pairs * PASS_ROWS, pair = task % pairs;
+        int end = first + PASS_ROWS < l->rows ? first + PASS_ROWS : l->rows;
+        int a = l->mode >= GATE_SILU ? pair : 2 * pair;
+        int b = l->mode >= GATE_SILU ? pair + pairs : 2 * pair + 1 < panels ? 2 * pair + 1 : a;
+        for (int row = first; row < end; row += most) linear_task(l, row, end - row < most ? end - row : most, a, b);
+    }
+    meet(me);
 }
 
 #endif

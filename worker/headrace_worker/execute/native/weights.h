@@ -14,6 +14,7 @@
 #include <stddef.h>
 
 #include "simd.h"
+#include "team.h"
 
 enum { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2, INT8 = 3, INT4 = 4 };
 
@@ -97,11 +98,11 @@ static void quantize_block(const float *x, quant *numbers, BlockScale *to) {
     }
 }
 
-static void quantize_rows(const float *x, void *scratch, int rows, int inputs) {
+/* Done by a team, which does not meet at the end. */
+static void quantize_rows(const Member *me, const float *x, void *scratch, int rows, int inputs) {
     const QuantizedRows q = cut_quantized(scratch, rows, inputs);
     const int blocks = count_blocks(inputs);
-#pragma omp for schedule(static)
-    for (int r = 0; r < rows; r++)
+    for (int r = me->rank; r < rows; r += me->size)
         for (int b = 0; b < blocks; b++) {
             const float *from = x + (int64_t)r * inputs + b * BLOCK;
             int64_t at = (int64_t)r * blocks + b;

@@ -18,7 +18,7 @@ from headrace_worker.execute import kv_cache
 from headrace_worker.execute.build import cache_kind, paged
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.execute.parallel.group import RankGroup
-from headrace_worker.execute.parallel.orders import ComputeLogits, CopyBlocks, read_order
+from headrace_worker.execute.parallel.orders import ComputeLogits, MoveBlocks, read_order
 from headrace_worker.execute.parallel.part import RankPart, parts_of
 from headrace_worker.models.errors import ModelLoadError
 from headrace_worker.models.load import load_model
@@ -40,8 +40,8 @@ class Follower:
         """Compute until the stream ends."""
         with torch.inference_mode():
             while (order := read_order(stream, self._device)) is not None:
-                if isinstance(order, CopyBlocks):
-                    self._attention.cache.copy(order.pairs)
+                if isinstance(order, MoveBlocks):
+                    self._attention.cache.move(order.way, order.pairs)
                 elif isinstance(order, ComputeLogits):
                     # Ranks may differ in the last bits, and a row has to be the same one in all of them.
                     rows = self._hidden.new_empty((order.rows, self._hidden.shape[1]))
@@ -57,9 +57,12 @@ def load(part: RankPart) -> Follower:
     torch.set_num_threads(part.threads)
     group = RankGroup(part.rank, part.source.tensor_parallel_size, part.store, torch.device(part.source.device))
     loaded = load_model(part.source)
-    parts = parts_of(loaded)
-    blocks = kv_cache.count_blocks(loaded.layers, part.cache, cache_kind(loaded, part.cache, parts))
-    network, attention = paged(loaded, group.smallest(blocks), part.cache, parts)
+    parts = parts_of(loaded, part.attention)
+    kind = cache_kind(loaded, part.cache, parts)
+    blocks = kv_cache.count_blocks(loaded.layers, part.cache, kind)
+    # All ranks have heads of the same size, and so the same number of these.
+    swap_blocks = kv_cache.count_swap_blocks(loaded.layers, part.cache, kind)
+    network, attention = paged(loaded, group.smallest(blocks), part.cache, parts, swap_blocks)
     return Follower(network, attention, group, loaded.device)
 
 

@@ -10,11 +10,11 @@ import msgspec
 import torch
 
 from headrace_worker.execute.build import BuiltRunner, assemble, cache_size, draft_for, model_source
-from headrace_worker.execute.kv_cache import KVCache
+from headrace_worker.execute.kv_cache import BlockMove, KVCache
 from headrace_worker.execute.logits.logprobs import LogprobsMode
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.execute.parallel.group import RankGroup
-from headrace_worker.execute.parallel.orders import ComputeLogits, ComputeStep, CopyBlocks
+from headrace_worker.execute.parallel.orders import ComputeLogits, ComputeStep, MoveBlocks
 from headrace_worker.execute.parallel.part import RankPart, parts_of, rank_devices
 from headrace_worker.execute.parallel.ranks import Ranks
 from headrace_worker.execute.threads import usable_cores
@@ -48,12 +48,12 @@ class _MirroredCache(KVCache):
     """Blocks that are copied here are copied by all ranks."""
 
     def __init__(self, cache: KVCache, ranks: Ranks) -> None:
-        super().__init__(cache.layers, cache.num_blocks, cache.block_size)
+        super().__init__(cache.layers, cache.num_blocks, cache.block_size, cache.host)
         self._ranks = ranks
 
-    def copy(self, pairs: list[tuple[int, int]]) -> None:
-        self._ranks.order(CopyBlocks(pairs))
-        super().copy(pairs)
+    def move(self, way: BlockMove, pairs: list[tuple[int, int]]) -> None:
+        self._ranks.order(MoveBlocks(way, pairs))
+        super().move(way, pairs)
 
 
 class _LeadingNetwork:
@@ -102,6 +102,7 @@ def build_parallel_runner(settings: WorkerSettings) -> tuple[BuiltRunner, Leader
                 source=replace(source, device=devices[rank], progress_bar=False),
                 cache=cache_size(settings),
                 threads=threads,
+                attention=settings.attention_backend,
                 log_level=settings.log_level,
                 log_format=settings.log_format,
             )
@@ -122,4 +123,4 @@ def _build(settings: WorkerSettings, source: ModelSource, leader: Leader) -> Bui
     size = cache_size(settings, settings.max_num_seqs * loaded.max_model_len)
     draft = draft_for(settings, source, loaded)
     mode = LogprobsMode(settings.logprobs_mode)
-    return assemble(loaded, size, parts_of(loaded), mode, draft, leader)
+    return assemble(loaded, size, parts_of(loaded, settings.attention_backend), mode, draft, leader)

@@ -11,22 +11,25 @@ import numpy as np
 import torch
 
 from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.execute.device import on_device
+from headrace_worker.execute.kv_cache import BlockMove
 
 Words = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 _HEADER = 5
-_COPY, _STEP, _LOGITS = range(3)
+_MOVE, _STEP, _LOGITS = range(3)
 _WORD = 8
 
 
 @dataclass(frozen=True, slots=True)
-class CopyBlocks:
-    """Copy blocks of the K/V cache."""
+class MoveBlocks:
+    """Copy blocks of the K/V cache, or to and from this rank's swap space."""
 
+    way: BlockMove
     pairs: list[tuple[int, int]]
 
     def pack(self) -> bytes:
-        return _packed([_COPY, len(self.pairs), 0, 0, 0], [np.array(self.pairs, dtype=np.int64)])
+        return _packed([_MOVE, len(self.pairs), self.way, 0, 0], [np.array(self.pairs, dtype=np.int64)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class ComputeLogits:
         return _packed([_LOGITS, self.rows, 0, 0, 0], [])
 
 
-Order = CopyBlocks | ComputeStep | ComputeLogits
+Order = MoveBlocks | ComputeStep | ComputeLogits
 
 
 def read_order(stream: BinaryIO, device: torch.device) -> Order | None:
@@ -66,11 +69,11 @@ def read_order(stream: BinaryIO, device: torch.device) -> Order | None:
     kind, *sizes = header.tolist()
     if kind == _LOGITS:
         return ComputeLogits(sizes[0])
-    body = _read(stream, 2 * sizes[0] if kind == _COPY else sum(_lengths(sizes)))
+    body = _read(stream, 2 * sizes[0] if kind == _MOVE else sum(_lengths(sizes)))
     if body is None:
         return None
-    if kind == _COPY:
-        return CopyBlocks([(source, target) for source, target in body.reshape(-1, 2).tolist()])
+    if kind == _MOVE:
+        return MoveBlocks(BlockMove(sizes[1]), [(source, target) for source, target in body.reshape(-1, 2).tolist()])
     return _step(sizes, body, device)
 
 
@@ -87,12 +90,12 @@ def _step(sizes: list[int], body: Words, device: torch.device) -> ComputeStep:
         num_decodes=num_decodes,
         starts=starts.tolist(),
         context_lens=contexts.tolist(),
-        query_starts=_tensor(starts.astype(np.int32), device),
-        contexts=_tensor(contexts.astype(np.int32), device),
-        block_tables=_tensor(tables.reshape(sequences, width).astype(np.int32), device),
-        slots=_tensor(slots, device),
+        query_starts=on_device(starts.astype(np.int32), device),
+        contexts=on_device(contexts.astype(np.int32), device),
+        block_tables=on_device(tables.reshape(sequences, width).astype(np.int32), device),
+        slots=on_device(slots, device),
     )
-    return ComputeStep(_tensor(input_ids, device), _tensor(positions, device), batch)
+    return ComputeStep(on_device(input_ids, device), on_device(positions, device), batch)
 
 
 def _packed(header: list[int], parts: list[Words]) -> bytes:
@@ -103,7 +106,3 @@ def _read(stream: BinaryIO, words: int) -> Words | None:
     raw = bytearray(stream.read(words * _WORD))
     # A writer that dies may leave the beginning of an order behind.
     return np.frombuffer(raw, dtype=np.int64) if len(raw) == words * _WORD else None
-
-
-def _tensor(array: "np.ndarray[tuple[int, ...], np.dtype[np.int32 | np.int64]]", device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)

@@ -23,13 +23,15 @@ class RankPart:
     """With this rank's device."""
     cache: CacheSize
     threads: int
+    attention: str
+    """As the setting ``attention_backend``."""
     log_level: str
     log_format: LogFormat
 
 
-def parts_of(loaded: LoadedModel) -> Parts:
+def parts_of(loaded: LoadedModel, attention: str) -> Parts:
     """The faster parts that know nothing of the other ranks: packed layers would forget to add up what each computes."""
-    return Parts(native=loaded.dtype is torch.float32, packed=False, lean=False)
+    return Parts(native=loaded.dtype is torch.float32, packed=False, lean=False, attention=attention)
 
 
 def rank_devices(name: str, size: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Listener: /metrics and /health of a worker, over plain HTTP in a thread of its own.
+"""Listener: /metrics and /health of a process that serves nothing else, over plain HTTP in a thread of its own.
 
 In a thread, so that it answers while the event loop does not: that is when one wants to know.
 """
@@ -17,12 +17,12 @@ class Listener:
     """Open until ``close``. Raises OSError when the address cannot be listened on."""
 
     def __init__(self, host: str, port: int, exposition: Exposition, ill: Callable[[], str | None]) -> None:
-        """``port`` 0 picks a free one. ``ill`` says what is wrong with the worker; None: nothing."""
+        """``port`` 0 picks a free one. ``ill`` says what is wrong with the process; None: nothing."""
 
         class Handler(BaseHTTPRequestHandler):
             timeout = _IDLE_S
             protocol_version = "HTTP/1.1"
-            server_version = "headrace-worker"
+            server_version = "headrace"
 
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]

@@ -1,17 +1,10 @@
-"""Attention over a paged cache without a model around it: batches, rows and the kernels to try."""
+"""Made-up batches and rows for attention back-ends."""
 
 import torch
 
 from headrace_worker.execute.attention.backend import AttentionRows
 from headrace_worker.execute.attention.batch import Batch
-from headrace_worker.execute.native.library import kernels
 from headrace_worker.models.layers import AttentionLayer
-
-_BEST = kernels()
-assert _BEST is not None, "the kernels were not built: install the package where there is a C compiler"
-_SETS = ["avx512vnni", "avx512", "avx2", "base"]
-SETS = _SETS[_SETS.index(_BEST.isa) :]
-"""The instruction sets that this machine has."""
 
 
 def batch_of(counts: list[int], contexts: list[int], block_size: int, num_blocks: int) -> Batch:
