@@ -24,7 +24,7 @@ FAST     := tests/unit tests/contract
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-fast fuzz faults batches soak check format bench clean
+.PHONY: help serve install kernels test test-fast fuzz faults batches soak check format bench clean
 
 help:
 	@echo 'make serve      install, then serve a chat model on http://$(HOST):$(PORT)  (MODEL=path-or-id, PORT=, ARGS="...")'
@@ -35,6 +35,7 @@ help:
 	@echo 'make batches    work on a batch while everything that does so is killed  (ITEMS=$(ITEMS), or MODEL=demo ITEMS=200)'
 	@echo 'make soak       run users for minutes, and see whether memory grows  (MINUTES=$(MINUTES))'
 	@echo 'make check      formatting, lint, types, import rules'
+	@echo 'make kernels    compile the kernels again, after a change of their sources'
 	@echo 'make format     format the code and fix what lint can fix'
 	@echo 'make bench      measure a running server at http://$(HOST):$(PORT)  (ARGS="--concurrency 32")'
 	@echo 'make clean      remove the virtual environment and all caches'
@@ -43,6 +44,9 @@ serve: $(VENV)/.all
 	@exec $(BIN)/headrace serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
 
 install: $(VENV)/.dev
+
+kernels: $(VENV)/.dev
+	$(BIN)/python hatch_build.py
 
 test: check
 	$(PYTEST) tests

@@ -1,11 +1,14 @@
 """Build hook: compiles the worker's kernels into the wheel where there is a C compiler.
 
 Without one the installation goes on; the worker then attends through plain torch operators.
+Run as a program, it compiles them where they are, for a checkout whose sources have changed.
 """
 
+import hashlib
 import platform
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -46,7 +49,8 @@ def build_kernels(library: Path) -> str | None:
     folder = library.parent
     with tempfile.TemporaryDirectory() as temporary:
         built = Path(temporary)
-        commands = [[compiler, *FLAGS, "-c", str(folder / "isa.c"), "-o", str(built / "isa.o")]]
+        digest = f'-DHR_SOURCES="{sources_digest(folder)}"'
+        commands = [[compiler, *FLAGS, digest, "-c", str(folder / "isa.c"), "-o", str(built / "isa.o")]]
         for name, flags in sets.items():
             commands += [
                 [
@@ -68,3 +72,15 @@ def build_kernels(library: Path) -> str | None:
         shutil.copyfile(built / library.name, fresh)
         fresh.replace(library)
     return None
+
+
+def sources_digest(folder: Path) -> str:
+    """Of the C sources in ``folder``; the worker refuses a library that has another one."""
+    found = hashlib.sha256()
+    for path in sorted([*folder.glob("*.c"), *folder.glob("*.h")]):
+        found.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(build_kernels(Path(__file__).parent / NATIVE / "kernels.so"))

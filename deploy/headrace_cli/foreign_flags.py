@@ -98,8 +98,10 @@ FOREIGN_FLAGS: tuple[ForeignFlag, ...] = (
     *_refused("only models that generate text are served yet", "override-pooler-config", "pooler-config", off=["{}"]),
     # Cache, scheduler, engine
     *_refused("cached blocks are always named by BLAKE2 digests", "prefix-caching-hash-algo"),
-    *_refused("the KV cache has the precision of the model", "kv-cache-dtype", off=["auto"]),
-    *_switches("the KV cache has the precision of the model", "calculate-kv-scales"),
+    *_harmless(
+        "a KV cache of int8 or fp8 always has a scale for each token and head, from what it holds",
+        "calculate-kv-scales",
+    ),
     *_refused("use --kv-cache-memory SIZE", "kv-cache-memory-bytes"),
     *_harmless(_ALWAYS_CHUNKED, "enable-chunked-prefill"),
     *_switches(_ALWAYS_CHUNKED, "no-enable-chunked-prefill"),

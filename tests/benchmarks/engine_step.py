@@ -1,6 +1,6 @@
 """How long one engine step takes, and where the time goes.
 
-    PYTHONPATH=tests/support OMP_WAIT_POLICY=PASSIVE python tests/benchmarks/engine_step.py MODEL [--threads N] [--context 200] [--also int8]
+    PYTHONPATH=tests/support OMP_WAIT_POLICY=PASSIVE python tests/benchmarks/engine_step.py MODEL [--threads N] [--context 200] [--also int8,kv-int8]
 
 MODEL is a local directory. Figures are minima over several runs, measured in
 turn so that a busy machine hurts all of them alike; the ratios are what to compare.
@@ -10,7 +10,7 @@ import argparse
 
 import torch
 from engine_steps import BLOCK, Clock, LeanParts, decode_plan, prefill_plan
-from exactness import PRECISIONS
+from exactness import PRECISIONS, build_as
 from transformers import AutoModelForCausalLM
 
 from headrace_worker.execute.build import BuiltRunner, Parts, assemble
@@ -23,7 +23,7 @@ from headrace_worker.schedule.plan import Plan
 def report(built: dict[str, BuiltRunner], plan: Plan, clock: Clock, title: str) -> None:
     best = clock.least_ms({name: (lambda each=each: each.runner.execute(plan)) for name, each in built.items()})
     for name, value in best.items():
-        line = f"{title:18} {name:9} {value:7.1f} ms  {plan.num_tokens / value * 1e3:6.0f} tokens/s"
+        line = f"{title:18} {name:12} {value:7.1f} ms  {plan.num_tokens / value * 1e3:6.0f} tokens/s"
         if isinstance(built[name].runner._network, LeanNetwork):
             parts = LeanParts(built[name])
             split = clock.least_ms({"linear": parts.linear(plan), "attention": parts.attention(plan)})
@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--context", type=int, default=200)
+    parser.add_argument("--batches", default="1,8,32")
+    parser.add_argument("--prefills", default="128,512")
     parser.add_argument("--runs", type=int, default=8)
     parser.add_argument("--also", default="", help=f"precisions beside float32: {', '.join(PRECISIONS)}")
     parser.add_argument("--modules", action="store_true", help="also run transformers' modules on our kernels")
@@ -63,17 +65,15 @@ def main() -> None:
     paths = {"modules": Parts(lean=False)} if given.modules else {}
     if given.portable:
         paths["portable"] = Parts(native=False, packed=False, lean=False)
-    size = CacheSize(block_size=BLOCK, memory_bytes=768 << 20)
-    built = {}
-    for name in ["float32", *(name for name in given.also.split(",") if name)]:
-        dtype, quantization = PRECISIONS[name]
-        loaded = load_model(ModelSource(given.model, dtype=dtype, quantization=quantization, progress_bar=False))
-        built[name] = assemble(loaded, size)
+    memory_bytes = 768 << 20
+    size = CacheSize(block_size=BLOCK, memory_bytes=memory_bytes)
+    names = ["float32", *(name for name in given.also.split(",") if name)]
+    built = {name: build_as(given.model, name, cache_bytes=memory_bytes) for name in names}
     built |= {name: assemble(load_model(ModelSource(given.model)), size, parts) for name, parts in paths.items()}
     clock = Clock(given.runs)
-    for batch in (1, 8, 32):
+    for batch in map(int, given.batches.split(",")):
         report(built, decode_plan(batch, given.context), clock, f"decode, batch {batch}")
-    for tokens in (128, 512):
+    for tokens in (int(each) for each in given.prefills.split(",") if each):
         report(built, prefill_plan(tokens), Clock(max(2, given.runs // 3)), f"prefill {tokens}")
     if given.generate:
         print(f"transformers generate, batch 1: {generate_ms(given.model, given.context):.1f} ms per token")

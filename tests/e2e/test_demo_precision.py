@@ -31,7 +31,15 @@ def exact(model: Path) -> tuple[list[int], torch.Tensor]:
 @pytest.mark.parametrize(
     ("precision", "agreement", "divergence"),
     # The demo model comes from a file of four bits, so that four and eight lose little of it.
-    [("float16", 0.99, 1e-4), ("bfloat16", 0.98, 1e-3), ("int8", 0.98, 0.005), ("int4", 0.98, 0.005)],
+    [
+        ("float16", 0.99, 1e-4),
+        ("bfloat16", 0.98, 1e-3),
+        ("int8", 0.98, 0.005),
+        ("int4", 0.98, 0.005),
+        ("kv-int8", 0.98, 0.005),
+        ("kv-fp8", 0.9, 0.05),
+        ("int8+kv-int8", 0.98, 0.005),
+    ],
 )
 def test_a_known_text_gets_the_same_likely_tokens(
     precision: str, agreement: float, divergence: float, model: Path, exact: tuple[list[int], torch.Tensor]

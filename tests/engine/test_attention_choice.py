@@ -5,6 +5,7 @@ import torch
 from attention_batches import batch_of
 from tiny_engine import build
 
+from headrace_worker.execute.attention.cache_kind import CacheKind
 from headrace_worker.execute.attention.choose import choose
 from headrace_worker.execute.attention.page_plan import PagePlan
 from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
@@ -15,6 +16,7 @@ from headrace_worker.models.layers import AttentionLayer
 from headrace_worker.settings import WorkerSettings
 
 CPU = torch.device("cpu")
+FLOAT32 = CacheKind(torch.float32, CPU)
 LAYERS = [
     AttentionLayer(6, 2, 32, 32, 0.2, sliding_window=70),
     AttentionLayer(6, 2, 32, 32, 0.2, softcap=3.0, has_sinks=True),
@@ -24,7 +26,7 @@ LAYERS = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("block_size", [1, 16, 256])
 def test_a_back_end_that_is_right_passes_its_trial(dtype, block_size):
-    assert trial(PagedSdpa(), LAYERS, block_size, dtype, CPU) is None
+    assert trial(PagedSdpa(), LAYERS, block_size, CacheKind(dtype, CPU)) is None
 
 
 def test_a_back_end_that_is_wrong_or_fails_does_not_pass():
@@ -43,14 +45,14 @@ def test_a_back_end_that_is_wrong_or_fails_does_not_pass():
             raise OSError("no compiler\nat all")
 
     class Picky(PagedSdpa):
-        def supports(self, layer, block_size, dtype, device):
+        def supports(self, layer, block_size, kind):
             return layer.softcap is None
 
-    assert "its answers are wrong by" in trial(Blind(), LAYERS, 16, torch.float32, CPU)
-    assert trial(Forgetful(), LAYERS, 16, torch.float32, CPU) == "its answers are wrong by inf"
-    assert trial(Broken(), LAYERS, 16, torch.float32, CPU) == "it failed: no compiler"
-    assert "cannot do this model's layers" in trial(Picky(), LAYERS, 16, torch.float32, CPU)
-    assert trial(Picky(), LAYERS[:1], 16, torch.float32, CPU) is None
+    assert "its answers are wrong by" in trial(Blind(), LAYERS, 16, FLOAT32)
+    assert trial(Forgetful(), LAYERS, 16, FLOAT32) == "its answers are wrong by inf"
+    assert trial(Broken(), LAYERS, 16, FLOAT32) == "it failed: no compiler"
+    assert "cannot do this model's layers" in trial(Picky(), LAYERS, 16, FLOAT32)
+    assert trial(Picky(), LAYERS[:1], 16, FLOAT32) is None
 
 
 @pytest.mark.parametrize("name", ["flashinfer", "flash_attn", "triton_attn"])
@@ -65,7 +67,7 @@ def test_a_cpu_has_its_own_and_the_portable_one(wanted, taken, tiny):
 
 
 def test_without_the_compiled_kernels_a_cpu_takes_the_portable_one():
-    assert choose("auto", LAYERS, 16, torch.float32, CPU).name == "portable"
+    assert choose("auto", LAYERS, 16, FLOAT32).name == "portable"
 
 
 @pytest.mark.parametrize("block_size", [1, 16, 48])

@@ -1,6 +1,7 @@
 """The compiled kernels against torch, for every instruction set that this machine has."""
 
 import runpy
+import shutil
 from ctypes import byref
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy
 import pytest
 import torch
 from attention_batches import batch_of, rows_of
+from instruction_sets import SETS
 from tiny_engine import build, prompts, run
 
 from headrace_worker.execute.attention.backend import AttentionRows, LayerCache
@@ -23,10 +25,6 @@ from headrace_worker.models.errors import ModelLoadError
 from headrace_worker.models.layers import AttentionLayer
 
 ROOT = Path(__file__).parents[2]
-BEST = kernels()
-assert BEST is not None, "the kernels were not built: install the package where there is a C compiler"
-SETS = ["avx512vnni", "avx512", "avx2", "base"]
-SETS = SETS[SETS.index(BEST.isa) :]
 PLAIN = AttentionLayer(num_heads=6, num_kv_heads=2, head_dim=32, value_dim=32, scale=0.2)
 
 
@@ -153,6 +151,18 @@ def test_a_blocks_weights_are_as_exact_as_steps_over_their_range(found, form, st
         assert bool((error.square().mean(1).sqrt() <= 0.5 * step + rounded).all())
 
 
+@pytest.mark.parametrize(("form", "steps", "most"), [(Format.INT8, 255, 0.8), (Format.INT4, 15, 0.85)])
+def test_a_search_finds_closer_weights_than_steps_over_the_range(found, form, steps, most):
+    torch.manual_seed(0)
+    weight = torch.randn(48, 576)
+    kept = packed_linear(weight, None, form, found).rows(torch.arange(48))
+    blocks = weight.view(48, -1, 32)
+    low, high = blocks.aminmax(dim=2, keepdim=True)
+    step = (high - low) / steps
+    plain = ((blocks - low) / step).round() * step + low - blocks
+    assert float((kept - weight).square().mean()) < most * float(plain.square().mean())
+
+
 @pytest.mark.parametrize("form", [Format.INT8, Format.INT4])
 def test_the_largest_numbers_do_not_saturate(found, form):
     weight = torch.tensor([[127.0], [-127.0], [15.0]]).expand(3, 96).contiguous()
@@ -210,6 +220,27 @@ def test_without_compiled_kernels_torch_does_the_work_and_the_log_says_so_once(t
     ) == 1
     asked = prompts(20)
     assert run(built, asked, 6).tokens == [generate("llama", asked[0], 6)]
+
+
+def test_kernels_from_other_sources_are_not_used_and_the_log_says_how_to_build_them_again(
+    tmp_path, monkeypatch, caplog
+):
+    changed = tmp_path / "native"
+    shutil.copytree(Path(library.__file__).parent, changed)
+    with (changed / "simd.h").open("a") as source:
+        source.write("/* changed */\n")
+    digest = library.sources_digest
+    assert runpy.run_path(str(ROOT / "hatch_build.py"))["sources_digest"](changed) == digest(changed)
+    monkeypatch.setattr(library, "sources_digest", lambda _: digest(changed))
+    kernels.cache_clear()
+    try:
+        assert kernels() is None
+    finally:
+        kernels.cache_clear()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "out of date and not used" in record.getMessage()
+    assert "make kernels" in record.build_again
 
 
 def test_the_build_goes_on_without_a_compiler_and_with_a_broken_one(tmp_path, monkeypatch):

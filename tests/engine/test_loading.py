@@ -24,6 +24,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from headrace_worker.execute.attention.cache_kind import CacheKind
 from headrace_worker.execute.kv_cache import CacheSize, block_bytes, count_blocks
 from headrace_worker.models.context_length import context_length
 from headrace_worker.models.errors import ModelLoadError, ModelNotSupportedError
@@ -156,14 +157,14 @@ def test_length_dependent_rotary_embeddings_are_served_up_to_their_original_leng
 
 def test_the_cache_takes_the_memory_it_is_given_and_no_more():
     layers = [AttentionLayer(4, 2, 32, 32, 0.1), AttentionLayer(4, 1, 32, 16, 0.1)]
-    one = block_bytes(layers, 16, torch.float32)
+    kind = CacheKind(torch.float32, torch.device("cpu"))
+    one = block_bytes(layers, 16, kind)
     assert one == 16 * 4 * (2 * 64 + 48)
-    cpu = torch.device("cpu")
-    assert count_blocks(layers, CacheSize(memory_bytes=10 * one + 1), torch.float32, cpu) == 10
-    assert count_blocks(layers, CacheSize(most_tokens=33), torch.float32, cpu) == 3
-    assert count_blocks(layers, CacheSize(memory_bytes=one, blocks=7), torch.float32, cpu) == 7
+    assert count_blocks(layers, CacheSize(memory_bytes=10 * one + 1), kind) == 10
+    assert count_blocks(layers, CacheSize(most_tokens=33), kind) == 3
+    assert count_blocks(layers, CacheSize(memory_bytes=one, blocks=7), kind) == 7
     with pytest.raises(ModelLoadError, match=f"one block needs {one}"):
-        count_blocks(layers, CacheSize(memory_bytes=one - 1), torch.float32, cpu)
+        count_blocks(layers, CacheSize(memory_bytes=one - 1), kind)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from tiny_engine import BLOCK, PATHS, build, prompts, run, with_draft
 from headrace_shared.protocol.sampling import BeamSpec
 from headrace_worker.execute import host_blocks, kv_cache
 from headrace_worker.execute.attention.backend import LayerCache
+from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind
 from headrace_worker.execute.build import Parts
 from headrace_worker.execute.host_blocks import HostBlocks
 from headrace_worker.execute.kv_cache import BlockMove, CacheSize, KVCache, count_swap_blocks
@@ -54,6 +55,15 @@ def test_every_way_of_drawing_with_choices_beams_guesses_and_shared_prefixes_giv
         assert tight.preemptions > 0
         assert tight.swapped_in > 0
         assert_same(tight.answers, plain.answers, exact=True)
+
+
+@pytest.mark.parametrize("path", ["portable", "lean"])
+def test_blocks_in_eight_bits_come_back_with_their_scales(path, tiny):
+    built = build(tiny("llama"), PATHS[path], swap_blocks=64, kept=CacheFormat.INT8)
+    expected = run(built, ASKED, COUNT).tokens
+    mixed = run(built, ASKED, COUNT, budget=24, blocks=13, share_prefixes=False)
+    assert mixed.tokens == expected
+    assert mixed.swapped_in > 0
 
 
 def test_a_draft_model_catches_up_with_a_sequence_that_was_swapped(tiny):
@@ -104,7 +114,8 @@ def test_the_swap_space_takes_the_memory_it_is_given_and_no_more_than_there_is(m
     monkeypatch.setattr(kv_cache, "_free_host_bytes", lambda: 10 * one)
 
     def count(swap_bytes: int, sharers: int = 1) -> int:
-        return count_swap_blocks(layers, CacheSize(swap_bytes=swap_bytes, sharers=sharers), torch.float32)
+        kind = CacheKind(torch.float32, torch.device("cpu"))
+        return count_swap_blocks(layers, CacheSize(swap_bytes=swap_bytes, sharers=sharers), kind)
 
     assert [count(0), count(one), count(10 * one - 1)] == [0, 1, 9]
     with pytest.raises(

@@ -18,6 +18,7 @@ from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import BeamSpec, SamplingSpec, StoppingSpec
 from headrace_worker.engine.speculate import build_speculation
+from headrace_worker.execute.attention.cache_kind import CacheFormat
 from headrace_worker.execute.build import BuiltRunner
 from headrace_worker.execute.inputs import build_inputs
 from headrace_worker.execute.kv_cache import BlockMove
@@ -149,6 +150,15 @@ def _steps_are_given_up_as_a_whole_or_not_at_all(built: BuiltRunner) -> None:
     # Once the other rank has begun, nobody asks: it would wait for ever.
     plan.unwanted = lambda: next(looks)
     assert len(built.runner.execute(plan).token_ids) == 1
+
+
+def test_each_rank_keeps_its_heads_in_eight_bits_as_one_process_would(tiny):
+    with split(settings(tiny("llama_bias_rope3"), kv_cache_dtype="int8")) as built:
+        assert built.cache_kind.name == "int8"
+        mixed = run(built, ASKED, COUNT, budget=24, blocks=14)
+    whole = build(tiny("llama_bias_rope3"), PATHS["lean"], kept=CacheFormat.INT8)
+    assert mixed.tokens == run(whole, ASKED, COUNT).tokens
+    assert mixed.preemptions > 0
 
 
 def test_a_draft_model_stays_whole_beside_a_split_one(tiny, tmp_path):

@@ -11,6 +11,7 @@ from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.event import TokenLogprob
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
+from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind
 from headrace_worker.execute.build import BuiltRunner, Parts, assemble
 from headrace_worker.execute.kv_cache import CacheSize, block_bytes
 from headrace_worker.models.load import ModelSource, load_model
@@ -42,21 +43,23 @@ def build(
     quantization: str = "none",
     swap_blocks: int = 0,
     offload_bytes: int = 0,
+    kept: CacheFormat = CacheFormat.PLAIN,
 ) -> BuiltRunner:
     source = ModelSource(
         str(folder), device=device, dtype=dtype, quantization=quantization, cpu_offload_bytes=offload_bytes
     )
     loaded = load_model(source)
-    one = block_bytes(loaded.layers, block_size, torch.float32)
-    size = CacheSize(block_size=block_size, memory_bytes=blocks * one, swap_bytes=swap_blocks * one)
+    one = block_bytes(loaded.layers, block_size, CacheKind(torch.float32, loaded.device, kept))
+    size = CacheSize(block_size=block_size, memory_bytes=blocks * one, swap_bytes=swap_blocks * one, format=kept)
     return assemble(loaded, size, parts)
 
 
 def with_draft(target: Path, draft: Path, *, blocks: int = 160, swap_blocks: int = 0) -> BuiltRunner:
     """A model that another one guesses for."""
     loaded, guesser = load_model(ModelSource(str(target))), load_model(ModelSource(str(draft)))
-    memory = blocks * block_bytes(loaded.layers + guesser.layers, BLOCK, torch.float32)
-    swap_bytes = swap_blocks * block_bytes(loaded.layers, BLOCK, torch.float32)
+    kind = CacheKind(torch.float32, loaded.device)
+    memory = blocks * block_bytes(loaded.layers + guesser.layers, BLOCK, kind)
+    swap_bytes = swap_blocks * block_bytes(loaded.layers, BLOCK, kind)
     return assemble(loaded, CacheSize(memory_bytes=memory, swap_bytes=swap_bytes), draft=guesser)
 
 
@@ -70,6 +73,7 @@ class Answers:
     """Steps that had decodes and prefill chunks together."""
     prompt_logprobs: list[list[TokenLogprob | None] | None]
     logprobs: list[list[TokenLogprob]]
+    prefix_hit_tokens: int = 0
     swapped_in: int = 0
     """Blocks that came back from the swap space."""
 
@@ -115,4 +119,5 @@ def run(
             if output.prompt_logprobs is not None:
                 answers.prompt_logprobs[int(output.request_id)] = output.prompt_logprobs
     answers.preemptions = scheduler.stats().preemptions
+    answers.prefix_hit_tokens = scheduler.stats().prefix_hit_tokens
     return answers

@@ -152,6 +152,10 @@ class WorkerSettings(BaseSettings):
         default="none",
         description="Quantize the weights as they are loaded, on a CPU: `int8` (8.5 bits a weight) or `int4` (5 bits).",
     )
+    kv_cache_dtype: Literal["auto", "int8", "fp8", "fp8_e4m3"] = Field(
+        default="auto",
+        description="Precision of the KV cache: `auto` (what the layers compute in), or on a CPU `int8` or `fp8` (`fp8_e4m3`), a byte a number with a scale for each token and head.",
+    )
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`."
     )
@@ -404,6 +408,12 @@ class WorkerSettings(BaseSettings):
         """Raises ValueError."""
         if self.speculation is not None and self.engine == "simulated":
             raise ValueError("speculative_config: the simulated engine has no use for guesses; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_cache(self) -> Self:
+        if self.kv_cache_dtype != "auto" and self.engine == "simulated":
+            raise ValueError("kv_cache_dtype: the simulated engine keeps no keys and values; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -152,6 +152,11 @@ WORKER_FLAGS = (
     ),
     _worker("kv-cache-memory", str, "Memory for the KV cache, like 2GiB.", "SIZE"),
     _worker(
+        "kv-cache-dtype",
+        Literal["auto", "int8", "fp8", "fp8_e4m3"],
+        "Precision of the KV cache; int8 and fp8, on a CPU, make room for over three times as many tokens as float32.",
+    ),
+    _worker(
         "gpu-memory-utilization", float, "Share of the device's memory for weights and KV cache (default 0.9).", "SHARE"
     ),
     _worker("block-size", int, "Tokens per KV block (default 16).", "TOKENS"),

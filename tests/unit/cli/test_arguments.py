@@ -117,6 +117,12 @@ def test_an_unknown_quantization_is_told_the_known_ones() -> None:
     assert "'--quantization': Value error, 'awq' is not one of 'none', 'int8', 'int4'" in result.output
 
 
+def test_a_cache_format_of_vllm_that_there_is_not_is_told_those_that_there_are() -> None:
+    result = run("worker", "m", "--kv-cache-dtype", "fp8_e5m2")
+    assert result.exit_code == 2
+    assert "'fp8_e5m2' is not one of 'auto', 'int8', 'fp8', 'fp8_e4m3'" in result.output
+
+
 def test_no_option_is_both_honoured_and_refused() -> None:
     assert OURS & {flag.name for flag in FOREIGN_FLAGS} == set()
 

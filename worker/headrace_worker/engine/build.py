@@ -110,7 +110,7 @@ def _build_torch(settings: WorkerSettings) -> EngineSetup:
         files=_with_own_defaults(files, settings),
         architecture=type(model.model).__name__,
         dtype=str(model.dtype).removeprefix("torch.") if settings.quantization == "none" else settings.quantization,
-        cache_dtype=str(built.cache_dtype).removeprefix("torch."),
+        cache_dtype=built.cache_kind.name,
         vocab_size=model.vocab_size,
         eos_token_ids=model.eos_token_ids,
         processors=ProcessorLoader(settings.logits_processor_pattern).load,

@@ -8,6 +8,7 @@ import torch
 
 from headrace_worker.execute import kv_cache
 from headrace_worker.execute.attention.backend import AttentionBackend
+from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind
 from headrace_worker.execute.attention.choose import choose
 from headrace_worker.execute.attention.native import NativeAttention
 from headrace_worker.execute.draft_model import DraftModel, load_draft
@@ -39,7 +40,7 @@ class BuiltRunner:
     runner: ModelRunner
     model: LoadedModel
     num_blocks: int
-    cache_dtype: torch.dtype
+    cache_kind: CacheKind
     draft: DraftModel | None = None
     swap_blocks: int = 0
 
@@ -114,6 +115,7 @@ def cache_size(settings: WorkerSettings, most_tokens: int | None = None) -> Cach
         most_tokens=most_tokens,
         blocks=settings.num_gpu_blocks_override,
         sharers=settings.tensor_parallel_size,
+        format=CacheFormat.named(settings.kv_cache_dtype),
         swap_bytes=int(settings.swap_space * (1 << 30)),
     )
 
@@ -140,14 +142,14 @@ def assemble(
     """
     parts = parts or Parts()
     layers = loaded.layers + (draft.layers if draft is not None else [])
-    dtype = _computes_in(loaded, _packing(loaded, parts))
-    num_blocks = kv_cache.count_blocks(layers, size, dtype, loaded.device)
-    swap_blocks = kv_cache.count_swap_blocks(loaded.layers, size, dtype)
+    kind = cache_kind(loaded, size, parts)
+    num_blocks = kv_cache.count_blocks(layers, size, kind)
+    swap_blocks = kv_cache.count_swap_blocks(loaded.layers, size, kind)
     if peers is not None:
         num_blocks = peers.agree(num_blocks)
     recorded_rows = parts.recorded_rows if loaded.device.type == "cuda" and peers is None else 0
     spare_blocks = min(recorded_rows, 1)
-    network, attention = paged(loaded, num_blocks, size.block_size, parts, swap_blocks, spare_blocks)
+    network, attention = paged(loaded, num_blocks, size, parts, swap_blocks, spare_blocks)
     if peers is not None:
         network = peers.lead(network, attention)
     elif recorded_rows:
@@ -159,23 +161,36 @@ def assemble(
     guesser = None
     if draft is not None:
         guesses = Sampler(loaded.vocab_size, loaded.eos_token_ids, guesses=True)
-        guesser = DraftModel(*paged(draft, num_blocks, size.block_size, parts), guesses, draft)
-    return BuiltRunner(runner, loaded, num_blocks, dtype, guesser, swap_blocks)
+        guesser = DraftModel(*paged(draft, num_blocks, size, parts), guesses, draft)
+    return BuiltRunner(runner, loaded, num_blocks, kind, guesser, swap_blocks)
+
+
+def cache_kind(loaded: LoadedModel, size: CacheSize, parts: Parts) -> CacheKind:
+    """What the cache of a model holds. Raises ModelLoadError for a format that its device does not have."""
+    if size.format is not CacheFormat.PLAIN and loaded.device.type != "cpu":
+        raise ModelLoadError(
+            f"kv_cache_dtype {size.format.name.lower()} cannot be done: it is for CPUs; on {loaded.device.type}, "
+            "leave it at auto, the precision of the model"
+        )
+    return CacheKind(_computes_in(loaded, _packing(loaded, parts)), loaded.device, size.format)
 
 
 def paged(
     loaded: LoadedModel,
     num_blocks: int,
-    block_size: int,
+    size: CacheSize,
     parts: Parts,
     swap_blocks: int = 0,
     spare_blocks: int = 0,
 ) -> tuple[Network, PagedAttention]:
-    """A model around a K/V cache of its own, with ``spare_blocks`` behind its blocks. Raises ModelLoadError."""
+    """A model around a K/V cache of its own, with ``spare_blocks`` behind its blocks, all of this ``size``.
+
+    Raises ModelLoadError.
+    """
     packing = _packing(loaded, parts)
-    dtype = _computes_in(loaded, packing)
-    backend = _backend(loaded, block_size, packing, dtype, parts.attention)
-    cache = kv_cache.allocate(backend, loaded.layers, num_blocks + spare_blocks, block_size, (dtype, loaded.device))
+    kind = cache_kind(loaded, size, parts)
+    backend = _backend(loaded, size.block_size, packing, kind, parts.attention)
+    cache = kv_cache.allocate(backend, loaded.layers, num_blocks + spare_blocks, size.block_size, kind)
     if swap_blocks:
         cache.host = HostBlocks(cache.layers, swap_blocks)
     attention = PagedAttention(backend, loaded.layers, loaded.layer_index, cache)
@@ -185,10 +200,11 @@ def paged(
         extra={
             "attention": backend.name,
             "layers": type(network).__name__,
-            "weights": packing.layers.name.lower() if packing is not None else str(dtype).removeprefix("torch."),
+            "weights": packing.layers.name.lower() if packing is not None else str(kind.dtype).removeprefix("torch."),
             "instructions": packing.kernels.isa if packing is not None else "-",
+            "kv_dtype": kind.name,
             "kv_blocks": num_blocks,
-            "kv_tokens": num_blocks * block_size,
+            "kv_tokens": num_blocks * size.block_size,
             "kv_mib": cache.num_bytes >> 20,
             "swap_blocks": swap_blocks,
             "threads": torch.get_num_threads(),
@@ -225,14 +241,14 @@ def _is_float32_on_cpu(loaded: LoadedModel) -> bool:
 
 
 def _backend(
-    loaded: LoadedModel, block_size: int, packing: Packing | None, dtype: torch.dtype, wanted: str
+    loaded: LoadedModel, block_size: int, packing: Packing | None, kind: CacheKind, wanted: str
 ) -> AttentionBackend:
     """One back-end for all layers: the native one when it can do every one of them."""
     if packing is not None and wanted == "auto":
         native = NativeAttention(packing.kernels, packing.threads)
-        if all(native.supports(layer, block_size, dtype, loaded.device) for layer in loaded.layers):
+        if all(native.supports(layer, block_size, kind) for layer in loaded.layers):
             return native
-    return choose(wanted, loaded.layers, block_size, dtype, loaded.device)
+    return choose(wanted, loaded.layers, block_size, kind)
 
 
 def _recorded(network: Network, attention: PagedAttention, limits: RecordingLimits, device: torch.device) -> Network:

@@ -19,7 +19,8 @@ class HostBlocks:
 
     def __init__(self, layers: list[LayerCache], num_blocks: int) -> None:
         """Raises ModelLoadError when the memory is not there."""
-        self._tensors = [tensor for layer in layers for tensor in (layer.key, layer.value)]
+        # Scales travel as what the numbers beside them are.
+        self._tensors = [tensor.view(layers[0].key.dtype) for layer in layers for tensor in layer.tensors]
         self._widths = [tensor[0].numel() for tensor in self._tensors]
         first, shape = self._tensors[0], (num_blocks, sum(self._widths))
         self._at_once = max(1, _STAGED_BYTES // (shape[1] * first.dtype.itemsize))

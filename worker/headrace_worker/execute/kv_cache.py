@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from headrace_worker.execute.attention.backend import AttentionBackend, LayerCache
+from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind
 from headrace_worker.execute.host_blocks import HostBlocks
 from headrace_worker.models.errors import ModelLoadError
 from headrace_worker.models.layers import AttentionLayer
@@ -54,13 +55,13 @@ class KVCache:
         device = self.layers[0].key.device
         source, target = torch.tensor(pairs, device=device).unbind(1)
         for layer in self.layers:
-            layer.key[target] = layer.key[source]
-            layer.value[target] = layer.value[source]
+            for tensor in layer.tensors:
+                tensor[target] = tensor[source]
 
 
 @dataclass(frozen=True, slots=True)
 class CacheSize:
-    """How large the cache may be."""
+    """How large the cache may be, and in which format its numbers are."""
 
     block_size: int = 16
     """Tokens."""
@@ -76,19 +77,20 @@ class CacheSize:
     """Processes like this one that the host's free memory is for."""
     swap_bytes: int = 0
     """Of the host's memory, for blocks that have to make room."""
+    format: CacheFormat = CacheFormat.PLAIN
 
 
-def block_bytes(layers: list[AttentionLayer], block_size: int, dtype: torch.dtype) -> int:
+def block_bytes(layers: list[AttentionLayer], block_size: int, kind: CacheKind) -> int:
     """Bytes of one block, all layers together."""
-    return sum(layer.kv_elements_per_token() for layer in layers) * block_size * int(dtype.itemsize)
+    return sum(kind.bytes_per_token(layer) for layer in layers) * block_size
 
 
-def count_blocks(layers: list[AttentionLayer], size: CacheSize, dtype: torch.dtype, device: torch.device) -> int:
+def count_blocks(layers: list[AttentionLayer], size: CacheSize, kind: CacheKind) -> int:
     """How many blocks fit. Raises ModelLoadError when that is not even one."""
     if size.blocks is not None:
         return size.blocks
-    one = block_bytes(layers, size.block_size, dtype)
-    allowed = size.memory_bytes if size.memory_bytes is not None else _free_bytes(device, size)
+    one = block_bytes(layers, size.block_size, kind)
+    allowed = size.memory_bytes if size.memory_bytes is not None else _free_bytes(kind.device, size)
     blocks = max(0, allowed) // one
     if size.most_tokens is not None and size.memory_bytes is None:
         blocks = min(blocks, -(-size.most_tokens // size.block_size))
@@ -97,11 +99,11 @@ def count_blocks(layers: list[AttentionLayer], size: CacheSize, dtype: torch.dty
     return blocks
 
 
-def count_swap_blocks(layers: list[AttentionLayer], size: CacheSize, dtype: torch.dtype) -> int:
+def count_swap_blocks(layers: list[AttentionLayer], size: CacheSize, kind: CacheKind) -> int:
     """How many blocks the host's memory is to hold. Raises ModelLoadError when that is not even one, or too much."""
     if not size.swap_bytes:
         return 0
-    one, free = block_bytes(layers, size.block_size, dtype), _free_host_bytes()
+    one, free = block_bytes(layers, size.block_size, kind), _free_host_bytes()
     if size.swap_bytes < one:
         raise ModelLoadError(f"the swap space has {size.swap_bytes} bytes of memory, and one block needs {one}")
     if size.swap_bytes * size.sharers > free:
@@ -113,15 +115,11 @@ def count_swap_blocks(layers: list[AttentionLayer], size: CacheSize, dtype: torc
 
 
 def allocate(
-    backend: AttentionBackend,
-    layers: list[AttentionLayer],
-    num_blocks: int,
-    block_size: int,
-    kind: tuple[torch.dtype, torch.device],
+    backend: AttentionBackend, layers: list[AttentionLayer], num_blocks: int, block_size: int, kind: CacheKind
 ) -> KVCache:
     """The cache itself. Raises ModelLoadError when the memory is not there."""
     try:
-        caches = [backend.allocate(layer, num_blocks, block_size, *kind) for layer in layers]
+        caches = [backend.allocate(layer, num_blocks, block_size, kind) for layer in layers]
     except (RuntimeError, MemoryError) as error:
         raise ModelLoadError(f"no memory for {num_blocks} KV blocks: {str(error).partition(chr(10))[0]}") from error
     return KVCache(caches, num_blocks, block_size)

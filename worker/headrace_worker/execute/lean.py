@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from headrace_worker.execute.linear import NativeLinear, PackedEmbedding, release_file
-from headrace_worker.execute.native.library import AttentionCall, DecoderCall, LayerCall
+from headrace_worker.execute.native.library import AttentionCall, DecoderCall, LayerCall, address
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.execute.weights import Packing, pack
 from headrace_worker.models.families import Decoder, DecoderLayer, Projection
@@ -149,6 +149,8 @@ class LeanNetwork:
             down_bias=self._hold(layer.down.bias()),
             key_cache=cache.key.data_ptr(),
             value_cache=cache.value.data_ptr(),
+            key_scales=address(cache.key_scales),
+            value_scales=address(cache.value_scales),
             window=rules.sliding_window or 0,
             rotary=self._rotaries.index(layer.rotary),
             format=self._packing.layers,
@@ -163,6 +165,7 @@ class LeanNetwork:
             head_dim=rules.head_dim,
             value_dim=rules.value_dim,
             block_size=self._attention.cache.block_size,
+            kept=self._attention.cache.layers[0].format,
             threads=self._threads,
             scale=rules.scale,
             softcap=rules.softcap or 0.0,

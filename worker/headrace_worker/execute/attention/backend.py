@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind, keep
 from headrace_worker.models.layers import AttentionLayer
 
 
@@ -28,21 +29,35 @@ class LayerCache:
 
     key: torch.Tensor
     value: torch.Tensor
+    format: CacheFormat = CacheFormat.PLAIN
+    key_scales: torch.Tensor | None = None
+    """float32, one for each token and head; None in a plain cache."""
+    value_scales: torch.Tensor | None = None
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All there are; block ``i`` is row ``i`` of each."""
+        return [each for each in (self.key, self.value, self.key_scales, self.value_scales) if each is not None]
 
     @property
     def num_bytes(self) -> int:
-        return int(self.key.nbytes + self.value.nbytes)
+        return sum(int(each.nbytes) for each in self.tensors)
 
 
-def allocate_pages(
-    layer: AttentionLayer, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-) -> LayerCache:
-    """The layout of most paged kernels, [num_blocks, block_size, num_kv_heads, dim]. Raises as ``zeroed`` does."""
+def allocate_pages(layer: AttentionLayer, num_blocks: int, block_size: int, kind: CacheKind) -> LayerCache:
+    """The layout of most paged kernels, [num_blocks, block_size, num_kv_heads, dim]; scales have no last dimension.
+
+    Raises as ``zeroed`` does.
+    """
     shape = (num_blocks, block_size, layer.num_kv_heads)
-    return LayerCache(
-        key=zeroed((*shape, layer.head_dim), dtype, device),
-        value=zeroed((*shape, layer.value_dim), dtype, device),
+    cache = LayerCache(
+        zeroed((*shape, layer.head_dim), kind.stored, kind.device),
+        zeroed((*shape, layer.value_dim), kind.stored, kind.device),
+        kind.format,
     )
+    if kind.has_scales:
+        cache.key_scales, cache.value_scales = (zeroed(shape, torch.float32, kind.device) for _ in range(2))
+    return cache
 
 
 class AttentionBackend(Protocol):
@@ -53,12 +68,10 @@ class AttentionBackend(Protocol):
     """Whether all that a step of decodes does depends on what its tensors hold, and not on its lists: then it can be
     recorded once and played again with other contents."""
 
-    def supports(self, layer: AttentionLayer, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
+    def supports(self, layer: AttentionLayer, block_size: int, kind: CacheKind) -> bool:
         """Whether layers like this one can be computed here."""
 
-    def allocate(
-        self, layer: AttentionLayer, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-    ) -> LayerCache:
+    def allocate(self, layer: AttentionLayer, num_blocks: int, block_size: int, kind: CacheKind) -> LayerCache:
         """A zeroed cache. Raises torch's OutOfMemoryError or RuntimeError when there is no room."""
 
     def attend(
@@ -89,5 +102,12 @@ class AttentionRows:
 
     def store_pages(self, cache: LayerCache, batch: Batch) -> None:
         """Write keys and values into a cache of ``allocate_pages``."""
-        cache.key.flatten(0, 1).index_copy_(0, batch.slots, self.key)
-        cache.value.flatten(0, 1).index_copy_(0, batch.slots, self.value)
+        for numbers, scales, new in (
+            (cache.key, cache.key_scales, self.key),
+            (cache.value, cache.value_scales, self.value),
+        ):
+            kept = new
+            if scales is not None:
+                kept, own = keep(new, cache.format)
+                scales.flatten(0, 1).index_copy_(0, batch.slots, own)
+            numbers.flatten(0, 1).index_copy_(0, batch.slots, kept)

@@ -5,6 +5,7 @@ from flash_attn import flash_attn_with_kvcache
 
 from headrace_worker.execute.attention.backend import AttentionRows, LayerCache, allocate_pages
 from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.execute.attention.cache_kind import CacheKind
 from headrace_worker.models.layers import AttentionLayer
 
 _CAPABILITY = (8, 0)
@@ -20,16 +21,14 @@ class FlashAttention:
     name = "flash_attn"
     recordable = True
 
-    def supports(self, layer: AttentionLayer, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
+    def supports(self, layer: AttentionLayer, block_size: int, kind: CacheKind) -> bool:
         dim = layer.head_dim
         fits = dim == layer.value_dim and dim <= _LARGEST_DIM and dim % 8 == 0 and block_size % _PAGE_TOKENS == 0
-        capable = torch.cuda.get_device_capability(device) >= _CAPABILITY
-        return fits and not layer.has_sinks and dtype in _DTYPES and capable
+        capable = torch.cuda.get_device_capability(kind.device) >= _CAPABILITY
+        return fits and not layer.has_sinks and kind.stored in _DTYPES and capable
 
-    def allocate(
-        self, layer: AttentionLayer, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-    ) -> LayerCache:
-        return allocate_pages(layer, num_blocks, block_size, dtype, device)
+    def allocate(self, layer: AttentionLayer, num_blocks: int, block_size: int, kind: CacheKind) -> LayerCache:
+        return allocate_pages(layer, num_blocks, block_size, kind)
 
     def attend(self, layer: AttentionLayer, cache: LayerCache, rows: AttentionRows, batch: Batch) -> torch.Tensor:
         rows.store_pages(cache, batch)

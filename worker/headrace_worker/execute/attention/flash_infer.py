@@ -8,6 +8,7 @@ import torch
 
 from headrace_worker.execute.attention.backend import AttentionRows, LayerCache, allocate_pages
 from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.execute.attention.cache_kind import CacheKind
 from headrace_worker.execute.attention.page_plan import Ints, PagePlan
 from headrace_worker.execute.device import on_device
 from headrace_worker.models.layers import AttentionLayer
@@ -38,17 +39,15 @@ class FlashInferAttention:
         self._page: tuple[int, torch.dtype] = (0, torch.float16)
         self._planned: Batch | None = None
 
-    def supports(self, layer: AttentionLayer, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
+    def supports(self, layer: AttentionLayer, block_size: int, kind: CacheKind) -> bool:
         alike = layer.head_dim == layer.value_dim and layer.head_dim in _DIMS and not layer.has_sinks
-        return alike and dtype in _DTYPES and torch.cuda.get_device_capability(device) >= _CAPABILITY
+        return alike and kind.stored in _DTYPES and torch.cuda.get_device_capability(kind.device) >= _CAPABILITY
 
-    def allocate(
-        self, layer: AttentionLayer, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-    ) -> LayerCache:
-        self._page = (block_size, dtype)
+    def allocate(self, layer: AttentionLayer, num_blocks: int, block_size: int, kind: CacheKind) -> LayerCache:
+        self._page = (block_size, kind.dtype)
         if layer not in self._prefillers:
             self._prefillers[layer] = flashinfer.BatchPrefillWithPagedKVCacheWrapper(self._workspace, "NHD")
-        return allocate_pages(layer, num_blocks, block_size, dtype, device)
+        return allocate_pages(layer, num_blocks, block_size, kind)
 
     def attend(self, layer: AttentionLayer, cache: LayerCache, rows: AttentionRows, batch: Batch) -> torch.Tensor:
         if batch is not self._planned:

@@ -1,4 +1,4 @@
-"""NativeAttention: the compiled back-end for float32 on a CPU."""
+"""NativeAttention: the compiled back-end, which computes in float32 on a CPU."""
 
 from ctypes import byref
 
@@ -6,14 +6,19 @@ import torch
 
 from headrace_worker.execute.attention.backend import AttentionRows, LayerCache, zeroed
 from headrace_worker.execute.attention.batch import Batch
-from headrace_worker.execute.native.library import AttentionCall, Kernels
+from headrace_worker.execute.attention.cache_kind import CacheKind
+from headrace_worker.execute.native.library import AttentionCall, Kernels, address
 from headrace_worker.models.layers import AttentionLayer
 
 _LANES = 16
 
 
 class NativeAttention:
-    """Calls attention.h. Cache layout: keys [num_blocks, kv_heads, dim, block_size], values [num_blocks, kv_heads, block_size, dim]."""
+    """Calls attention.h.
+
+    Cache layout: keys [num_blocks, kv_heads, dim, block_size], values [num_blocks, kv_heads, block_size, dim], and
+    scales [num_blocks, kv_heads, block_size]; those of FP8 are 256 times as large as elsewhere.
+    """
 
     name = "native"
     recordable = False
@@ -23,18 +28,22 @@ class NativeAttention:
         self._threads = threads
         self._calls: dict[int, AttentionCall] = {}
 
-    def supports(self, layer: AttentionLayer, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
+    def supports(self, layer: AttentionLayer, block_size: int, kind: CacheKind) -> bool:
         whole = all(size % _LANES == 0 for size in (block_size, layer.value_dim))
-        return whole and dtype is torch.float32 and device.type == "cpu"
+        return whole and kind.dtype is torch.float32 and kind.device.type == "cpu"
 
-    def allocate(
-        self, layer: AttentionLayer, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-    ) -> LayerCache:
+    def allocate(self, layer: AttentionLayer, num_blocks: int, block_size: int, kind: CacheKind) -> LayerCache:
         shape = (num_blocks, layer.num_kv_heads)
-        return LayerCache(
-            key=zeroed((*shape, layer.head_dim, block_size), dtype, device),
-            value=zeroed((*shape, block_size, layer.value_dim), dtype, device),
+        cache = LayerCache(
+            zeroed((*shape, layer.head_dim, block_size), kind.stored, kind.device),
+            zeroed((*shape, block_size, layer.value_dim), kind.stored, kind.device),
+            kind.format,
         )
+        if kind.has_scales:
+            cache.key_scales, cache.value_scales = (
+                zeroed((*shape, block_size), torch.float32, kind.device) for _ in range(2)
+            )
+        return cache
 
     def attend(self, layer: AttentionLayer, cache: LayerCache, rows: AttentionRows, batch: Batch) -> torch.Tensor:
         call = self._call(layer, cache)
@@ -43,7 +52,7 @@ class NativeAttention:
         call.key_row, call.key_head, _ = rows.key.stride()
         call.value_row, call.value_head, _ = rows.value.stride()
         sinks = rows.sinks.contiguous() if rows.sinks is not None else None
-        call.sinks = sinks.data_ptr() if sinks is not None else None
+        call.sinks = address(sinks)
         return self._run(call, layer, batch)
 
     def prepare(self, batch: Batch) -> None:
@@ -57,6 +66,9 @@ class NativeAttention:
         call = self._calls[id(cache)] = AttentionCall(
             key_cache=cache.key.data_ptr(),
             value_cache=cache.value.data_ptr(),
+            key_scales=address(cache.key_scales),
+            value_scales=address(cache.value_scales),
+            kept=cache.format,
             num_heads=layer.num_heads,
             num_kv_heads=layer.num_kv_heads,
             head_dim=layer.head_dim,

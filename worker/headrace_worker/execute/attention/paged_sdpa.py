@@ -1,29 +1,30 @@
 """PagedSdpa: the portable back-end, plain torch operators on any device and dtype; the reference in tests."""
 
+from collections.abc import Iterator
+
 import torch
 from torch.nn import functional
 
 from headrace_worker.execute.attention.backend import AttentionRows, LayerCache, allocate_pages
 from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.execute.attention.cache_kind import CacheKind, restore
 from headrace_worker.models.layers import AttentionLayer
 
 
 class PagedSdpa:
     """Gathers each sequence's blocks and hands them to torch's attention.
 
-    Cache layout: [num_blocks, block_size, num_kv_heads, dim].
+    Cache layout: [num_blocks, block_size, num_kv_heads, dim], and scales without the last.
     """
 
     name = "portable"
     recordable = False
 
-    def supports(self, layer: AttentionLayer, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
+    def supports(self, layer: AttentionLayer, block_size: int, kind: CacheKind) -> bool:
         return True
 
-    def allocate(
-        self, layer: AttentionLayer, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-    ) -> LayerCache:
-        return allocate_pages(layer, num_blocks, block_size, dtype, device)
+    def allocate(self, layer: AttentionLayer, num_blocks: int, block_size: int, kind: CacheKind) -> LayerCache:
+        return allocate_pages(layer, num_blocks, block_size, kind)
 
     def attend(self, layer: AttentionLayer, cache: LayerCache, rows: AttentionRows, batch: Batch) -> torch.Tensor:
         rows.store_pages(cache, batch)
@@ -44,8 +45,8 @@ class PagedSdpa:
         count = batch.num_decodes
         longest = max(batch.context_lens[:count])
         blocks = batch.block_tables[:count, : _blocks(longest, cache)]
-        keys = cache.key[blocks].flatten(1, 2)[:, :longest].transpose(1, 2)
-        values = cache.value[blocks].flatten(1, 2)[:, :longest].transpose(1, 2)
+        found = _read(cache, blocks, rows.query.dtype)
+        keys, values = (each.flatten(1, 2)[:, :longest].transpose(1, 2) for each in found)
         places = torch.arange(longest, device=keys.device)
         last = batch.contexts[:count].unsqueeze(1) - 1
         seen = _seen(layer, last.unsqueeze(2), places)
@@ -64,13 +65,20 @@ class PagedSdpa:
         index, out = target
         begin, end, context = batch.starts[index], batch.starts[index + 1], batch.context_lens[index]
         blocks = batch.block_tables[index, : _blocks(context, cache)]
-        keys = cache.key[blocks].flatten(0, 1)[:context].transpose(0, 1).unsqueeze(0)
-        values = cache.value[blocks].flatten(0, 1)[:context].transpose(0, 1).unsqueeze(0)
+        found = _read(cache, blocks, rows.query.dtype)
+        keys, values = (each.flatten(0, 1)[:context].transpose(0, 1).unsqueeze(0) for each in found)
         places = torch.arange(context, device=keys.device)
         own = places[context - (end - begin) :]
         seen = _seen(layer, own.unsqueeze(1), places)
         query = rows.query[begin:end].transpose(0, 1).unsqueeze(0)
         out[begin:end] = _attention(layer, query, keys, values, seen, rows.sinks).squeeze(0).transpose(0, 1)
+
+
+def _read(cache: LayerCache, blocks: torch.Tensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """Keys and values of blocks: [*blocks.shape, block_size, num_kv_heads, dim] each."""
+    for numbers, scales in ((cache.key, cache.key_scales), (cache.value, cache.value_scales)):
+        found = numbers[blocks]
+        yield found if scales is None else restore(found, scales[blocks], cache.format, dtype)
 
 
 def _blocks(tokens: int, cache: LayerCache) -> int:

@@ -9,6 +9,7 @@ import torch
 
 from headrace_worker.execute.attention.backend import AttentionBackend, AttentionRows
 from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.execute.attention.cache_kind import CacheKind
 from headrace_worker.execute.attention.paged_sdpa import PagedSdpa
 from headrace_worker.models.layers import AttentionLayer
 
@@ -19,31 +20,27 @@ _MOST_ERROR = {torch.float32: 1e-3}
 _MOST_ERROR_HALF = 3e-2
 
 
-def trial(
-    backend: AttentionBackend, layers: list[AttentionLayer], block_size: int, dtype: torch.dtype, device: torch.device
-) -> str | None:
+def trial(backend: AttentionBackend, layers: list[AttentionLayer], block_size: int, kind: CacheKind) -> str | None:
     """What is wrong with ``backend`` on made-up tokens, for each kind of layer; None: nothing."""
     for layer in dict.fromkeys(layers):
-        if not backend.supports(layer, block_size, dtype, device):
+        if not backend.supports(layer, block_size, kind):
             return "it cannot do this model's layers in this precision and block size on this device"
         try:
-            error = _largest_error(backend, layer, block_size, dtype, device)
+            error = _largest_error(backend, layer, block_size, kind)
         except Exception as failure:  # noqa: BLE001 compilers and libraries of others raise anything
             return f"it failed: {str(failure).strip().partition(chr(10))[0] or type(failure).__name__}"
-        if not error <= _MOST_ERROR.get(dtype, _MOST_ERROR_HALF):
+        if not error <= _MOST_ERROR.get(kind.dtype, _MOST_ERROR_HALF):
             return f"its answers are wrong by {error:.2g}"
     return None
 
 
-def _largest_error(
-    backend: AttentionBackend, layer: AttentionLayer, block_size: int, dtype: torch.dtype, device: torch.device
-) -> float:
-    batch = _batch(block_size, device)
+def _largest_error(backend: AttentionBackend, layer: AttentionLayer, block_size: int, kind: CacheKind) -> float:
+    batch = _batch(block_size, kind.device)
     blocks = batch.block_tables.numel()
     generator = torch.Generator().manual_seed(0)
 
     def made_up(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(device, dtype)
+        return torch.randn(shape, generator=generator).to(kind.device, kind.dtype)
 
     rows = AttentionRows(
         query=made_up(batch.starts[-1], layer.num_heads, layer.head_dim),
@@ -51,10 +48,10 @@ def _largest_error(
         value=made_up(batch.starts[-1], layer.num_kv_heads, layer.value_dim),
         sinks=made_up(layer.num_heads) if layer.has_sinks else None,
     )
-    past = PagedSdpa().allocate(layer, blocks, block_size, dtype, device)
+    past = PagedSdpa().allocate(layer, blocks, block_size, kind)
     past.key.copy_(made_up(*past.key.shape))
     past.value.copy_(made_up(*past.value.shape))
-    cache = backend.allocate(layer, blocks, block_size, dtype, device)
+    cache = backend.allocate(layer, blocks, block_size, kind)
     cache.key.copy_(past.key)
     cache.value.copy_(past.value)
     expected = PagedSdpa().attend(layer, past, rows, batch)

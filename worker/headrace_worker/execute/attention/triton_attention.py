@@ -7,6 +7,7 @@ import triton
 
 from headrace_worker.execute.attention.backend import AttentionRows, LayerCache, allocate_pages
 from headrace_worker.execute.attention.batch import Batch
+from headrace_worker.execute.attention.cache_kind import CacheKind
 from headrace_worker.execute.attention.triton_kernels import attend_tiles, merge_parts
 from headrace_worker.models.layers import AttentionLayer
 
@@ -64,14 +65,12 @@ class TritonAttention:
     def on(cls, device: torch.device) -> "TritonAttention":
         return cls(2 * torch.cuda.get_device_properties(device).multi_processor_count)
 
-    def supports(self, layer: AttentionLayer, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
+    def supports(self, layer: AttentionLayer, block_size: int, kind: CacheKind) -> bool:
         fits = max(layer.head_dim, layer.value_dim) <= _LARGEST_DIM
-        return fits and dtype in _DTYPES and torch.cuda.get_device_capability(device) >= _CAPABILITY
+        return fits and kind.stored in _DTYPES and torch.cuda.get_device_capability(kind.device) >= _CAPABILITY
 
-    def allocate(
-        self, layer: AttentionLayer, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-    ) -> LayerCache:
-        return allocate_pages(layer, num_blocks, block_size, dtype, device)
+    def allocate(self, layer: AttentionLayer, num_blocks: int, block_size: int, kind: CacheKind) -> LayerCache:
+        return allocate_pages(layer, num_blocks, block_size, kind)
 
     def attend(self, layer: AttentionLayer, cache: LayerCache, rows: AttentionRows, batch: Batch) -> torch.Tensor:
         rows.store_pages(cache, batch)

@@ -1,4 +1,4 @@
-/* Attention over a paged K/V cache, float32.
+/* Attention over a paged K/V cache, computed in float32 whatever the cache is kept in.
  *
  * Work is cut into tiles: some consecutive rows of one sequence, and the query heads that share one
  * K/V head. A tile walks over the keys sixty-four at a time with an online softmax. What is
@@ -6,7 +6,8 @@
  * tile: the same bits come out however a prompt is cut into chunks and whatever else is in the batch.
  *
  * Cache layout: keys [block][kv_head][dim][place], values [block][kv_head][place][dim], so that both
- * products of attention are the same small matrix product, sixteen columns wide.
+ * products of attention are the same small matrix product, sixteen columns wide. Scales of both, where
+ * numbers have some: [block][kv_head][place].
  */
 #ifndef HEADRACE_ATTENTION_H
 #define HEADRACE_ATTENTION_H
@@ -14,7 +15,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-#include "simd.h"
+#include "cache.h"
 #include "team.h"
 
 #define KEYS 64                  /* keys per turn */
@@ -32,7 +33,8 @@
 typedef struct {
     float *query, *key, *value; /* [rows][heads][dim], strides below, in floats */
     int64_t query_row, query_head, key_row, key_head, value_row, value_head;
-    float *key_cache, *value_cache;
+    uint8_t *key_cache, *value_cache;
+    float *key_scales, *value_scales; /* NULL where the cache is KEPT_PLAIN */
     float *out;             /* [rows][num_heads][value_dim] */
     const float *cosine, *sine; /* [rows][rotary_dim], the first half of each counts; NULL: queries and keys are rotated already */
     const float *query_norm, *key_norm; /* [head_dim], or NULL */
@@ -42,6 +44,7 @@ typedef struct {
     int64_t table_row;      /* int32 per row of block_tables */
     int32_t num_sequences, num_rows, num_heads, num_kv_heads, head_dim, value_dim, block_size, rotary_dim;
     int32_t window;         /* 0: none */
+    int32_t kept;           /* a format of cache.h */
     int32_t threads;
     float scale, softcap, norm_eps; /* softcap 0: none */
 } Attention;
@@ -75,69 +78,104 @@ static void prepare_head(const Attention *a, float *x, const float *norm, int ro
     if (a->cosine) rotate(x, a->cosine + (int64_t)row * a->rotary_dim, a->sine + (int64_t)row * a->rotary_dim, a->rotary_dim);
 }
 
+/* Where the places of a block's K/V head begin, counted in places of the whole cache. */
+static inline int64_t first_place(const Attention *a, int64_t block, int head) {
+    return (block * a->num_kv_heads + head) * a->block_size;
+}
+
+static void store_head(const Attention *a, int64_t slot, int head, const float *key, const float *value) {
+    const int64_t first = first_place(a, slot / a->block_size, head), place = slot % a->block_size, at = first + place;
+    uint8_t *keys = a->key_cache + (first * a->head_dim + place) * kept_bytes(a->kept);
+    uint8_t *values = a->value_cache + at * a->value_dim * kept_bytes(a->kept);
+    if (a->kept == KEPT_PLAIN) {
+        for (int d = 0; d < a->head_dim; d++) ((float *)keys)[(int64_t)d * a->block_size] = key[d];
+        memcpy(values, value, sizeof(float) * a->value_dim);
+    } else {
+        keep(key, a->head_dim, a->kept, keys, a->block_size, a->key_scales + at);
+        keep(value, a->value_dim, a->kept, values, 1, a->value_scales + at);
+    }
+}
+
 static void prepare_row(const Attention *a, int row) {
     for (int h = 0; h < a->num_heads && (a->cosine || a->query_norm); h++)
         prepare_head(a, a->query + row * a->query_row + h * a->query_head, a->query_norm, row);
-    int64_t block = a->slots[row] / a->block_size, place = a->slots[row] % a->block_size;
     for (int h = 0; h < a->num_kv_heads; h++) {
         float *key = a->key + row * a->key_row + h * a->key_head;
         prepare_head(a, key, a->key_norm, row);
-        int64_t head = block * a->num_kv_heads + h;
-        float *to = a->key_cache + head * a->head_dim * a->block_size + place;
-        for (int d = 0; d < a->head_dim; d++) to[(int64_t)d * a->block_size] = key[d];
-        memcpy(a->value_cache + (head * a->block_size + place) * a->value_dim,
-               a->value + row * a->value_row + h * a->value_head, sizeof(float) * a->value_dim);
+        store_head(a, a->slots[row], h, key, a->value + row * a->value_row + h * a->value_head);
     }
 }
 
 /* ---- the two small matrix products ---- */
 
-/* to[r][0..16) = sum over k of rows[r][k] * columns[k][0..16), for n <= GROUP rows. */
-#define SCORE_BODY(n)                                                                                       \
-    vec sum[n][PARTS];                                                                                      \
-    for (int r = 0; r < n; r++)                                                                             \
-        for (int i = 0; i < PARTS; i++) sum[r][i] = (vec){0};                                               \
-    for (int k = 0; k < depth; k++) {                                                                       \
-        vec column[PARTS];                                                                                  \
-        for (int i = 0; i < PARTS; i++) column[i] = load(columns + (int64_t)k * stride + i * VEC);          \
-        for (int r = 0; r < n; r++)                                                                         \
-            for (int i = 0; i < PARTS; i++) sum[r][i] += rows[(int64_t)r * depth + k] * column[i];          \
-    }                                                                                                       \
-    for (int r = 0; r < n; r++) memcpy(to + r * KEYS, sum[r], sizeof(float) * LANES);
+/* Called with constants for ``n``, at most GROUP, and for ``kept``, so that the sums are registers. */
 
-/* sums[r][0..16) = sums[r][0..16) * shrink[r] + sum over places of weights[r][place] * values[place][0..16). */
-#define WEIGH_BODY(n)                                                                                       \
-    vec sum[n][PARTS];                                                                                      \
-    for (int r = 0; r < n; r++)                                                                             \
-        for (int i = 0; i < PARTS; i++) sum[r][i] = load(sums + (int64_t)r * dim + i * VEC) * shrink[r];    \
-    for (int u = 0; u < units; u++)                                                                         \
-        for (int k = 0; k < LANES; k++) {                                                                   \
-            vec value[PARTS];                                                                               \
-            for (int i = 0; i < PARTS; i++) value[i] = load(values[u] + (int64_t)k * dim + column + i * VEC); \
-            for (int r = 0; r < n; r++)                                                                     \
-                for (int i = 0; i < PARTS; i++) sum[r][i] += weights[r * KEYS + u * LANES + k] * value[i];  \
-        }                                                                                                   \
-    for (int r = 0; r < n; r++) memcpy(sums + (int64_t)r * dim, sum[r], sizeof(float) * LANES);
-
-#if GROUP == 8
-#define EACH_SIZE CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
-#elif GROUP == 6
-#define EACH_SIZE CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
-#else
-#define EACH_SIZE CASE(1) CASE(2)
-#endif
-
-static void score(int n, const float *rows, int depth, const float *columns, int stride, float *to) {
-#define CASE(size) case size: { SCORE_BODY(size) break; }
-    switch (n) { EACH_SIZE }
-#undef CASE
+/* to[r][0..16) = sum over k of rows[r][k] * columns[k][0..16), by the columns' scales where they have some. */
+UNROLLED score_rows(const int n, const int kept, const float *rows, int depth, const uint8_t *columns, int stride,
+                    const float *scales, float *to) {
+    vec sum[GROUP][PARTS];
+    for (int r = 0; r < n; r++)
+        for (int i = 0; i < PARTS; i++) sum[r][i] = (vec){0};
+    for (int k = 0; k < depth; k++) {
+        vec column[PARTS];
+        for (int i = 0; i < PARTS; i++)
+            column[i] = load_kept(columns + ((int64_t)k * stride + i * VEC) * kept_bytes(kept), kept);
+        for (int r = 0; r < n; r++)
+            for (int i = 0; i < PARTS; i++) sum[r][i] += rows[(int64_t)r * depth + k] * column[i];
+    }
+    for (int r = 0; r < n; r++)
+        for (int i = 0; i < PARTS; i++)
+            store(to + r * KEYS + i * VEC, kept == KEPT_PLAIN ? sum[r][i] : sum[r][i] * load(scales + i * VEC));
 }
 
-static void weigh(int n, const float *weights, const float *shrink, const float *const *values, int units, int dim,
+/* sums[r][0..16) = sums[r][0..16) * shrink[r] + sum over places of weights[r][place] * values[place][0..16). */
+UNROLLED weigh_rows(const int n, const int kept, const float *weights, const float *shrink, const uint8_t *const *values,
+                    int units, int dim, int column, float *sums) {
+    vec sum[GROUP][PARTS];
+    for (int r = 0; r < n; r++)
+        for (int i = 0; i < PARTS; i++) sum[r][i] = load(sums + (int64_t)r * dim + i * VEC) * shrink[r];
+    for (int u = 0; u < units; u++)
+        for (int k = 0; k < LANES; k++) {
+            vec value[PARTS];
+            for (int i = 0; i < PARTS; i++)
+                value[i] = load_kept(values[u] + ((int64_t)k * dim + column + i * VEC) * kept_bytes(kept), kept);
+            for (int r = 0; r < n; r++)
+                for (int i = 0; i < PARTS; i++) sum[r][i] += weights[r * KEYS + u * LANES + k] * value[i];
+        }
+    for (int r = 0; r < n; r++) memcpy(sums + (int64_t)r * dim, sum[r], sizeof(float) * LANES);
+}
+
+#if GROUP == 8
+#define EACH_SIZE(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+#elif GROUP == 6
+#define EACH_SIZE(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#else
+#define EACH_SIZE(CASE) CASE(1) CASE(2)
+#endif
+
+#define FOR_EACH_FORMAT(kept, CASE)                                       \
+    switch (kept) {                                                       \
+        case KEPT_PLAIN: switch (n) { EACH_SIZE(CASE##_PLAIN) } break;    \
+        case KEPT_INT8: switch (n) { EACH_SIZE(CASE##_INT8) } break;      \
+        default: switch (n) { EACH_SIZE(CASE##_FP8) }                     \
+    }
+
+static void score(int n, int kept, const float *rows, int depth, const uint8_t *columns, int stride, const float *scales,
+                  float *to) {
+#define SCORE(size, format) case size: score_rows(size, format, rows, depth, columns, stride, scales, to); break;
+#define SCORE_PLAIN(size) SCORE(size, KEPT_PLAIN)
+#define SCORE_INT8(size) SCORE(size, KEPT_INT8)
+#define SCORE_FP8(size) SCORE(size, KEPT_FP8)
+    FOR_EACH_FORMAT(kept, SCORE)
+}
+
+static void weigh(int n, int kept, const float *weights, const float *shrink, const uint8_t *const *values, int units, int dim,
                   int column, float *sums) {
-#define CASE(size) case size: { WEIGH_BODY(size) break; }
-    switch (n) { EACH_SIZE }
-#undef CASE
+#define WEIGH(size, format) case size: weigh_rows(size, format, weights, shrink, values, units, dim, column, sums); break;
+#define WEIGH_PLAIN(size) WEIGH(size, KEPT_PLAIN)
+#define WEIGH_INT8(size) WEIGH(size, KEPT_INT8)
+#define WEIGH_FP8(size) WEIGH(size, KEPT_FP8)
+    FOR_EACH_FORMAT(kept, WEIGH)
 }
 
 /* ---- one tile ---- */
@@ -187,29 +225,41 @@ static void soften(const Attention *a, const Scratch *s, int r, int first, int f
     s->top[r] = top;
 }
 
+/* One row's weights, by the scales of the values that they are for. */
+static void scale_weights(float *weights, const float *const *scales, int units) {
+    for (int u = 0; u < units; u++)
+        for (int i = 0; i < LANES; i += VEC) {
+            float *at = weights + u * LANES + i;
+            store(at, load(at) * load(scales[u] + i));
+        }
+}
+
 static void turn(const Attention *a, const Tile *tile, const Scratch *s, int first, int last) {
-    int heads = a->num_heads / a->num_kv_heads, pairs = tile->rows * heads;
+    const int heads = a->num_heads / a->num_kv_heads, pairs = tile->rows * heads, bytes = kept_bytes(a->kept);
     const int32_t *table = a->block_tables + tile->sequence * a->table_row;
-    const float *values[UNITS];
+    const uint8_t *values[UNITS];
+    const float *value_scales[UNITS];
     int units = 0;
     for (int key = first; key < last && units < UNITS; key += LANES, units++) {
-        int64_t head = (int64_t)table[key / a->block_size] * a->num_kv_heads + tile->kv_head;
-        int place = key % a->block_size;
-        values[units] = a->value_cache + (head * a->block_size + place) * a->value_dim;
-        const float *keys = a->key_cache + head * a->head_dim * a->block_size + place;
+        const int64_t start = first_place(a, table[key / a->block_size], tile->kv_head), place = key % a->block_size;
+        const uint8_t *keys = a->key_cache + (start * a->head_dim + place) * bytes;
+        const float *key_scales = a->kept == KEPT_PLAIN ? NULL : a->key_scales + start + place;
+        values[units] = a->value_cache + (start + place) * a->value_dim * bytes;
+        value_scales[units] = a->kept == KEPT_PLAIN ? NULL : a->value_scales + start + place;
         for (int r = 0; r < pairs; r += GROUP)
-            score(pairs - r < GROUP ? pairs - r : GROUP, s->query + (int64_t)r * a->head_dim, a->head_dim, keys, a->block_size,
-                  s->weights + r * KEYS + units * LANES);
+            score(pairs - r < GROUP ? pairs - r : GROUP, a->kept, s->query + (int64_t)r * a->head_dim, a->head_dim, keys,
+                  a->block_size, key_scales, s->weights + r * KEYS + units * LANES);
     }
     for (int r = 0; r < pairs; r++) {
         int position = tile->position + r / heads;
         int from = a->window > 0 && position - a->window + 1 > 0 ? position - a->window + 1 : 0;
         soften(a, s, r, first, from, position + 1);
+        if (a->kept != KEPT_PLAIN) scale_weights(s->weights + r * KEYS, value_scales, units);
     }
     for (int r = 0; r < pairs; r += GROUP)
         for (int column = 0; column < a->value_dim; column += LANES)
-            weigh(pairs - r < GROUP ? pairs - r : GROUP, s->weights + r * KEYS, s->shrink + r, values, units, a->value_dim,
-                  column, s->sums + (int64_t)r * a->value_dim + column);
+            weigh(pairs - r < GROUP ? pairs - r : GROUP, a->kept, s->weights + r * KEYS, s->shrink + r, values, units,
+                  a->value_dim, column, s->sums + (int64_t)r * a->value_dim + column);
 }
 
 static void compute_tile(const Attention *a, const Tile *tile, const Scratch *s) {

@@ -12,7 +12,8 @@ typedef struct {
     const float *query_norm, *key_norm; /* per head, or NULL */
     const void *merged, *output, *gate_up, *down;
     const float *merged_bias, *output_bias, *gate_up_bias, *down_bias;
-    float *key_cache, *value_cache;
+    uint8_t *key_cache, *value_cache;
+    float *key_scales, *value_scales;
     int32_t window, rotary; /* rotary: which of the decoder's tables */
     int32_t format;         /* of the four weights */
 } Layer;
@@ -60,6 +61,8 @@ static Attention layer_attention(const Decoder *d, const Layer *l) {
     a.out = d->attended;
     a.key_cache = l->key_cache;
     a.value_cache = l->value_cache;
+    a.key_scales = l->key_scales;
+    a.value_scales = l->value_scales;
     a.query_norm = l->query_norm;
     a.key_norm = l->key_norm;
     a.cosine = d->cosine[l->rotary];

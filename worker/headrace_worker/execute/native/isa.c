@@ -1,3 +1,6 @@
+/* The sources that the library was built from, for who has them at hand to compare. */
+const char *hr_sources(void) { return HR_SOURCES; }
+
 /* Which of the instruction sets compiled in this machine has: the suffix of the functions to call. */
 const char *hr_isa(void) {
 #if defined(__x86_64__)

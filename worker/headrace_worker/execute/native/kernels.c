@@ -1,5 +1,6 @@
 /* What Python calls. Each function opens one parallel region; everything inside shares its threads. */
 #include "decoder.h"
+#include "quantize.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -38,6 +39,13 @@ int64_t PUBLIC(layout)(void) { return (int64_t)((sizeof(Decoder) * 1000 + sizeof
 void PUBLIC(pack)(const void *weight, void *packed, int outputs, int inputs, int size, int threads) {
 #pragma omp parallel num_threads(threads)
     pack(weight, packed, outputs, inputs, size);
+}
+
+int64_t PUBLIC(quantized_bytes)(int outputs, int inputs, int format) { return quantized_bytes(outputs, inputs, format); }
+
+void PUBLIC(quantize)(const float *weight, void *packed, int outputs, int inputs, int format, int threads) {
+#pragma omp parallel num_threads(threads)
+    quantize_weight(weight, packed, outputs, inputs, format);
 }
 
 void PUBLIC(unpack_rows)(const Linear *l, const int64_t *ids, float *out, int count, int threads) {

@@ -57,8 +57,6 @@ static void unpack_rows(const Linear *l, const int64_t *ids, float *out, int cou
 /* Sums of one task: up to ROWS rows of two panels. */
 typedef float Results[2][ROWS][LANES];
 
-#define UNROLLED static inline __attribute__((always_inline)) void
-
 /* Called with constants for ``n`` and ``format``, so that the sums are registers. ``a``, ``b``: panels. */
 UNROLLED multiply_plain(const int n, const int format, const Linear *l, int row, int a, int b, Results to) {
     const int depth = l->inputs, size = format == FLOAT32 ? 4 : 2;

@@ -29,6 +29,9 @@ typedef uint16_t hvec __attribute__((vector_size(2 * VEC)));
 #define JOIN1(name, isa) JOIN2(name, isa)
 #define PUBLIC(name) JOIN1(name, HR_ISA)
 
+/* For what is called with constants. */
+#define UNROLLED static inline __attribute__((always_inline)) void
+
 static inline vec load(const float *from) {
     vec value;
     memcpy(&value, from, sizeof value);

@@ -26,6 +26,10 @@ static inline int count_panels(int outputs) { return (outputs + LANES - 1) / LAN
 /* Bytes of the numbers of one panel's block. */
 static inline int block_bytes(int format) { return format == INT4 ? BLOCK * LANES / 2 : BLOCK * LANES; }
 
+static inline int64_t quantized_bytes(int outputs, int inputs, int format) {
+    return (int64_t)count_panels(outputs) * count_blocks(inputs) * (block_bytes(format) + 4 * LANES);
+}
+
 /* packed[panel][k][16] = weight[panel * 16 + lane][k], for elements of four and of two bytes. */
 #define PACK_BODY(type)                                                                                  \
     for (int k = 0; k < inputs; k++)                                                                     \

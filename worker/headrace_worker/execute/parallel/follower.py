@@ -15,7 +15,7 @@ import torch
 from headrace_shared.orphans import die_with
 from headrace_shared.telemetry.logs import setup_logging
 from headrace_worker.execute import kv_cache
-from headrace_worker.execute.build import paged
+from headrace_worker.execute.build import cache_kind, paged
 from headrace_worker.execute.paged_attention import PagedAttention
 from headrace_worker.execute.parallel.group import RankGroup
 from headrace_worker.execute.parallel.orders import ComputeLogits, MoveBlocks, read_order
@@ -57,11 +57,12 @@ def load(part: RankPart) -> Follower:
     torch.set_num_threads(part.threads)
     group = RankGroup(part.rank, part.source.tensor_parallel_size, part.store, torch.device(part.source.device))
     loaded = load_model(part.source)
-    blocks = kv_cache.count_blocks(loaded.layers, part.cache, loaded.dtype, loaded.device)
-    # All ranks have heads of the same size, and so the same number of these.
-    swap_blocks = kv_cache.count_swap_blocks(loaded.layers, part.cache, loaded.dtype)
     parts = parts_of(loaded, part.attention)
-    network, attention = paged(loaded, group.smallest(blocks), part.cache.block_size, parts, swap_blocks)
+    kind = cache_kind(loaded, part.cache, parts)
+    blocks = kv_cache.count_blocks(loaded.layers, part.cache, kind)
+    # All ranks have heads of the same size, and so the same number of these.
+    swap_blocks = kv_cache.count_swap_blocks(loaded.layers, part.cache, kind)
+    network, attention = paged(loaded, group.smallest(blocks), part.cache, parts, swap_blocks)
     return Follower(network, attention, group, loaded.device)
 
 
