@@ -37,7 +37,6 @@ def exact(model: Path) -> tuple[list[int], torch.Tensor]:
         ("int8", 0.98, 0.005),
         ("int4", 0.98, 0.005),
         ("kv-int8", 0.98, 0.005),
-        ("kv-fp8", 0.9, 0.05),
         ("int8+kv-int8", 0.98, 0.005),
     ],
 )
