@@ -15,6 +15,8 @@ from headrace_shared.protocol.event import Event, Finished, Started
 from headrace_shared.protocol.job import GenerateJob
 
 STREAMS = 32
+AT_ONCE_S = 3.0
+"""On a busy machine; less than what is left of any answer here."""
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ async def client(valkey_url: str) -> AsyncIterator[QueueClient]:
         yield client
 
 
-def _jobs(queue: str, prefix: str, *, count: int = STREAMS, tokens: int = 200) -> list[GenerateJob]:
+def _jobs(queue: str, prefix: str, *, count: int = STREAMS, tokens: int = 1000) -> list[GenerateJob]:
     return [
         generate_job(queue, f"{prefix}{i}", seed=i, max_tokens=tokens, ignore_eos=True, logprobs=1)
         for i in range(count)
@@ -54,7 +56,7 @@ def _attempts(events: list[Event]) -> int:
     return sum(isinstance(event, Started) for event in events)
 
 
-@pytest.mark.parametrize("tokens", [200, 4000])
+@pytest.mark.parametrize("tokens", [1000, 6000])
 async def test_handing_over_takes_no_time_however_long_the_answers_are(
     valkey_url: str, client: QueueClient, tokens: int
 ) -> None:
@@ -62,7 +64,7 @@ async def test_handing_over_takes_no_time_however_long_the_answers_are(
         card = await card_of_fleet(client.presence, 1)
         running = await _start(client, _jobs(card.queue, "r", tokens=tokens))
         took_s = await _exit_s(fleet[0])
-        assert took_s < 1.5
+        assert took_s < AT_ONCE_S
         assert (await client.queue.depth(card.queue)).queued_requests == STREAMS
         for task in running:
             task.cancel()
@@ -71,11 +73,11 @@ async def test_handing_over_takes_no_time_however_long_the_answers_are(
 async def test_streams_handed_over_go_on_elsewhere_unchanged(valkey_url: str, client: QueueClient) -> None:
     with workers(valkey_url, 1, simulated_step_ms=5) as fleet:
         card = await card_of_fleet(client.presence, 1)
-        calm = await asyncio.gather(*(client.run(job) for job in _jobs(card.queue, "calm-", tokens=600)))
-        running = await _start(client, _jobs(card.queue, "rough-", tokens=600))
+        calm = await asyncio.gather(*(client.run(job) for job in _jobs(card.queue, "calm-")))
+        running = await _start(client, _jobs(card.queue, "rough-"))
         fleet.append(WorkerProcess(valkey_url, simulated_step_ms=5))
         await card_of_fleet(client.presence, 2)
-        assert await _exit_s(fleet[0]) < 1.5
+        assert await _exit_s(fleet[0]) < AT_ONCE_S
         rough = await asyncio.gather(*running)
     assert [answers(events) for events in rough] == [answers(events) for events in calm]
     assert all(_attempts(events) == 2 for events in rough)
@@ -106,7 +108,7 @@ async def test_a_second_signal_hands_over_what_would_have_been_finished(valkey_u
         fleet[0].process.send_signal(signal.SIGTERM)
         await _until_draining(client)
         assert fleet[0].process.poll() is None
-        assert await _exit_s(fleet[0]) < 1.5
+        assert await _exit_s(fleet[0]) < AT_ONCE_S
         assert (await client.queue.depth(card.queue)).queued_requests == STREAMS
         for task in running:
             task.cancel()
@@ -117,7 +119,7 @@ async def test_what_is_not_finished_in_time_is_handed_over(valkey_url: str, clie
         card = await card_of_fleet(client.presence, 1)
         short = asyncio.create_task(client.run(generate_job(card.queue, "short", max_tokens=8, ignore_eos=True)))
         running = await _start(client, _jobs(card.queue, "r", tokens=4000, count=4))
-        assert await _exit_s(fleet[0]) < 2
+        assert await _exit_s(fleet[0]) < 0.3 + AT_ONCE_S
         assert isinstance((await short)[-1], Finished)
         assert (await client.queue.depth(card.queue)).queued_requests == 4
         for task in running:
