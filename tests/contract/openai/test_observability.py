@@ -132,6 +132,8 @@ async def test_server_timing_says_where_the_time_to_the_first_token_went(valkey_
     async with running_worker(valkey_url, script=timed), running_api(valkey_url) as api:
         response = await api.http.post(CHAT, json=body)
     told = dict(re.findall(r"([a-z_]+);dur=([0-9.]+)", response.headers["server-timing"]))
+    if body is STREAM:
+        told.pop("total", None)  # there when the answer was over before its first event could be sent
     assert list(told) == ["prepare", "enqueue", "queue", "prefill", "first_token", *(["total"] if body is HI else [])]
     assert float(told["queue"]) == 5.0
     parts = sum(float(told[name]) for name in ("prepare", "enqueue", "queue", "prefill"))
