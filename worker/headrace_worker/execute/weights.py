@@ -5,6 +5,7 @@ from enum import IntEnum
 
 import torch
 
+from headrace_worker.execute.lasting_memory import lasting
 from headrace_worker.execute.native.library import Kernels, LinearCall
 from headrace_worker.models.errors import ModelLoadError
 
@@ -85,7 +86,7 @@ def _pack_plain(weight: torch.Tensor, form: Format, kernels: Kernels, threads: i
     if dtype is torch.float16 and not bool(dense.isfinite().all()):
         raise ModelLoadError("some weights are too large for float16; choose bfloat16 or float32")
     outputs, inputs = weight.shape
-    packed = torch.empty(-(-outputs // _LANES) * _LANES * inputs, dtype=dtype)
+    packed = lasting(-(-outputs // _LANES) * _LANES * inputs * dtype.itemsize).view(dtype)
     kernels.pack(dense.data_ptr(), packed.data_ptr(), outputs, inputs, dtype.itemsize, threads)
     return packed
 
@@ -93,6 +94,6 @@ def _pack_plain(weight: torch.Tensor, form: Format, kernels: Kernels, threads: i
 def _quantize(weight: torch.Tensor, form: Format, kernels: Kernels, threads: int) -> torch.Tensor:
     """The grids of quantize.h, which keep the weights of Q8_0, Q4_0 and Q4_1 as they are."""
     dense, (outputs, inputs) = weight.float().contiguous(), weight.shape
-    packed = torch.empty(kernels.quantized_bytes(outputs, inputs, form), dtype=torch.uint8)
+    packed = lasting(kernels.quantized_bytes(outputs, inputs, form))
     kernels.quantize(dense.data_ptr(), packed.data_ptr(), outputs, inputs, form, threads)
     return packed

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from headrace_worker.execute.attention.batch import Batch
 from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind, keep
+from headrace_worker.execute.lasting_memory import lasting
 from headrace_worker.models.layers import AttentionLayer
 
 
@@ -19,8 +19,8 @@ def zeroed(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    # numpy asks the system for zero pages; torch would write gigabytes of zeros itself, for half a minute.
-    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
+    # The system's pages are zeros; torch would write gigabytes of them itself, for half a minute.
+    return lasting(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
 
 
 @dataclass(slots=True)

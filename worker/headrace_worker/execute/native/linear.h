@@ -57,18 +57,39 @@ static void unpack_rows(const Linear *l, const int64_t *ids, float *out, int cou
 /* Sums of one task: up to ROWS rows of two panels. */
 typedef float Results[2][ROWS][LANES];
 
-/* Called with constants for ``n`` and ``format``, so that the sums are registers. ``a``, ``b``: panels. */
-UNROLLED multiply_plain(const int n, const int format, const Linear *l, int row, int a, int b, Results to) {
+/* Two panels, ``b`` = ``a`` where there is no second one. */
+typedef struct {
+    int a, b;
+} Pair;
+
+/* Where the numbers of a panel begin. */
+static inline const uint8_t *panel_of(const Linear *l, int panel) {
+    const int64_t bytes = l->format >= INT8 ? (int64_t)count_blocks(l->inputs) * block_bytes(l->format)
+                                            : (int64_t)l->inputs * LANES * (l->format == FLOAT32 ? 4 : 2);
+    return (const uint8_t *)l->packed + panel * bytes;
+}
+
+#define CACHE_LINE 64
+
+/* Have a cache line brought near; it will be read a little later. */
+static inline void fetch(const uint8_t *from) { __builtin_prefetch(from, 0, 2); }
+
+/* Called with constants for ``n``, ``format`` and ``ahead``, so that the sums are registers. ``ahead``: fetch the pair
+ * ``coming``, which is wanted next. Memory would be idle while rows are multiplied with a pair that is in the cache. */
+UNROLLED multiply_plain(
+    const int n, const int format, const int ahead, const Linear *l, int row, Pair pair, Pair coming, Results to) {
     const int depth = l->inputs, size = format == FLOAT32 ? 4 : 2;
     const float *x = l->x + (int64_t)row * depth;
-    const uint8_t *packed = l->packed, *weight[2] = {
-        packed + (int64_t)a * depth * LANES * size, packed + (int64_t)b * depth * LANES * size};
+    const uint8_t *weight[2] = {panel_of(l, pair.a), panel_of(l, pair.b)};
+    const uint8_t *next[2] = {panel_of(l, coming.a), panel_of(l, coming.b)};
     for (int first = 0; first < 2; first += PAIRED) {
         vec sum[ROWS][PAIRED][PARTS];
         for (int r = 0; r < n; r++)
             for (int p = 0; p < PAIRED; p++)
                 for (int i = 0; i < PARTS; i++) sum[r][p][i] = (vec){0};
         for (int k = 0; k < depth; k++) {
+            if (ahead)
+                for (int p = 0; p < PAIRED; p++) fetch(next[first + p] + (int64_t)k * LANES * size);
             vec w[PAIRED][PARTS];
             for (int p = 0; p < PAIRED; p++)
                 for (int i = 0; i < PARTS; i++) {
@@ -101,7 +122,8 @@ static inline ivec dot_pair(ivec sum, ivec w, const quant *x) {
 #endif
 }
 
-UNROLLED multiply_quantized(const int n, const int format, const Linear *l, int row, int a, int b, Results to) {
+UNROLLED multiply_quantized(
+    const int n, const int format, const int ahead, const Linear *l, int row, Pair pair, Pair coming, Results to) {
     const int blocks = count_blocks(l->inputs), bytes = block_bytes(format);
     const QuantizedRows q = cut_quantized(l->scratch, l->rows, l->inputs);
     const uint8_t *packed = l->packed;
@@ -109,12 +131,15 @@ UNROLLED multiply_quantized(const int n, const int format, const Linear *l, int 
     const quant *x = q.numbers + (int64_t)row * blocks * BLOCK;
     const BlockScale *scales = q.scales + (int64_t)row * blocks;
     for (int p = 0; p < 2; p++) {
-        const int64_t panel = (int64_t)(p ? b : a) * blocks;
+        const int64_t panel = (int64_t)(p ? pair.b : pair.a) * blocks;
+        const uint8_t *next = panel_of(l, p ? coming.b : coming.a);
         vec sum[ROWS][PARTS];
         for (int r = 0; r < n; r++)
             for (int i = 0; i < PARTS; i++) sum[r][i] = (vec){0};
         for (int block = 0; block < blocks; block++) {
             const uint8_t *numbers = packed + (panel + block) * bytes;
+            if (ahead)
+                for (int i = 0; i < bytes; i += CACHE_LINE) fetch(next + (int64_t)block * bytes + i);
             ivec exact[ROWS][PARTS];
             for (int r = 0; r < n; r++)
                 for (int i = 0; i < PARTS; i++) exact[r][i] = (ivec){0};
@@ -133,9 +158,9 @@ UNROLLED multiply_quantized(const int n, const int format, const Linear *l, int 
                     for (int i = 0; i < PARTS; i++) exact[r][i] = dot_pair(exact[r][i], odd[i], four + 2);
                 }
             }
-            const uint16_t *pair = steps + (panel + block) * 2 * LANES;
+            const uint16_t *grid = steps + (panel + block) * 2 * LANES;
             for (int i = 0; i < PARTS; i++) {
-                const vec step = load_float16(pair + i * VEC), least = load_float16(pair + LANES + i * VEC);
+                const vec step = load_float16(grid + i * VEC), least = load_float16(grid + LANES + i * VEC);
                 for (int r = 0; r < n; r++) {
                     const BlockScale s = scales[(int64_t)r * blocks + block];
                     sum[r][i] += __builtin_convertvector(exact[r][i], vec) * (step * s.scale);
@@ -156,21 +181,25 @@ UNROLLED multiply_quantized(const int n, const int format, const Linear *l, int 
 #define EACH_COUNT(CASE) CASE(1) CASE(2)
 #endif
 
-#define MULTIPLY(name, body, format)                                                            \
-    static void name(int n, const Linear *l, int row, int a, int b, Results to) {               \
-        switch (n) { EACH_COUNT(body##_##format) }                                              \
+/* Only as many rows as there are registers for fetch the pair ``coming``: fewer take no longer than fetching does. */
+#define MULTIPLY(name, body, most, format)                                                                 \
+    static void name(int n, int ahead, const Linear *l, int row, Pair pair, Pair coming, Results to) {      \
+        if (ahead && n == most)                                                                            \
+            body(most, format, 1, l, row, pair, coming, to);                                               \
+        else                                                                                               \
+            switch (n) { EACH_COUNT(body##_##format) }                                                     \
     }
-#define PLAIN_FLOAT32(n) case n: multiply_plain(n, FLOAT32, l, row, a, b, to); break;
-#define PLAIN_FLOAT16(n) case n: multiply_plain(n, FLOAT16, l, row, a, b, to); break;
-#define PLAIN_BFLOAT16(n) case n: multiply_plain(n, BFLOAT16, l, row, a, b, to); break;
-#define QUANTIZED_INT8(n) case n: multiply_quantized(n, INT8, l, row, a, b, to); break;
-#define QUANTIZED_INT4(n) case n: multiply_quantized(n, INT4, l, row, a, b, to); break;
+#define multiply_plain_FLOAT32(n) case n: multiply_plain(n, FLOAT32, 0, l, row, pair, coming, to); break;
+#define multiply_plain_FLOAT16(n) case n: multiply_plain(n, FLOAT16, 0, l, row, pair, coming, to); break;
+#define multiply_plain_BFLOAT16(n) case n: multiply_plain(n, BFLOAT16, 0, l, row, pair, coming, to); break;
+#define multiply_quantized_INT8(n) case n: multiply_quantized(n, INT8, 0, l, row, pair, coming, to); break;
+#define multiply_quantized_INT4(n) case n: multiply_quantized(n, INT4, 0, l, row, pair, coming, to); break;
 
-MULTIPLY(multiply_float32, PLAIN, FLOAT32)
-MULTIPLY(multiply_float16, PLAIN, FLOAT16)
-MULTIPLY(multiply_bfloat16, PLAIN, BFLOAT16)
-MULTIPLY(multiply_int8, QUANTIZED, INT8)
-MULTIPLY(multiply_int4, QUANTIZED, INT4)
+MULTIPLY(multiply_float32, multiply_plain, ROWS, FLOAT32)
+MULTIPLY(multiply_float16, multiply_plain, ROWS, FLOAT16)
+MULTIPLY(multiply_bfloat16, multiply_plain, ROWS, BFLOAT16)
+MULTIPLY(multiply_int8, multiply_quantized, INT_ROWS, INT8)
+MULTIPLY(multiply_int4, multiply_quantized, INT_ROWS, INT4)
 
 static inline vec silu(vec x) { return x / (1.0f + vexp(-x)); }
 
@@ -195,36 +224,48 @@ static inline void put_gated(const Linear *l, int row, int panel, const float *g
     }
 }
 
-/* Rows [row, row + n) of panels ``a`` and ``b``. */
-static void linear_task(const Linear *l, int row, int n, int a, int b) {
-    static void (*const multiply[])(int, const Linear *, int, int, int, Results) = {
+/* Rows [row, row + n) of a pair. */
+static void linear_task(const Linear *l, int row, int n, int ahead, Pair pair, Pair coming) {
+    static void (*const multiply[])(int, int, const Linear *, int, Pair, Pair, Results) = {
         multiply_float32, multiply_float16, multiply_bfloat16, multiply_int8, multiply_int4};
     Results results;
-    multiply[l->format](n, l, row, a, b, results);
+    multiply[l->format](n, ahead, l, row, pair, coming, results);
     for (int r = 0; r < n; r++) {
         if (l->mode >= GATE_SILU) {
-            put_gated(l, row + r, a, results[0][r], results[1][r]);
+            put_gated(l, row + r, pair.a, results[0][r], results[1][r]);
         } else {
-            put_panel(l, row + r, a, results[0][r]);
-            if (b != a) put_panel(l, row + r, b, results[1][r]);
+            put_panel(l, row + r, pair.a, results[0][r]);
+            if (pair.b != pair.a) put_panel(l, row + r, pair.b, results[1][r]);
         }
     }
 }
 
+static inline Pair pair_at(const Linear *l, int number) {
+    const int panels = count_panels(l->outputs);
+    if (l->mode >= GATE_SILU) return (Pair){number, number + panels / 2};
+    return (Pair){2 * number, 2 * number + 1 < panels ? 2 * number + 1 : 2 * number};
+}
+
 /* Done by a team, which meets at the end. */
 static void linear(const Member *me, const Linear *l) {
-    int panels = count_panels(l->outputs), pairs = (panels + 1) / 2, most = l->format >= INT8 ? INT_ROWS : ROWS;
+    const int pairs = (count_panels(l->outputs) + 1) / 2, most = l->format >= INT8 ? INT_ROWS : ROWS;
     if (l->format >= INT8) {
         quantize_rows(me, l->x, l->scratch, l->rows, l->inputs);
         meet(me);
     }
-    const int passes = (l->rows + PASS_ROWS - 1) / PASS_ROWS;
-    for (int task; (task = take(me)) < passes * pairs;) {
-        int first = task / pairs * PASS_ROWS, pair = task % pairs;
+    const int tasks = (l->rows + PASS_ROWS - 1) / PASS_ROWS * pairs;
+    for (int task; (task = take(me)) < tasks;) {
+        int first = task / pairs * PASS_ROWS;
         int end = first + PASS_ROWS < l->rows ? first + PASS_ROWS : l->rows;
-        int a = l->mode >= GATE_SILU ? pair : 2 * pair;
-        int b = l->mode >= GATE_SILU ? pair + pairs : 2 * pair + 1 < panels ? 2 * pair + 1 : a;
-        for (int row = first; row < end; row += most) linear_task(l, row, end - row < most ? end - row : most, a, b);
+        const Pair pair = pair_at(l, task % pairs);
+        /* Most likely: the others take one each in between. */
+        const int then = task + me->size;
+        const Pair coming = pair_at(l, then % pairs);
+        for (int row = first; row < end; row += most) {
+            /* The first rows wait for their own pair. */
+            const int ahead = row == first + most && then < tasks;
+            linear_task(l, row, end - row < most ? end - row : most, ahead, pair, coming);
+        }
     }
     meet(me);
 }
