@@ -12,6 +12,7 @@ import time
 
 import torch
 from attention_batches import batch_of, rows_of
+from engine_steps import write_caches
 
 from headrace_worker.execute.attention.batch import Batch
 from headrace_worker.execute.attention.cache_kind import CacheFormat, CacheKind
@@ -34,10 +35,7 @@ def least_ms(backend: NativeAttention, batch: Batch, num_blocks: int, runs: int)
         for form in CacheFormat
     }
     for layers in caches.values():
-        for cache in layers:
-            for tensor in cache.tensors:
-                # Zero pages that were never written are all the same one.
-                tensor.fill_(1)
+        write_caches(layers)
     best = dict.fromkeys(CacheFormat, float("inf"))
     for _ in range(runs):
         for form, layers in caches.items():

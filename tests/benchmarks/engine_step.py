@@ -9,7 +9,7 @@ turn so that a busy machine hurts all of them alike; the ratios are what to comp
 import argparse
 
 import torch
-from engine_steps import BLOCK, Clock, LeanParts, decode_plan, prefill_plan
+from engine_steps import BLOCK, Clock, LeanParts, decode_plan, prefill_plan, write_caches
 from exactness import PRECISIONS, build_as
 from transformers import AutoModelForCausalLM
 
@@ -70,6 +70,8 @@ def main() -> None:
     names = ["float32", *(name for name in given.also.split(",") if name)]
     built = {name: build_as(given.model, name, cache_bytes=memory_bytes) for name in names}
     built |= {name: assemble(load_model(ModelSource(given.model)), size, parts) for name, parts in paths.items()}
+    for each in built.values():
+        write_caches(each.runner._attention.cache.layers)
     clock = Clock(given.runs)
     for batch in map(int, given.batches.split(",")):
         report(built, decode_plan(batch, given.context), clock, f"decode, batch {batch}")

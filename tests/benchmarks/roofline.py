@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import torch
-from engine_steps import Clock, LeanParts, LinearWork, decode_plan, prefill_plan
+from engine_steps import Clock, LeanParts, LinearWork, decode_plan, prefill_plan, write_caches
 from exactness import PRECISIONS, build_as
 from machine_limits import ARITHMETIC, MachineLimits, measure_limits
 from roofline_picture import Point, Roof, picture
@@ -47,6 +47,8 @@ class Measured:
 
 def measure(model: str, precisions: list[str], context: int, runs: int) -> list[Measured]:
     built = {name: build_as(model, name, CACHE_BYTES) for name in precisions}
+    for each in built.values():
+        write_caches(each.runner._attention.cache.layers)
     found = []
     for batch in BATCHES:
         found += measure_step(f"Decode, batch {batch}", decode_plan(batch, context), built, Clock(runs))

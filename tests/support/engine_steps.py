@@ -1,7 +1,7 @@
 """Single steps of an engine, and the parts of one run by themselves, for measuring."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ctypes import byref
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ import torch
 from headrace_shared.protocol.codec import pack_ids
 from headrace_shared.protocol.job import GenerateJob, JobHeader
 from headrace_shared.protocol.sampling import SamplingSpec, StoppingSpec
-from headrace_worker.execute.attention.backend import AttentionRows
+from headrace_worker.execute.attention.backend import AttentionRows, LayerCache
 from headrace_worker.execute.build import BuiltRunner
 from headrace_worker.execute.lean import LeanNetwork
 from headrace_worker.execute.native.library import DecoderCall
@@ -37,6 +37,13 @@ class Clock:
                 job()
                 best[name] = min(best[name], (time.perf_counter() - begin) * 1e3)
         return best
+
+
+def write_caches(caches: Iterable[LayerCache]) -> None:
+    """Have every block hold something: pages that were never written are all the same one."""
+    for cache in caches:
+        for tensor in cache.tensors:
+            tensor.fill_(1)
 
 
 def sequence(index: int, tokens: int, blocks: list[int]) -> Sequence:
