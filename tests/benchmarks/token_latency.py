@@ -89,10 +89,12 @@ def show(step_ms: float, streams: int, made_s: Times, came_s: Times) -> None:
         for request_id, times in came_s.items()
         for made, came in zip(made_s[request_id], times, strict=True)
     )
-    p95 = delays[int(len(delays) * 0.95)]
+    p95, p99 = (delays[int(len(delays) * share)] for share in (0.95, 0.99))
+    moments = [came for times in came_s.values() for came in times]
+    rate = len(moments) / (max(moments) - min(moments))
     print(
-        f"{streams:4} streams, a step each {step_ms:g} ms: {len(delays)} tokens, "
-        f"added per token: median {statistics.median(delays):.2f} ms, p95 {p95:.2f} ms, most {delays[-1]:.2f} ms"
+        f"{streams:4} streams, a step each {step_ms:g} ms: {len(delays)} tokens, {rate:.0f} a second, added per token: "
+        f"median {statistics.median(delays):.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms, most {delays[-1]:.2f} ms"
     )
 
 
